@@ -1,0 +1,136 @@
+"""Random draws as pure functions, and the order of an epoch.
+
+Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) turns a key
+(the seed) and a counter into four 32-bit words. Every random decision of the pipeline is one such
+call, so that it depends on nothing but what is named in its counter:
+
+    counter = (block, stream << 16 | view, record number, epoch)
+
+`stream` is the operation's (see `ops`), `view` the number of the view that decides: 0 before any
+split, afterwards the view's place in the flattened order of the splits so far. `Patches` counts the
+patches that it makes, all others the views that they find. Streams from 0xfff0 on are the loader's
+own.
+
+The words of a block turn into
+    uniform(word)        word / 2**32, a double in [0, 1)
+    below(word, n)       (word * n) >> 32, an integer in 0..n-1
+
+and into the operations' decisions, where w0..w3 are the words of block 0:
+    Resize (randomize)   method number below(w0, 4) of `ops.METHODS`
+    Crop                 top = below(w0, H - h + 1), left = below(w1, W - w + 1)
+    InceptionCrop        try t uses block t; see `inception_crop`
+    Flip                 mirrored where uniform(w0) < 0.5
+    Gray                 grey where uniform(w0) < probability
+    Distort              order: fast: 0 where uniform(w0) < 0.25, else 1; slow: below(w0, 4)
+                         brightness (2 uniform(w1) - 1) * 32, on values of [0, 255]
+                         saturation 0.5 + uniform(w2)
+                         hue (2 uniform(w3) - 1) * 0.2, contrast 0.5 + uniform(w0 of block 1)
+    Patches              top = below(w0, jitter + 1), left = below(w1, jitter + 1) in its cell
+    Jigsaw, Pair         label below(w0, number of labels); one draw for the views of one split
+
+A record that `on_error="skip"` replaces gives way to record below(w0, records) of block a, stream
+0xfffc, view 0 with its own number in the counter; a = 0, 1, … until one can be read.
+
+The order of an epoch is a permutation of 0..n-1 computed index by index: a Feistel network of six
+rounds on the smallest even number of bits (at least 2) that holds n - 1, walked along its cycle
+until the result is below n (Black and Rogaway, "Ciphers with arbitrary finite domains", CT-RSA
+2002). With half = bits / 2, round r maps (left, right) to (right, left ^ f(right)), where f is the
+low `half` bits of w0 of the counter (right, domain << 16 | r, which, epoch).
+"""
+
+import math
+from typing import Tuple
+
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_WEYL = (0x9E3779B9, 0xBB67AE85)
+_MASK = 0xFFFFFFFF
+
+# Domains of the permutations and the stream of replacements; see the module's docstring.
+ORDER_RECORDS = 0xFFFF
+ORDER_BLOCKS = 0xFFFE
+ORDER_WINDOW = 0xFFFD
+REPLACEMENT = 0xFFFC
+FEISTEL_ROUNDS = 6
+
+Words = Tuple[int, int, int, int]
+
+
+def philox(seed: int, counter: Words) -> Words:
+    """The four 32-bit words of Philox4x32-10 for a 64-bit seed and four 32-bit counter words."""
+    x0, x1, x2, x3 = counter
+    k0, k1 = seed & _MASK, seed >> 32
+    for _ in range(10):
+        p0, p1 = x0 * _MULTIPLIERS[0], x2 * _MULTIPLIERS[1]
+        x0, x1, x2, x3 = (p1 >> 32) ^ x1 ^ k0, p1 & _MASK, (p0 >> 32) ^ x3 ^ k1, p0 & _MASK
+        k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
+    return x0, x1, x2, x3
+
+
+def uniform(word: int) -> float:
+    """A double in [0, 1)."""
+    return word / 2**32
+
+
+def below(word: int, n: int) -> int:
+    """An integer in 0..n-1."""
+    return (word * n) >> 32
+
+
+class Draws:
+    """The draws of one record in one epoch."""
+
+    def __init__(self, seed: int, epoch: int, record: int):
+        self._seed, self._epoch, self._record = seed, epoch, record
+
+    def block(self, stream: int, view: int, block: int = 0) -> Words:
+        """The words of one block of an operation's stream."""
+        return philox(self._seed, (block, stream << 16 | view, self._record, self._epoch))
+
+
+def inception_crop(
+    draws: Draws,
+    stream: int,
+    view: int,
+    height: int,
+    width: int,
+    area: Tuple[float, float],
+    aspect: Tuple[float, float],
+) -> Tuple[int, int, int, int]:
+    """Top, left, height and width of a random window, as `sample_distorted_bounding_box`.
+
+    Rounding is half to even; everything is computed in doubles.
+    """
+    smallest, largest = area[0] * (height * width), area[1] * (height * width)
+    for attempt in range(100):
+        w0, w1, w2, w3 = draws.block(stream, view, attempt)
+        ratio = aspect[0] + (aspect[1] - aspect[0]) * uniform(w0)
+        low, high = round(math.sqrt(smallest / ratio)), round(math.sqrt(largest / ratio))
+        if round(high * ratio) > width:
+            high = int((width + 0.5 - 1e-7) / ratio)
+            if round(high * ratio) > width:
+                high -= 1
+        high = min(high, height)
+        low = min(low, high)
+        h = low + below(w1, high - low + 1)
+        w = round(h * ratio)
+        covered = h * w
+        if h < 1 or w < 1 or w > width or not smallest <= covered <= largest:
+            continue
+        if covered < 0.1 * (height * width):
+            continue
+        return below(w2, height - h + 1), below(w3, width - w + 1), h, w
+    return 0, 0, height, width
+
+
+def permute(seed: int, epoch: int, domain: int, which: int, n: int, index: int) -> int:
+    """Where the keyed permutation of 0..n-1 sends `index`."""
+    half = max(1, ((n - 1).bit_length() + 1) // 2)
+    mask = (1 << half) - 1
+    while True:
+        left, right = index >> half, index & mask
+        for r in range(FEISTEL_ROUNDS):
+            word = philox(seed, (right, domain << 16 | r, which, epoch))[0]
+            left, right = right, left ^ (word & mask)
+        index = left << half | right
+        if index < n:
+            return index

@@ -1,0 +1,32 @@
+"""The errors of the data pipeline."""
+
+from typing import Optional
+
+
+class PipelineError(ValueError):
+    """A pipeline that cannot be parsed or carried out; the message names the step and the reason."""
+
+
+class RecordError(ValueError):
+    """A record that cannot be read, parsed or decoded.
+
+    The message reads `PATH at byte OFFSET (record NUMBER): reason`.
+
+    Attributes:
+        path: the shard.
+        offset: bytes from the start of the shard to the start of the record.
+        record: record number within the data set; None where the shard's framing is broken, so
+            that no number can be given.
+        reason: what is wrong.
+    """
+
+    def __init__(self, path: str, offset: int, record: Optional[int], reason: str):
+        number = "" if record is None else f" (record {record})"
+        super().__init__(f"{path} at byte {offset}{number}: {reason}")
+        self.path = path
+        self.offset = offset
+        self.record = record
+        self.reason = reason
+
+    def __reduce__(self):
+        return RecordError, (self.path, self.offset, self.record, self.reason)
