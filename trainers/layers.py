@@ -1,0 +1,238 @@
+"""Layers as `tf.Module`s over `tf.nn`: one definition for TensorFlow 1.15, 2.6 and current.
+
+Variables carry the names that `tf.layers` gave them in the published code: a scope, the layer's
+kind, numbered in order of creation, and the variable's own name, as in `module/conv2d_1/kernel`.
+So a checkpoint of either code is read by the other.
+
+Initial values are functions of the seed and the variable's name (stateless random numbers), the
+same on every TensorFlow and whatever else was made before.
+"""
+
+import zlib
+from typing import Callable, Dict, Optional, Sequence, Tuple
+
+import tensorflow as tf
+
+Shape = Tuple[int, ...]
+Initializer = Callable[[Shape, Sequence[int]], tf.Tensor]
+
+
+def glorot_uniform(shape: Shape, seed: Sequence[int]) -> tf.Tensor:
+    """Uniform in +-sqrt(6 / (fan in + fan out)) (Glorot and Bengio, 2010).
+
+    Args:
+        shape: of a kernel, [height, width, channels in, channels out].
+        seed: two numbers of 31 bits.
+    """
+    receptive = shape[0] * shape[1]
+    limit = (6 / (receptive * (shape[2] + shape[3]))) ** 0.5
+    return tf.random.stateless_uniform(shape, seed=seed, minval=-limit, maxval=limit)
+
+
+def truncated_normal(stddev: float) -> Initializer:
+    """Normal with mean 0, values beyond two standard deviations drawn again."""
+
+    def initialize(shape: Shape, seed: Sequence[int]) -> tf.Tensor:
+        return tf.random.stateless_truncated_normal(shape, seed=seed, stddev=stddev)
+
+    return initialize
+
+
+def constant(value: float) -> Initializer:
+    """The same value everywhere."""
+
+    def initialize(shape: Shape, seed: Sequence[int]) -> tf.Tensor:
+        return tf.fill(shape, tf.constant(value, tf.float32))
+
+    return initialize
+
+
+class Scope:
+    """Names layers, makes their variables and remembers these in order of creation.
+
+    Args:
+        name: what every variable's name starts with.
+        seed: of the initial values, 0 to 2**31 - 1.
+
+    Attributes:
+        variables: by name, as a checkpoint lists them.
+    """
+
+    def __init__(self, name: str = "module", seed: int = 0):
+        self.variables: Dict[str, tf.Variable] = {}
+        self._name = name
+        self._seed = seed
+        self._count: Dict[str, int] = {}
+
+    def layer(self, kind: str) -> str:
+        """The name of the next layer of its kind: `module/conv2d`, `module/conv2d_1`, …"""
+        number = self._count.get(kind, 0)
+        self._count[kind] = number + 1
+        return f"{self._name}/{kind}" + (f"_{number}" if number else "")
+
+    def variable(
+        self, name: str, shape: Shape, initializer: Initializer, statistic: bool = False
+    ) -> tf.Variable:
+        """A float32 variable.
+
+        Args:
+            statistic: a running mean, which is not trained and which each replica of a distributed
+                run keeps for itself; reading it averages over replicas.
+        """
+        seed = (self._seed, zlib.crc32(name.encode()) & 0x7FFFFFFF)
+        replicas = {}
+        if statistic:
+            replicas = {
+                "synchronization": tf.VariableSynchronization.ON_READ,
+                "aggregation": tf.VariableAggregation.MEAN,
+            }
+        variable = tf.compat.v1.Variable(
+            lambda: initializer(shape, seed),
+            trainable=not statistic,
+            name=name,
+            dtype=tf.float32,
+            use_resource=True,
+            **replicas,
+        )
+        self.variables[name] = variable
+        return variable
+
+
+class Conv(tf.Module):
+    """A 2-D convolution.
+
+    Args:
+        scope: names it and makes its variables.
+        channels: of the input.
+        filters: channels of the output.
+        size: side of the square kernel, or its height and width.
+        stride: in both directions.
+        padding: "fixed" pads with (size - 1) // 2 zeros before and the rest after, whatever the
+            stride; "valid" does not pad.
+        weight_decay: scale x sum(kernel ** 2) / 2 is added to the loss; see `l2_penalty`.
+        initializer: of the kernel.
+        bias: initial value of the bias; None for no bias.
+
+    Shapes: [N, H, W, channels] -> [N, ceil(H / stride), ceil(W / stride), filters] where padding is
+        "fixed".
+    """
+
+    def __init__(
+        self,
+        scope: Scope,
+        channels: int,
+        filters: int,
+        size: int,
+        stride: int = 1,
+        padding: str = "fixed",
+        weight_decay: float = 0.0,
+        initializer: Initializer = glorot_uniform,
+        bias: Optional[float] = None,
+    ):
+        super().__init__()
+        name = scope.layer("conv2d")
+        self.weight_decay = weight_decay
+        self.kernel = scope.variable(f"{name}/kernel", (size, size, channels, filters), initializer)
+        self.bias = None
+        if bias is not None:
+            self.bias = scope.variable(f"{name}/bias", (filters,), constant(bias))
+        self._stride = stride
+        self._pad = size - 1 if padding == "fixed" else 0
+
+    def __call__(self, x: tf.Tensor) -> tf.Tensor:
+        """Convolves `x`, float32 [N, H, W, channels]."""
+        padding = "VALID"
+        if self._pad and self._stride == 1:
+            padding = "SAME"  # which then pads the same zeros
+        elif self._pad:
+            x = pad(x, self._pad)
+        x = tf.nn.conv2d(
+            x, self.kernel, strides=[1, self._stride, self._stride, 1], padding=padding
+        )
+        return x if self.bias is None else tf.nn.bias_add(x, self.bias)
+
+
+class BatchNorm(tf.Module):
+    """Batch normalisation with scale and offset (Ioffe and Szegedy, 2015).
+
+    Args:
+        scope: names it and makes its variables.
+        channels: of the input.
+        momentum: of the running mean and variance: new = momentum x old + (1 - momentum) x batch.
+        epsilon: added to the variance.
+
+    Where a graph is built without `tf.function`, running averages are updated by operations in the
+    collection UPDATE_OPS, as with `tf.layers`.
+    """
+
+    def __init__(self, scope: Scope, channels: int, momentum: float = 0.99, epsilon: float = 1e-3):
+        super().__init__()
+        name = scope.layer("batch_normalization")
+        self.gamma = scope.variable(f"{name}/gamma", (channels,), constant(1))
+        self.beta = scope.variable(f"{name}/beta", (channels,), constant(0))
+        self.moving_mean = scope.variable(f"{name}/moving_mean", (channels,), constant(0), True)
+        self.moving_variance = scope.variable(
+            f"{name}/moving_variance", (channels,), constant(1), True
+        )
+        self._momentum = momentum
+        self._epsilon = epsilon
+
+    def __call__(self, x: tf.Tensor, training: bool) -> tf.Tensor:
+        """Normalises `x`, [N, H, W, channels], by its batch in training, else by the averages."""
+        if not training:
+            return tf.compat.v1.nn.fused_batch_norm(
+                x,
+                self.gamma,
+                self.beta,
+                mean=self.moving_mean,
+                variance=self.moving_variance,
+                epsilon=self._epsilon,
+                is_training=False,
+            )[0]
+        x, mean, variance = tf.compat.v1.nn.fused_batch_norm(
+            x, self.gamma, self.beta, epsilon=self._epsilon
+        )
+        self._update(self.moving_mean, mean)
+        self._update(self.moving_variance, variance)
+        return x
+
+    def _update(self, moving: tf.Variable, value: tf.Tensor) -> None:
+        update = moving.assign_sub((moving - value) * (1 - self._momentum), read_value=False)
+        if not tf.executing_eagerly():
+            graph = tf.compat.v1.get_default_graph()
+            if not graph.building_function:
+                graph.add_to_collection(tf.compat.v1.GraphKeys.UPDATE_OPS, update)
+
+
+def pad(x: tf.Tensor, total: int) -> tf.Tensor:
+    """Pads height and width with `total` zeros each: total // 2 before, the rest after."""
+    before = total // 2
+    both = [before, total - before]
+    return tf.pad(x, [[0, 0], both, both, [0, 0]])
+
+
+def max_pool(x: tf.Tensor, size: int, stride: int, padding: str = "fixed") -> tf.Tensor:
+    """Max pooling; `padding` as for `Conv`, zeros too."""
+    if padding == "fixed":
+        x = pad(x, size - 1)
+    return tf.nn.max_pool2d(x, ksize=size, strides=stride, padding="VALID")
+
+
+def dropout(x: tf.Tensor, rate: float, key: tf.Tensor) -> tf.Tensor:
+    """Sets a share `rate` of the values to 0 and scales the others by 1 / (1 - rate).
+
+    Args:
+        key: int32 [2]; the same key drops the same values.
+    """
+    kept = tf.random.stateless_uniform(tf.shape(x), seed=key) >= rate
+    return tf.where(kept, x / (1 - rate), tf.zeros_like(x))
+
+
+def l2_penalty(module: tf.Module) -> tf.Tensor:
+    """The sum over the module's convolutions of weight decay x sum(kernel ** 2) / 2, a scalar."""
+    terms = [
+        layer.weight_decay * tf.nn.l2_loss(layer.kernel)
+        for layer in module.submodules
+        if isinstance(layer, Conv) and layer.weight_decay
+    ]
+    return tf.add_n(terms) if terms else tf.constant(0.0)
