@@ -8,8 +8,8 @@ call, so that it depends on nothing but what is named in its counter:
 
 `stream` is the operation's (see `ops`), `view` the number of the view that decides: 0 before any
 split, afterwards the view's place in the flattened order of the splits so far. `Patches` counts the
-patches that it makes, all others the views that they find. Streams from 0xfff0 on are the loader's
-own.
+patches that it makes, `Jigsaw` and `Pair` the groups of patches, all others the views that they
+find. Streams from 0xfff0 on are the loader's own.
 
 The words of a block turn into
     uniform(word)        word / 2**32, a double in [0, 1)
@@ -26,7 +26,7 @@ and into the operations' decisions, where w0..w3 are the words of block 0:
                          saturation 0.5 + uniform(w2)
                          hue (2 uniform(w3) - 1) * 0.2, contrast 0.5 + uniform(w0 of block 1)
     Patches              top = below(w0, jitter + 1), left = below(w1, jitter + 1) in its cell
-    Jigsaw, Pair         label below(w0, number of labels); one draw for the views of one split
+    Jigsaw, Pair         label below(w0, number of labels)
 
 A record that `on_error="skip"` replaces gives way to record below(w0, records) of block a, stream
 0xfffc, view 0 with its own number in the counter; a = 0, 1, … until one can be read.
@@ -124,7 +124,7 @@ def inception_crop(
 
 def permute(seed: int, epoch: int, domain: int, which: int, n: int, index: int) -> int:
     """Where the keyed permutation of 0..n-1 sends `index`."""
-    half = max(1, ((n - 1).bit_length() + 1) // 2)
+    half = _half_bits(n)
     mask = (1 << half) - 1
     while True:
         left, right = index >> half, index & mask
@@ -134,3 +134,21 @@ def permute(seed: int, epoch: int, domain: int, which: int, n: int, index: int) 
         index = left << half | right
         if index < n:
             return index
+
+
+def permute_inverse(seed: int, epoch: int, domain: int, which: int, n: int, index: int) -> int:
+    """What `permute` sends to `index`: the same rounds, undone from the last."""
+    half = _half_bits(n)
+    mask = (1 << half) - 1
+    while True:
+        left, right = index >> half, index & mask
+        for r in reversed(range(FEISTEL_ROUNDS)):
+            word = philox(seed, (left, domain << 16 | r, which, epoch))[0]
+            left, right = right ^ (word & mask), left
+        index = left << half | right
+        if index < n:
+            return index
+
+
+def _half_bits(n: int) -> int:
+    return max(1, ((n - 1).bit_length() + 1) // 2)

@@ -1,0 +1,141 @@
+"""From a place in a shard to pixels, for the reference backend: TFRecord, Example, JPEG."""
+
+import struct
+from typing import List, Optional, Tuple
+
+import numpy as np
+
+from .example_proto import Example
+
+try:
+    import cv2
+    from google.protobuf.message import DecodeError
+except ImportError as error:
+    raise ImportError(
+        "the reference backend needs OpenCV and protobuf: pip install 'pretexture[reference]'"
+    ) from error
+
+
+def _crc32c_table() -> List[int]:
+    """One entry a byte for the reflected polynomial 0x82f63b78 (Castagnoli)."""
+    table = []
+    for value in range(256):
+        for _ in range(8):
+            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
+        table.append(value)
+    return table
+
+
+_CRC32C_TABLE = _crc32c_table()
+
+
+def masked_crc32c(data: bytes) -> int:
+    """CRC-32C in the form that TFRecord files keep: turned right by 15 bits, plus a constant."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc = crc >> 8 ^ _CRC32C_TABLE[(crc ^ byte) & 0xFF]
+    crc ^= 0xFFFFFFFF
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def read_record(path: str, offset: int, length: int, verify_crc: bool) -> bytes:
+    """The data of the record that begins at `offset`.
+
+    A record is: uint64 length, uint32 masked CRC-32C of these 8 bytes, data, uint32 masked CRC-32C
+    of the data; all little-endian.
+
+    Args:
+        path: the shard.
+        offset: of the record's length field, bytes from the start of the shard.
+        length: of the data, bytes, as the index has it.
+        verify_crc: compare the data with their checksum.
+
+    Raises: ValueError with the reason; OSError.
+    """
+    with open(path, "rb") as shard:
+        shard.seek(offset)
+        record = shard.read(12 + length + 4)
+    if len(record) < 12 + length + 4:
+        raise ValueError("the file ends within the record: it was truncated after it was indexed")
+    if struct.unpack("<Q", record[:8])[0] != length:
+        raise ValueError("the record is not where the index says: the file was changed after that")
+    data = record[12:-4]
+    if verify_crc:
+        found, (expected,) = masked_crc32c(data), struct.unpack("<I", record[-4:])
+        if found != expected:
+            raise ValueError(f"CRC32C of the data is 0x{found:08x}, the file says 0x{expected:08x}")
+    return data
+
+
+def parse_example(data: bytes, image_key: str, label_key: str) -> Tuple[bytes, Optional[int]]:
+    """The encoded image and the label of a serialised `tf.train.Example`.
+
+    Args:
+        data: the serialised message.
+        image_key: a feature of one bytes value.
+        label_key: a feature of one integer.
+
+    Returns: the image, and the label or None where there is none.
+    Raises: ValueError with the reason.
+    """
+    example = Example()
+    try:
+        example.ParseFromString(data)
+    except DecodeError as error:
+        raise ValueError(f"not a tf.train.Example: {error}") from error
+    features = example.features.feature
+    if image_key not in features:
+        raise ValueError(f"the Example has no feature {image_key!r}")
+    images = features[image_key].bytes_list.value
+    if len(images) != 1:
+        raise ValueError(f"the feature {image_key!r} holds {len(images)} byte strings, not one")
+    labels = features[label_key].int64_list.value if label_key in features else []
+    return images[0], labels[0] if labels else None
+
+
+def decode_jpeg(data: bytes) -> np.ndarray:
+    """Decodes a whole JPEG to uint8 RGB [H, W, 3]; an orientation tag changes nothing.
+
+    Both OpenCV and the compiled core call libjpeg-turbo with its accurate integer DCT and its
+    smooth chroma upsampling, so the pixels are the same. Of four-channel files OpenCV makes RGB
+    by a formula of its own, so they go to the core, which follows TensorFlow.
+
+    Raises: ValueError with the reason.
+    """
+    if data[:3] != b"\xff\xd8\xff":
+        raise ValueError("the image is not a JPEG")
+    if _channels(data) == 4:
+        from . import _core
+
+        return _core.decode_jpeg(data)
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error as error:
+        raise ValueError(f"the JPEG cannot be decoded: {error}") from error
+    if image is None:
+        raise ValueError("the JPEG cannot be decoded")
+    return image[..., ::-1]
+
+
+def _channels(data: bytes) -> int:
+    """Walks the marker segments to the end and returns the number of colour channels.
+
+    Raises: ValueError where the data end before the marker that ends the image: OpenCV before 5
+    makes the best of such files, TensorFlow does not.
+    """
+    channels = 0
+    at = 2
+    while True:
+        at = data.find(b"\xff", at) + 1
+        if at == 0 or at == len(data):
+            raise ValueError("the JPEG data end early")
+        marker = data[at]
+        if marker == 0xD9:
+            return channels
+        # 0xff is filling; after 0x00 and the restart markers the compressed data go on.
+        if marker in (0x00, 0x01, 0xFF) or 0xD0 <= marker <= 0xD7:
+            continue
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and at + 8 < len(data):
+            channels = data[at + 8]  # the frame header: length, precision, height, width, channels
+        at += 1 + int.from_bytes(data[at + 1 : at + 3], "big")
