@@ -1,0 +1,141 @@
+"""`tf.train.Example` on the protobuf runtime alone, without TensorFlow.
+
+The message types are put together here from descriptors, in a pool of their own: nothing is
+generated, so one source runs on every protobuf release from 3.9 on, and nothing collides where
+TensorFlow, which registers the same names, is imported as well. The schema is that of
+tensorflow/core/example/example.proto and feature.proto.
+"""
+
+from typing import Any, Dict, Iterable, List, Union
+
+try:
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+    from google.protobuf.message import DecodeError
+except ImportError as error:
+    raise ImportError(
+        'tf.train.Example needs protobuf: pip install "pretexture[reference]"'
+    ) from error
+
+Value = Union[bytes, str, int, float]
+
+_Field = descriptor_pb2.FieldDescriptorProto
+
+
+def _schema() -> Any:
+    """The FileDescriptorProto of Example and of what it is made of."""
+    file = descriptor_pb2.FileDescriptorProto()
+    file.name = "pretexture/example.proto"
+    file.package = "tensorflow"
+    file.syntax = "proto3"
+
+    def message(name: str) -> Any:
+        return file.message_type.add(name=name)
+
+    def field(owner: Any, name: str, number: int, kind: int, type_name: str = "", **more: Any):
+        label = more.pop("label", _Field.LABEL_OPTIONAL)
+        owner.field.add(
+            name=name, number=number, type=kind, label=label, type_name=type_name or None, **more
+        )
+
+    for name, kind in (
+        ("BytesList", _Field.TYPE_BYTES),
+        ("FloatList", _Field.TYPE_FLOAT),
+        ("Int64List", _Field.TYPE_INT64),
+    ):
+        field(message(name), "value", 1, kind, label=_Field.LABEL_REPEATED)
+
+    feature = message("Feature")
+    feature.oneof_decl.add(name="kind")
+    for number, (name, type_name) in enumerate(
+        (("bytes_list", "BytesList"), ("float_list", "FloatList"), ("int64_list", "Int64List")), 1
+    ):
+        field(feature, name, number, _Field.TYPE_MESSAGE, f".tensorflow.{type_name}", oneof_index=0)
+
+    features = message("Features")
+    entry = features.nested_type.add(name="FeatureEntry")
+    entry.options.map_entry = True
+    field(entry, "key", 1, _Field.TYPE_STRING)
+    field(entry, "value", 2, _Field.TYPE_MESSAGE, ".tensorflow.Feature")
+    field(
+        features,
+        "feature",
+        1,
+        _Field.TYPE_MESSAGE,
+        ".tensorflow.Features.FeatureEntry",
+        label=_Field.LABEL_REPEATED,
+    )
+    field(message("Example"), "features", 1, _Field.TYPE_MESSAGE, ".tensorflow.Features")
+    return file
+
+
+def _example_class() -> Any:
+    pool = descriptor_pool.DescriptorPool()
+    pool.AddSerializedFile(_schema().SerializeToString())
+    descriptor = pool.FindMessageTypeByName("tensorflow.Example")
+    if hasattr(message_factory, "GetMessageClass"):  # protobuf 4.22 and later
+        return message_factory.GetMessageClass(descriptor)
+    return message_factory.MessageFactory(pool).GetPrototype(descriptor)
+
+
+Example: Any = _example_class()
+
+
+def example(features: Dict[str, Union[Value, Iterable[Value]]]) -> bytes:
+    """A serialised `tf.train.Example`; equal features give equal bytes.
+
+    Args:
+        features: by name, a value or several: bytes or text (stored as UTF-8), whole numbers
+            (int64), or numbers of which one is a float (stored in single precision). NumPy's
+            numbers and arrays of one dimension count as Python's.
+
+    Raises: TypeError or ValueError naming the feature.
+    """
+    message = Example()
+    for name, value in features.items():
+        try:
+            _fill(message.features.feature[name], _values(value))
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"feature {name!r}: {error}") from None
+    return message.SerializeToString(deterministic=True)
+
+
+def parse_example(data: bytes) -> Dict[str, List[Value]]:
+    """The values of each feature of a serialised `tf.train.Example`; text stays bytes.
+
+    Raises: ValueError where the data are not an Example.
+    """
+    message = Example()
+    try:
+        message.ParseFromString(bytes(data))
+    except DecodeError as error:
+        raise ValueError(f"not a tf.train.Example: {error}") from None
+    return {
+        name: list(getattr(feature, feature.WhichOneof("kind") or "bytes_list").value)
+        for name, feature in message.features.feature.items()
+    }
+
+
+def _values(value: Any) -> List[Any]:
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, (bytes, bytearray, memoryview, str, int, float)):
+        return [value]
+    if not hasattr(value, "__iter__"):
+        raise TypeError(
+            f"cannot store {type(value).__name__}; use bytes, text or numbers, or several of these"
+        )
+    return [item.tolist() if hasattr(item, "tolist") else item for item in value]
+
+
+def _fill(feature: Any, values: List[Any]) -> None:
+    if all(isinstance(item, (bytes, bytearray, memoryview, str)) for item in values):
+        feature.bytes_list.value.extend(
+            item.encode("utf-8") if isinstance(item, str) else bytes(item) for item in values
+        )
+    elif all(isinstance(item, int) for item in values):
+        feature.int64_list.value.extend(int(item) for item in values)
+    elif all(isinstance(item, (int, float)) for item in values):
+        feature.float_list.value.extend(values)
+    else:
+        kinds = sorted({type(item).__name__ for item in values})
+        raise TypeError(f"cannot store {', '.join(kinds)}; use bytes and text, or else numbers")
