@@ -4,7 +4,7 @@ from typing import Optional
 
 
 class PipelineError(ValueError):
-    """A pipeline that cannot be parsed or carried out; the message names the step and the reason."""
+    """A pipeline that cannot be parsed or carried out; the message names the step and why."""
 
 
 class RecordError(ValueError):

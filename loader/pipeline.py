@@ -31,6 +31,8 @@ from .steps import (
 )
 
 MAX_VIEWS = 4096
+# With more, their random draws would meet those of the loader.
+MAX_STEPS = 0xFFF0 // STREAMS_PER_STEP
 
 
 class Pipeline:
@@ -49,6 +51,8 @@ class Pipeline:
             self.steps = tuple(text)
         if not self.steps:
             raise PipelineError("a pipeline needs at least one step")
+        if len(self.steps) > MAX_STEPS:
+            raise PipelineError(f"a pipeline has at most {MAX_STEPS} steps")
         for training in (True, False):
             self.compile(training)
 
@@ -164,12 +168,12 @@ class _Checker:
                 )
             if self._distorted or self._standardized:
                 return f"must come before {self._distorted or self._standardized}"
-        if isinstance(op, (ops.Crop, ops.InceptionCrop, ops.CentralFraction, ops.Patches)):
-            if self._needs_whole_view:
-                return (
-                    f"must come before {self._needs_whole_view}, which takes its statistics over "
-                    "the whole view"
-                )
+        cuts = isinstance(op, (ops.Crop, ops.InceptionCrop, ops.CentralFraction, ops.Patches))
+        if cuts and self._needs_whole_view:
+            return (
+                f"must come before {self._needs_whole_view}, which takes its statistics over the "
+                "whole view"
+            )
         if isinstance(op, (ops.Gray, ops.Distort)) and (self._normalized or self._standardized):
             return (
                 f"must come before {self._normalized or self._standardized}: colours are changed "
@@ -264,6 +268,8 @@ def _parse(text: str) -> List[Step]:
         raise PipelineError("a pipeline needs at least one step")
     try:
         tree = ast.parse(text.strip(), mode="eval").body
+    except (RecursionError, MemoryError):  # Python 3.7 runs out of memory, others of recursion
+        raise PipelineError("the pipeline is too long or too deeply nested to be read") from None
     except (SyntaxError, ValueError) as error:
         raise PipelineError(
             f"cannot read {text!r} as step(args)|step(args)|…: {getattr(error, 'msg', error)}"
@@ -295,6 +301,8 @@ def _parse_step(number: int, node: ast.expr) -> Step:
         for keyword in keywords:
             if keyword.arg is None:
                 raise PipelineError("arguments are written out one by one")
+            if keyword.arg in named:
+                raise PipelineError(f"{keyword.arg} is given twice")
             named[keyword.arg] = _value(keyword.value)
         written = f"{name}({', '.join(map(repr, positional))})" if positional else name
         inspect.signature(step).bind(*positional, **named)
@@ -314,7 +322,10 @@ def _value(node: ast.expr) -> Any:
             raise PipelineError("a fraction is written as one number over another")
         if denominator == 0:
             raise PipelineError("a fraction cannot have 0 below")
-        return numerator / denominator
+        try:
+            return numerator / denominator
+        except OverflowError:
+            raise PipelineError("a fraction is too large") from None
     if isinstance(node, (ast.Tuple, ast.List)):
         return tuple(_value(element) for element in node.elts)
     try:
@@ -332,18 +343,26 @@ def _from_legacy(names: str, flags: Any) -> List[Step]:
         unread.pop(name, None)
         value = flags.get(name, default)
         if value is None:
-            raise PipelineError(f"the published names {names!r} need the flag {name}")
+            raise PipelineError(f"needs the flag {name}")
         return value
+
+    def number(name: str, default: Optional[float] = None, kind: type = int) -> Any:
+        value = flag(name, default)
+        try:
+            return kind(value)
+        except (TypeError, ValueError):
+            raise PipelineError(f"the flag {name} must be a number, not {value!r}") from None
 
     def pair(name: str) -> Tuple[int, int]:
         value = flag(name)
-        if isinstance(value, str):
-            value = [int(part) for part in value.split(",")]
-        elif isinstance(value, int):
-            value = [value]
-        if len(value) not in (1, 2):
+        sides = value.split(",") if isinstance(value, str) else value
+        try:
+            sides = [int(side) for side in ([sides] if isinstance(sides, int) else sides)]
+        except (TypeError, ValueError):
+            sides = []
+        if len(sides) not in (1, 2):
             raise PipelineError(f"the flag {name} must be one number or two, not {value!r}")
-        return int(value[0]), int(value[-1])
+        return sides[0], sides[-1]
 
     def steps(name: str) -> List[Step]:
         if name == "plain_preprocess":
@@ -352,10 +371,10 @@ def _from_legacy(names: str, flags: Any) -> List[Step]:
             return [Range(int(name.split("_")[0]), 1)]
         if name == "resize":
             h, w = pair("resize_size")
-            randomize = bool(flag("randomize_resize_method", False))
+            randomize = flag("randomize_resize_method", False)
             return [Resize(h, w, coords="tf1", randomize=randomize)]
         if name == "resize_small":
-            return [ResizeSmall(int(flag("smaller_size")))]
+            return [ResizeSmall(number("smaller_size"))]
         if name == "crop":
             return [Crop(*pair("crop_size"))]
         if name == "central_crop":
@@ -365,9 +384,9 @@ def _from_legacy(names: str, flags: Any) -> List[Step]:
         if name == "flip_lr":
             return [Flip()]
         if name == "to_gray":
-            return [Gray(float(flag("grayscale_probability", 1.0)))]
+            return [Gray(number("grayscale_probability", 1.0, float))]
         if name == "crop_patches":
-            return [Patches(int(flag("splits_per_side")), int(flag("patch_jitter", 0)))]
+            return [Patches(number("splits_per_side"), number("patch_jitter", 0))]
         if name == "standardization":
             return [Standardize()]
         if name == "rotate":
@@ -377,11 +396,16 @@ def _from_legacy(names: str, flags: Any) -> List[Step]:
             return [Inception(h, w, coords="tf1")]
         if name == "crop_inception_preprocess_patches":
             h, w = pair("resize_size")
-            views = int(flag("num_of_inception_patches"))
+            views = number("num_of_inception_patches")
             return [Inception(h, w, views=views, coords="tf1")]
-        raise PipelineError(f"the published code has no preprocessing named {name!r}")
+        raise PipelineError("the published code has no such preprocessing")
 
-    result = [step for name in names.split(",") for step in steps(name.strip())]
+    result: List[Step] = []
+    for name in map(str.strip, names.split(",")):
+        try:
+            result += steps(name)
+        except PipelineError as error:
+            raise PipelineError(f"{name!r} of the published names: {error}") from None
     if unread:
         raise PipelineError(f"no preprocessing in {names!r} reads the flag {sorted(unread)[0]}")
     return result

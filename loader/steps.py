@@ -19,6 +19,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 # Draws of one step never meet those of another: step number s owns streams 16 s .. 16 s + 15.
 STREAMS_PER_STEP = 16
 
+# Largest size of a number that maps pixel values: what it gives fits a float32 easily.
+LARGEST = 1e6
+
 
 @dataclasses.dataclass(frozen=True)
 class Step:
@@ -72,15 +75,17 @@ def _numbers(value: Any, count: int, field: str) -> Tuple[float, ...]:
         raise PipelineError(f"{field} must be {count} numbers, not {value!r}")
     if not all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in value):
         raise PipelineError(f"{field} must be {count} numbers, not {value!r}")
+    if not all(abs(x) <= LARGEST for x in value):
+        raise PipelineError(f"{field} must be numbers within {LARGEST:g} of 0, not {value!r}")
     return tuple(float(x) for x in value)
 
 
-def _interval(step: Step, field: str, high: float = float("inf")) -> None:
+def _interval(step: Step, field: str, smallest: float, largest: float) -> None:
     lo, hi = _numbers(getattr(step, field), 2, field)
-    if not 0 < lo <= hi <= high:
-        limit = "" if high == float("inf") else f" <= {high:g}"
+    if not smallest <= lo <= hi <= largest:
         raise PipelineError(
-            f"{field} must be 0 < low <= high{limit}, not {getattr(step, field)!r}"
+            f"{field} must be {smallest:g} <= low <= high <= {largest:g}, "
+            f"not {getattr(step, field)!r}"
         )
 
 
@@ -205,8 +210,8 @@ class InceptionCrop(Step):
     aspect: Tuple[float, float] = (3 / 4, 4 / 3)
 
     def __post_init__(self):
-        _interval(self, "area", 1.0)
-        _interval(self, "aspect")
+        _interval(self, "area", 1e-6, 1)
+        _interval(self, "aspect", 1e-3, 1e3)
 
     def ops(self, training: bool, stream: int) -> List[ops.Op]:
         """One `InceptionCrop` in training, nothing in evaluation."""
@@ -445,8 +450,8 @@ class Normalize(Step):
                 raise PipelineError("write normalize('imagenet') or normalize(mean, std)")
             return
         _numbers(self.mean, 3, "mean")
-        if not all(x > 0 for x in _numbers(self.std, 3, "std")):
-            raise PipelineError(f"std must be above 0, not {self.std!r}")
+        if not all(x >= 1 / LARGEST for x in _numbers(self.std, 3, "std")):
+            raise PipelineError(f"std must be {1 / LARGEST:g} or more, not {self.std!r}")
 
     def ops(self, training: bool, stream: int) -> List[ops.Op]:
         """One `Normalize`."""
