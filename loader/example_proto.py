@@ -81,7 +81,7 @@ Example: Any = _example_class()
 
 
 def example(features: Dict[str, Union[Value, Iterable[Value]]]) -> bytes:
-    """A serialised `tf.train.Example`; equal features give equal bytes.
+    """A serialised `tf.train.Example`; on one protobuf release equal features give equal bytes.
 
     Args:
         features: by name, a value or several: bytes or text (stored as UTF-8), whole numbers
@@ -94,8 +94,10 @@ def example(features: Dict[str, Union[Value, Iterable[Value]]]) -> bytes:
     for name, value in features.items():
         try:
             _fill(message.features.feature[name], _values(value))
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"feature {name!r}: {error}") from None
+        except TypeError as error:
+            raise TypeError(f"feature {name!r}: {error}") from None
+        except ValueError as error:
+            raise ValueError(f"feature {name!r}: {error}") from None
     return message.SerializeToString(deterministic=True)
 
 
