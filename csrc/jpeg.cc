@@ -1,0 +1,193 @@
+#include "jpeg.h"
+
+#include <algorithm>
+#include <csetjmp>
+#include <cstdio>
+#include <cstring>
+
+// jpeglib.h needs the names that cstdio declares.
+#include <jerror.h>
+#include <jpeglib.h>
+
+#include "error.h"
+
+namespace pretexture {
+namespace {
+
+constexpr uint64_t kMaxPixels = uint64_t{1} << 28;
+constexpr JDIMENSION kRowsAtOnce = 16;
+
+// What the bytes are if they are not a JPEG.
+std::string NotJpeg(Span data) {
+  const auto starts = [&](const char* magic, size_t size, size_t at = 0) {
+    return data.size >= at + size && std::memcmp(data.data + at, magic, size) == 0;
+  };
+  const char* kind = "unknown bytes";
+  if (starts("\x89PNG", 4)) kind = "a PNG";
+  if (starts("GIF8", 4)) kind = "a GIF";
+  if (starts("BM", 2)) kind = "a BMP";
+  if (starts("WEBP", 4, 8)) kind = "a WebP";
+  return std::string("the image is not a JPEG but ") + kind;
+}
+
+}  // namespace
+
+struct JpegDecoder::State {
+  // First, so that a j_common_ptr's `err` leads back to the whole.
+  jpeg_error_mgr errors;
+  jpeg_decompress_struct info;
+  jpeg_source_mgr source;
+  std::jmp_buf jump;
+  char message[JMSG_LENGTH_MAX];
+  uint64_t warnings = 0;
+  std::vector<uint8_t> pixels;
+  std::vector<uint8_t> cmyk;
+
+  static State* Of(j_common_ptr info) { return static_cast<State*>(info->client_data); }
+  static State* Of(j_decompress_ptr info) { return static_cast<State*>(info->client_data); }
+
+  static void Fail(j_common_ptr info) {
+    State* const state = Of(info);
+    (*info->err->format_message)(info, state->message);
+    std::longjmp(state->jump, 1);
+  }
+
+  static void Emit(j_common_ptr info, int level) {
+    if (level >= 0) return;
+    if (info->err->msg_code == JWRN_HIT_MARKER) {
+      // The entropy-coded data end before the image does.
+      Fail(info);
+    }
+    ++Of(info)->warnings;
+  }
+
+  static void Output(j_common_ptr) {}
+  static void InitSource(j_decompress_ptr) {}
+  static void TermSource(j_decompress_ptr) {}
+
+  static boolean Fill(j_decompress_ptr info) {
+    State* const state = Of(info);
+    std::snprintf(state->message, sizeof(state->message), "the data end early");
+    std::longjmp(state->jump, 1);
+  }
+
+  static void SkipInput(j_decompress_ptr info, long count) {
+    if (count <= 0) return;
+    if (static_cast<size_t>(count) > info->src->bytes_in_buffer) Fill(info);
+    info->src->next_input_byte += count;
+    info->src->bytes_in_buffer -= static_cast<size_t>(count);
+  }
+
+  // The three stages below hold no C++ objects that a longjmp could skip.
+  bool TryOpen(Span data) {
+    if (setjmp(jump)) return false;
+    jpeg_abort_decompress(&info);
+    source.next_input_byte = data.data;
+    source.bytes_in_buffer = data.size;
+    jpeg_read_header(&info, TRUE);
+    info.out_color_space =
+        info.jpeg_color_space == JCS_CMYK || info.jpeg_color_space == JCS_YCCK ? JCS_CMYK : JCS_RGB;
+    return true;
+  }
+
+  // Narrows `left` and `width` to what libjpeg will give: from the iMCU column at or before `left`.
+  bool TryStart(JDIMENSION* left, JDIMENSION* width, JDIMENSION top) {
+    if (setjmp(jump)) return false;
+    jpeg_start_decompress(&info);
+    if (*width < info.output_width) jpeg_crop_scanline(&info, left, width);
+    if (top > 0) jpeg_skip_scanlines(&info, top);
+    return true;
+  }
+
+  bool TryRead(JSAMPROW* rows, JDIMENSION count) {
+    if (setjmp(jump)) return false;
+    JDIMENSION done = 0;
+    while (done < count) done += jpeg_read_scanlines(&info, rows + done, count - done);
+    return true;
+  }
+
+  [[noreturn]] void Throw() {
+    jpeg_abort_decompress(&info);
+    throw Error(std::string("the JPEG cannot be decoded: ") + message);
+  }
+};
+
+JpegDecoder::JpegDecoder() : state_(new State) {
+  State& s = *state_;
+  s.info.err = jpeg_std_error(&s.errors);
+  s.info.client_data = &s;
+  s.errors.error_exit = State::Fail;
+  s.errors.emit_message = State::Emit;
+  s.errors.output_message = State::Output;
+  // The only failure here is a library of another version than the header's.
+  if (setjmp(s.jump)) throw Error(std::string("libjpeg cannot be used: ") + s.message);
+  jpeg_create_decompress(&s.info);
+  s.info.client_data = &s;
+  s.source = {};
+  s.source.init_source = State::InitSource;
+  s.source.fill_input_buffer = State::Fill;
+  s.source.skip_input_data = State::SkipInput;
+  s.source.resync_to_restart = jpeg_resync_to_restart;
+  s.source.term_source = State::TermSource;
+  s.info.src = &s.source;
+}
+
+JpegDecoder::~JpegDecoder() { jpeg_destroy_decompress(&state_->info); }
+
+uint64_t JpegDecoder::warnings() const { return state_->warnings; }
+
+JpegDecoder::Size JpegDecoder::Open(Span data) {
+  State& s = *state_;
+  if (data.size < 3 || data.data[0] != 0xff || data.data[1] != 0xd8 || data.data[2] != 0xff) {
+    throw Error(NotJpeg(data));
+  }
+  if (!s.TryOpen(data)) s.Throw();
+  if (uint64_t{s.info.image_width} * s.info.image_height > kMaxPixels) {
+    throw Error("the JPEG claims " + std::to_string(s.info.image_width) + "x" +
+                std::to_string(s.info.image_height) + " pixels, more than 2^28");
+  }
+  return {static_cast<int>(s.info.image_width), static_cast<int>(s.info.image_height)};
+}
+
+Region JpegDecoder::Decode(Rect rect) {
+  State& s = *state_;
+  const int image_width = static_cast<int>(s.info.image_width);
+  const int mcu = s.info.max_h_samp_factor * DCTSIZE;
+  JDIMENSION left = static_cast<JDIMENSION>(std::max(0, rect.x0 - mcu));
+  const int right = std::min(image_width, rect.x1 + mcu);
+  JDIMENSION width = static_cast<JDIMENSION>(right) - left;
+  if (!s.TryStart(&left, &width, static_cast<JDIMENSION>(rect.y0))) s.Throw();
+
+  const size_t stride = size_t{width} * 3;
+  const size_t height = static_cast<size_t>(rect.height());
+  if (s.pixels.size() < stride * height) s.pixels.resize(stride * height);
+  const bool cmyk = s.info.out_color_space == JCS_CMYK;
+  if (cmyk) s.cmyk.resize(size_t{width} * 4 * kRowsAtOnce);
+
+  JSAMPROW rows[kRowsAtOnce];
+  for (size_t y = 0; y < height; y += kRowsAtOnce) {
+    const size_t count = std::min<size_t>(kRowsAtOnce, height - y);
+    for (size_t i = 0; i < count; ++i) {
+      rows[i] = cmyk ? s.cmyk.data() + i * width * 4 : s.pixels.data() + (y + i) * stride;
+    }
+    if (!s.TryRead(rows, static_cast<JDIMENSION>(count))) s.Throw();
+    if (!cmyk) continue;
+    // As TensorFlow does: Adobe writes CMYK inverted, and the black plane scales the others.
+    const bool inverted = s.info.saw_Adobe_marker;
+    for (size_t i = 0; i < count; ++i) {
+      const uint8_t* in = rows[i];
+      uint8_t* out = s.pixels.data() + (y + i) * stride;
+      for (size_t x = 0; x < width; ++x, in += 4, out += 3) {
+        const int k = inverted ? in[3] : 255 - in[3];
+        for (int c = 0; c < 3; ++c) {
+          out[c] = static_cast<uint8_t>(k * (inverted ? in[c] : 255 - in[c]) / 255);
+        }
+      }
+    }
+  }
+  jpeg_abort_decompress(&s.info);
+  const size_t inset = static_cast<size_t>(rect.x0 - static_cast<int>(left)) * 3;
+  return {s.pixels.data() + inset, stride, rect};
+}
+
+}  // namespace pretexture

@@ -1,0 +1,3 @@
+#define KERNELS_SYMBOL kAvx2Kernels
+#define KERNELS_NAME "avx2"
+#include "kernels.inc"

@@ -1,0 +1,3 @@
+#define KERNELS_SYMBOL kAvx512Kernels
+#define KERNELS_NAME "avx512"
+#include "kernels.inc"

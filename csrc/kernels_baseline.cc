@@ -1,0 +1,3 @@
+#define KERNELS_SYMBOL kBaselineKernels
+#define KERNELS_NAME "baseline"
+#include "kernels.inc"

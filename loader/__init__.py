@@ -1,0 +1,31 @@
+"""The data pipeline: ImageNet TFRecords to ready batches of views, through a compiled core.
+
+    from pretexture.loader import Loader, TFRecords, presets
+
+    records = TFRecords("/data/imagenet/train-*")
+    loader = Loader(records, presets.ROTATION, batch_size=64, seed=0, threads=8)
+    for batch in loader:  # one epoch
+        batch.image, batch.label, batch.index
+"""
+
+from . import presets
+from .errors import PipelineError, RecordError
+from .loader import ArraySpec, Batch, Loader, Stats
+from .order import WindowShuffle
+from .pipeline import Pipeline
+from .records import Record, TFRecords, imagenet
+
+__all__ = [
+    "ArraySpec",
+    "Batch",
+    "Loader",
+    "Pipeline",
+    "PipelineError",
+    "Record",
+    "RecordError",
+    "Stats",
+    "TFRecords",
+    "WindowShuffle",
+    "imagenet",
+    "presets",
+]

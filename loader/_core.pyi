@@ -1,0 +1,60 @@
+"""The compiled core. Its functions raise CoreError, a ValueError, with the reason alone."""
+
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+
+import numpy as np
+
+from .pipeline import Plan
+
+_Bytes = Union[bytes, bytearray, memoryview, np.ndarray]
+
+class CoreError(ValueError): ...
+
+def crc32c(data: _Bytes) -> int: ...
+def crc32c_portable(data: _Bytes) -> int: ...
+def masked_crc32c(data: _Bytes) -> int: ...
+def philox(key: int, counter: Sequence[int]) -> Tuple[int, int, int, int]: ...
+def record_at(
+    seed: int, epoch: int, records: int, shuffle: str, block: int, blocks: int, position: int
+) -> int:
+    """The record at a position of an epoch; shuffle is "none", "global" or "window"."""
+
+def scan_shards(
+    paths: Sequence[str], threads: int
+) -> Tuple[np.ndarray, np.ndarray, np.ndarray, List[Tuple[str, int, str]]]:
+    """Offsets (uint64) and data lengths (uint32) of all records, the number of records of each
+    shard (uint64), and for each shard whose scan broke off its path, the offset and the reason."""
+
+def read_record(path: str, offset: int, length: int, verify_crc: bool) -> bytes: ...
+def parse_example(data: _Bytes, image_key: str, label_key: str) -> Tuple[bytes, Optional[int]]: ...
+def decode_jpeg(data: _Bytes, region: Optional[Tuple[int, int, int, int]] = None) -> np.ndarray:
+    """uint8 [H, W, 3], or the region (top, left, height, width) of it."""
+
+def kernels() -> List[str]:
+    """Names of the instruction sets that this build and this processor have, best first."""
+
+class Renderer:
+    def __init__(
+        self, plan: Plan, *, seed: int, dtype: str, layout: str, kernels: str = ""
+    ) -> None: ...
+    def views(
+        self, encoded: _Bytes, class_label: int, record: int, epoch: int
+    ) -> Tuple[np.ndarray, np.ndarray]:
+        """The views and the label of one record, without the batch dimension."""
+
+class Pipeline:
+    def __init__(self, plan: Plan, records: Dict[str, Any], config: Dict[str, Any]) -> None: ...
+    def seek(self, epoch: int, batch: int) -> None: ...
+    def next(
+        self,
+    ) -> Tuple[
+        Optional[np.ndarray],
+        Optional[np.ndarray],
+        Optional[np.ndarray],
+        Optional[Tuple[str, int, int, str]],
+    ]:
+        """Image, label, index, None; or three times None and (path, offset, record, reason)."""
+
+    def stats(self) -> Dict[str, Any]: ...
+    def take_skipped(self) -> List[Tuple[str, int, int, str]]: ...
+    def close(self) -> None: ...

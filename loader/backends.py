@@ -1,0 +1,214 @@
+"""What a `Loader` runs on: the compiled core, or the reference that it is tested against.
+
+A backend makes batches: `seek` says which comes next, `next` gives it and moves on.
+"""
+
+import time
+from typing import Any, Dict, List, Optional, Tuple, Union
+
+import numpy as np
+
+from . import _core, draws
+from .errors import RecordError
+from .order import WindowShuffle, record_at
+from .pipeline import Plan
+from .records import Index, TFRecords
+
+Arrays = Tuple[np.ndarray, np.ndarray, np.ndarray]
+
+REPLACEMENTS = 100
+
+
+class Config:
+    """What both backends need to know; `Loader` documents and checks the fields."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        batch_size: int,
+        seed: int,
+        shuffle: Union[bool, WindowShuffle],
+        shard: Tuple[int, int],
+        drop_remainder: bool,
+        run_ahead: bool,
+        threads: int,
+        prefetch: int,
+        dtype: str,
+        layout: str,
+        skip_errors: bool,
+    ):
+        self.plan = plan
+        self.batch_size = batch_size
+        self.seed = seed
+        self.shuffle = shuffle
+        self.shard = shard
+        self.drop_remainder = drop_remainder
+        self.run_ahead = run_ahead
+        self.threads = threads
+        self.prefetch = prefetch
+        self.dtype = dtype
+        self.layout = layout
+        self.skip_errors = skip_errors
+
+
+class NativeBackend:
+    """The compiled core and its threads."""
+
+    def __init__(self, records: TFRecords, index: Index, config: Config):
+        window = config.shuffle if isinstance(config.shuffle, WindowShuffle) else WindowShuffle()
+        self._core = _core.Pipeline(
+            config.plan,
+            {
+                "paths": list(records.paths),
+                "shard_begin": [int(x) for x in index.shard_begin],
+                "offsets": index.offsets,
+                "lengths": index.lengths,
+                "verify_crc": records.verify_crc,
+                "image_key": records.image_key,
+                "label_key": records.label_key,
+                "label_offset": records.label_offset,
+            },
+            {
+                "dtype": config.dtype,
+                "layout": config.layout,
+                "seed": config.seed,
+                "shuffle": "window"
+                if isinstance(config.shuffle, WindowShuffle)
+                else "global"
+                if config.shuffle
+                else "none",
+                "block": window.block,
+                "blocks": window.blocks,
+                "batch_size": config.batch_size,
+                "shard": config.shard[0],
+                "shards": config.shard[1],
+                "drop_remainder": config.drop_remainder,
+                "run_ahead": config.run_ahead,
+                "skip_errors": config.skip_errors,
+                "threads": config.threads,
+                "prefetch": config.prefetch,
+            },
+        )
+
+    def seek(self, epoch: int, batch: int) -> None:
+        self._core.seek(epoch, batch)
+
+    def next(self) -> Arrays:
+        image, label, index, fault = self._core.next()
+        if fault is not None:
+            raise RecordError(*fault)
+        assert image is not None and label is not None and index is not None
+        return image, label, index
+
+    def stats(self) -> Dict[str, Any]:
+        return self._core.stats()
+
+    def take_skipped(self) -> List[RecordError]:
+        return [RecordError(*fault) for fault in self._core.take_skipped()]
+
+    def close(self) -> None:
+        self._core.close()
+
+
+class ReferenceBackend:
+    """NumPy, OpenCV and protobuf, one record after the other."""
+
+    def __init__(self, records: TFRecords, index: Index, config: Config):
+        from . import reference
+
+        self._reference = reference
+        self._renderer = reference.Renderer(
+            config.plan, seed=config.seed, dtype=config.dtype, layout=config.layout
+        )
+        self._records, self._index, self._config = records, index, config
+        self._position = (0, 0)
+        self._skipped: List[RecordError] = []
+        self._stats: Dict[str, Any] = dict.fromkeys(
+            ("records", "bytes", "skipped", "warnings"), 0
+        )
+        for name in ("read", "decode", "resample", "color", "wait"):
+            self._stats[f"{name}_seconds"] = 0.0
+
+    def seek(self, epoch: int, batch: int) -> None:
+        self._position = (epoch, batch)
+
+    def next(self) -> Arrays:
+        begin = time.perf_counter()
+        config = self._config
+        epoch, batch = self._position
+        shard, shards = config.shard
+        total = len(self._index.offsets)
+        own = total // shards if config.drop_remainder else -(-(total - shard) // shards)
+        places = range(
+            batch * config.batch_size, min(own, (batch + 1) * config.batch_size)
+        )
+        rows = [
+            self._record(
+                record_at(config.seed, epoch, total, config.shuffle, shard + shards * place), epoch
+            )
+            for place in places
+        ]
+        self._position = (epoch, batch + 1)
+        self._stats["wait_seconds"] += time.perf_counter() - begin
+        return (
+            np.stack([row[0] for row in rows]),
+            np.stack([row[1] for row in rows]),
+            np.array([row[2] for row in rows], np.int64),
+        )
+
+    def _record(self, wanted: int, epoch: int) -> Tuple[np.ndarray, np.ndarray, int]:
+        config = self._config
+        number = wanted
+        for attempt in range(REPLACEMENTS + 1):
+            path, offset, length = self._records.locate(number, self._index)
+            try:
+                data = self._reference.read_record(
+                    path, offset, length, self._records.verify_crc
+                )
+                image, label = self._reference.parse_example(
+                    data, self._records.image_key, self._records.label_key
+                )
+                class_label = -1 if label is None else label - self._records.label_offset
+                views, labels = self._renderer.views(image, class_label, number, epoch)
+            except (ValueError, OSError) as error:
+                reason = str(error)
+                if attempt:
+                    tried = f"the last of {attempt} records tried in place of record {wanted}"
+                    reason += f" ({tried})"
+                fault = RecordError(path, offset, number, reason)
+                if not config.skip_errors or attempt == REPLACEMENTS:
+                    raise fault from None
+                self._stats["skipped"] += 1
+                self._skipped.append(fault)
+                words = draws.Draws(config.seed, epoch, wanted).block(
+                    draws.REPLACEMENT, 0, attempt
+                )
+                number = draws.below(words[0], len(self._index.offsets))
+                continue
+            self._stats["records"] += 1
+            self._stats["bytes"] += length
+            return views, labels, number
+        raise AssertionError("the last attempt returns or raises")
+
+    def stats(self) -> Dict[str, Any]:
+        return dict(self._stats)
+
+    def take_skipped(self) -> List[RecordError]:
+        skipped, self._skipped = self._skipped, []
+        return skipped
+
+    def close(self) -> None:
+        pass
+
+
+Backend = Union[NativeBackend, ReferenceBackend]
+BACKENDS = {"native": NativeBackend, "reference": ReferenceBackend}
+
+
+def make(name: str, records: TFRecords, index: Index, config: Config) -> Backend:
+    """The backend of that name. Raises: ValueError for an unknown one."""
+    backend: Optional[type] = BACKENDS.get(name)
+    if backend is None:
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, not {name!r}")
+    return backend(records, index, config)

@@ -1,0 +1,342 @@
+"""The `Loader`: batches of views, epoch after epoch, with a state of a few integers."""
+
+import logging
+import os
+from typing import Any, Dict, Iterator, NamedTuple, Optional, Tuple, Union
+
+import numpy as np
+
+from . import backends
+from .errors import RecordError
+from .order import WindowShuffle
+from .pipeline import Pipeline
+from .records import TFRecords
+
+_log = logging.getLogger("pretexture.loader")
+
+DTYPES = ("float32", "float16", "uint8")
+LAYOUTS = ("NHWC", "NCHW")
+
+
+class Batch(NamedTuple):
+    """A batch. The arrays are the caller's for as long as it keeps them.
+
+    Attributes:
+        image: [N, *views, H, W, 3], or [N, *views, 3, H, W] with layout NCHW.
+        label: int32 [N, *]: the class label, or what the pretext task asks for.
+        index: int64 [N], record numbers.
+    """
+
+    image: np.ndarray
+    label: np.ndarray
+    index: np.ndarray
+
+
+class ArraySpec(NamedTuple):
+    """The shape of an array, with None where the batch size varies, and its dtype's name."""
+
+    shape: Tuple[Optional[int], ...]
+    dtype: str
+
+
+class Stats(NamedTuple):
+    """Totals since the Loader was made. Seconds are summed over its threads, except waiting.
+
+    Attributes:
+        records: records rendered, including those prefetched.
+        bytes: their bytes in the shards.
+        skipped: records that could not be used, with `on_error="skip"`.
+        warnings: defects of JPEGs that decoding tolerates, such as stray bytes before a marker.
+        read_seconds: reading, checking and parsing records.
+        decode_seconds: decoding JPEGs.
+        resample_seconds: resampling views.
+        color_seconds: colour, normalisation, writing and turning of views.
+        wait_seconds: the consumer's, for batches that were not ready.
+    """
+
+    records: int
+    bytes: int
+    skipped: int
+    warnings: int
+    read_seconds: float
+    decode_seconds: float
+    resample_seconds: float
+    color_seconds: float
+    wait_seconds: float
+
+
+class Loader:
+    """Turns records into batches of views.
+
+    Each `for` runs one epoch, the next one the next epoch. A batch depends on the seed, the epoch
+    and its number in the epoch alone, not on the number of threads.
+
+    Args:
+        records: the data set.
+        pipeline: what is done to each image; a `Pipeline` or its text.
+        batch_size: records a batch.
+        training: whether random steps are random and, by default, the order too.
+        seed: of every random draw, 0 <= seed < 2**64.
+        shuffle: True (global), False (in file order) or a `WindowShuffle`. Default: `training`.
+        shard: (w, W): positions w, w + W, … of the epoch's order, for worker w of W. With
+            `drop_remainder`, every worker gets the same number of batches.
+        drop_remainder: whether an incomplete last batch is left out. Default: `training`.
+        threads: default: the processors that this process may use.
+        prefetch: batches made ahead of the one in use.
+        dtype: "float32", "float16", or "uint8": pixels before normalisation, for normalising on
+            the device.
+        layout: "NHWC" or "NCHW".
+        on_error: "raise" a RecordError for a record that cannot be used, or "skip" it: another
+            record, drawn by the same counter-based rule, takes its place.
+        backend: "native" or "reference".
+
+    Raises: PipelineError, RecordError (a broken shard), ValueError (another argument).
+    """
+
+    def __init__(
+        self,
+        records: TFRecords,
+        pipeline: Union[Pipeline, str],
+        batch_size: int,
+        *,
+        training: bool = True,
+        seed: int = 0,
+        shuffle: Union[bool, WindowShuffle, None] = None,
+        shard: Tuple[int, int] = (0, 1),
+        drop_remainder: Optional[bool] = None,
+        threads: Optional[int] = None,
+        prefetch: int = 2,
+        dtype: str = "float32",
+        layout: str = "NHWC",
+        on_error: str = "raise",
+        backend: str = "native",
+    ):
+        self._closed = True  # until there is something to close
+        self.records = records
+        self.pipeline = pipeline if isinstance(pipeline, Pipeline) else Pipeline(pipeline)
+        self.training = bool(training)
+        self.batch_size = _whole("batch_size", batch_size, 1, 2**31 - 1)
+        self.seed = _whole("seed", seed, 0, 2**64 - 1)
+        self.shuffle = self.training if shuffle is None else shuffle
+        if not isinstance(self.shuffle, (bool, WindowShuffle)):
+            raise ValueError(f"shuffle must be True, False or a WindowShuffle, not {shuffle!r}")
+        try:
+            worker, workers = shard
+        except (TypeError, ValueError):
+            raise ValueError(f"shard must be (worker, workers), not {shard!r}") from None
+        _whole("workers in shard", workers, 1, 2**31 - 1)
+        _whole("worker in shard", worker, 0, workers - 1)
+        self.shard = (int(worker), int(workers))
+        self.drop_remainder = self.training if drop_remainder is None else bool(drop_remainder)
+        self.threads = _whole("threads", threads or _processors(), 1, 1024)
+        self.prefetch = _whole("prefetch", prefetch, 1, 1024)
+        self.dtype = _choice("dtype", dtype, DTYPES)
+        self.layout = _choice("layout", layout, LAYOUTS)
+        self.on_error = _choice("on_error", on_error, ("raise", "skip"))
+
+        index = records.index(on_error)
+        self._shard_faults = len(index.faults)
+        for fault in index.faults:
+            _log.warning("the rest of a broken shard is left out: %s", fault)
+        self.num_records = len(index.offsets)
+        if self.num_records >= 2**32:
+            raise ValueError(f"{self.num_records} records are more than the 2**32 supported")
+        own = (
+            self.num_records // workers
+            if self.drop_remainder
+            else -(-(self.num_records - worker) // workers)
+        )
+        self._batches = own // batch_size if self.drop_remainder else -(-own // batch_size)
+        if self._batches == 0:
+            raise ValueError(
+                f"{self.num_records} records over {workers} workers make no batch of {batch_size}"
+                + ("; drop_remainder=False would give a smaller one" if own else "")
+            )
+        self._plan = self.pipeline.compile(self.training)
+        self._backend = backends.make(
+            backend,
+            records,
+            index,
+            backends.Config(
+                self._plan,
+                batch_size=self.batch_size,
+                seed=self.seed,
+                shuffle=self.shuffle,
+                shard=self.shard,
+                drop_remainder=self.drop_remainder,
+                run_ahead=self.training,
+                threads=self.threads,
+                prefetch=self.prefetch,
+                dtype=self.dtype,
+                layout=self.layout,
+                skip_errors=on_error == "skip",
+            ),
+        )
+        self._closed = False
+        self._epoch = 0
+        self._batch = 0
+        self._restored = False
+        self._iteration: Optional[_Epoch] = None
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+        return self._batches
+
+    @property
+    def element_spec(self) -> Batch:
+        """A `Batch` of `ArraySpec`."""
+        n = self.batch_size if self.drop_remainder else None
+        plan = self._plan
+        pixels: Tuple[int, ...] = (plan.height, plan.width, 3)
+        if self.layout == "NCHW":
+            pixels = (3, plan.height, plan.width)
+        return Batch(
+            ArraySpec((n, *plan.views, *pixels), self.dtype),  # type: ignore[arg-type]
+            ArraySpec((n, *plan.label_dims), "int32"),  # type: ignore[arg-type]
+            ArraySpec((n,), "int64"),  # type: ignore[arg-type]
+        )
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Runs one epoch: the next one, or after `load_state_dict` the rest of that one."""
+        self._check_open()
+        if self._batch and not self._restored:
+            self._epoch, self._batch = self._epoch + 1, 0
+        self._restored = False
+        self._backend.seek(self._epoch, self._batch)
+        self._iteration = _Epoch(self)
+        return self._iteration
+
+    def state_dict(self) -> Dict[str, Any]:
+        """Where the Loader is, as plain numbers and strings.
+
+        `epoch` and `batch` say which batch comes next; the other entries must be the same where
+        the state is loaded.
+        """
+        return {"version": 1, "epoch": self._epoch, "batch": self._batch, **self._identity()}
+
+    def load_state_dict(self, state: Dict[str, Any]) -> None:
+        """Continues where `state` was taken: the next `for` runs the rest of that epoch.
+
+        The number of threads, the backend, the dtype and the layout may differ.
+
+        Raises: ValueError naming the entry that does not fit.
+        """
+        self._check_open()
+        if not isinstance(state, dict) or state.get("version") != 1:
+            raise ValueError("not the state of a Loader, or of another version's")
+        for key, value in self._identity().items():
+            if state.get(key) != value:
+                raise ValueError(
+                    f"the state was taken with {key}={state.get(key)!r}, this Loader has {value!r}"
+                )
+        epoch = _whole("epoch in the state", state.get("epoch"), 0, 2**32 - 1)
+        batch = _whole("batch in the state", state.get("batch"), 0, len(self))
+        self._epoch, self._batch = (epoch + 1, 0) if batch == len(self) else (epoch, batch)
+        self._restored = True
+        self._iteration = None
+
+    @property
+    def stats(self) -> Stats:
+        """Counts and times so far."""
+        stats = self._backend.stats()
+        stats["skipped"] += self._shard_faults
+        return Stats(**stats)
+
+    def close(self) -> None:
+        """Stops the threads and frees the buffers that no array shows."""
+        if not self._closed:
+            self._closed = True
+            self._iteration = None
+            self._backend.close()
+
+    def __enter__(self) -> "Loader":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return (
+            f"Loader({self.records!r}, {str(self.pipeline)!r}, batch_size={self.batch_size}, "
+            f"training={self.training}, seed={self.seed})"
+        )
+
+    def _identity(self) -> Dict[str, Any]:
+        """What the sequence of record numbers depends on."""
+        return {
+            "seed": self.seed,
+            "records": self.num_records,
+            "batch_size": self.batch_size,
+            "shard": list(self.shard),
+            "shuffle": repr(self.shuffle),
+            "drop_remainder": self.drop_remainder,
+        }
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RuntimeError("the Loader is closed")
+
+    def _next(self, iteration: "_Epoch") -> Batch:
+        self._check_open()
+        if self._iteration is not iteration:
+            raise RuntimeError(
+                "another iteration of this Loader has begun, or its state was loaded; a Loader "
+                "runs one epoch at a time"
+            )
+        if self._batch == len(self):
+            self._epoch, self._batch = self._epoch + 1, 0
+            self._iteration = None
+            raise StopIteration
+        try:
+            batch = Batch(*self._backend.next())
+        except RecordError:
+            self._iteration = None
+            raise
+        finally:
+            for fault in self._backend.take_skipped():
+                _log.warning("skipped: %s", fault)
+        self._batch += 1
+        return batch
+
+
+class _Epoch:
+    """The iteration of one epoch."""
+
+    def __init__(self, loader: Loader):
+        self._loader: Optional[Loader] = loader
+
+    def __iter__(self) -> "_Epoch":
+        return self
+
+    def __next__(self) -> Batch:
+        if self._loader is None:
+            raise StopIteration
+        try:
+            return self._loader._next(self)
+        except BaseException:
+            self._loader = None
+            raise
+
+
+def _processors() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:
+        return os.cpu_count() or 1
+
+
+def _whole(name: str, value: Any, low: int, high: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise ValueError(f"{name} must be a whole number, not {value!r}")
+    if not low <= value <= high:
+        raise ValueError(f"{name} must be from {low} to {high}, not {value}")
+    return int(value)
+
+
+def _choice(name: str, value: str, choices: Tuple[str, ...]) -> str:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
+    return value
