@@ -228,6 +228,16 @@ def dropout(x: tf.Tensor, rate: float, key: tf.Tensor) -> tf.Tensor:
     return tf.where(kept, x / (1 - rate), tf.zeros_like(x))
 
 
+def fold(key: tf.Tensor, stream: int) -> tf.Tensor:
+    """A key of its own for each kind of random decision in a step.
+
+    Args:
+        key: int32 [2], the seed and the step; the step below 2**27.
+        stream: 0 to 15.
+    """
+    return key + tf.constant([0, stream << 27], tf.int32)
+
+
 def l2_penalty(module: tf.Module) -> tf.Tensor:
     """The sum over the module's convolutions of weight decay x sum(kernel ** 2) / 2, a scalar."""
     terms = [

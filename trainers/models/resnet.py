@@ -4,7 +4,7 @@ As in the published code, a bottleneck's stride is in its 3x3 convolution: the 1
 throw three quarters of its input away.
 """
 
-from typing import Dict, List, Sequence, Tuple
+from typing import Dict, List, Tuple
 
 import tensorflow as tf
 

@@ -1,0 +1,194 @@
+"""Checkpoints: the whole state of a run, by variable name, never half written.
+
+The format is TensorFlow's own, with the names of the published code's variables, so any TensorFlow
+reads them (`tf.train.load_checkpoint`) and so does the published code. Beside the variables stands
+one string, `loader_state`: the loader's state as JSON, in the same file, so that model and data
+cannot be of different steps.
+"""
+
+import glob
+import json
+import os
+import time
+from typing import Any, Dict, List, Mapping, Optional, Tuple
+
+import tensorflow as tf
+
+from .files import sync, write_text
+
+NEWEST = 5
+HOURS = 4.0
+
+_PREFIX = "model.ckpt-"
+_LOADER_STATE = "loader_state"
+
+Saved = Tuple[int, float]  # a checkpoint's step and the time when it was saved, seconds
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that does not hold what is asked of it."""
+
+
+class Checkpoints:
+    """The checkpoints of a run: `model.ckpt-STEP.index` and `.data-…` in its folder.
+
+    The newest few are kept, and one every few hours for good. The file `checkpoint` lists them
+    with their times, as `tf.train.latest_checkpoint` reads it.
+
+    Args:
+        folder: of the run; it exists.
+        newest: how many of the newest to keep.
+        hours: between two that are kept for good, the first counted from the run's start.
+    """
+
+    def __init__(self, folder: str, newest: int = NEWEST, hours: float = HOURS):
+        self._folder = folder
+        self._newest = newest
+        self._hours = hours
+        self._last_kept = time.time()
+        times: Dict[int, float] = {}
+        state = tf.train.get_checkpoint_state(folder)
+        if state is not None:
+            self._last_kept = state.last_preserved_timestamp or self._last_kept
+            names = [os.path.basename(path) for path in state.all_model_checkpoint_paths]
+            times = dict(zip(map(_step, names), state.all_model_checkpoint_timestamps))
+        # What lies in the folder counts: a process may have died between saving and listing.
+        self._saved: List[Saved] = []
+        for index in glob.glob(os.path.join(glob.escape(folder), _PREFIX + "*.index")):
+            step = _step(os.path.basename(index)[: -len(".index")])
+            if step is not None:
+                self._saved.append((step, times.get(step, os.path.getmtime(index))))
+        self._saved.sort()
+
+    @property
+    def steps(self) -> List[int]:
+        """The steps whose checkpoints there are, ascending."""
+        return [step for step, _ in self._saved]
+
+    @property
+    def latest(self) -> Optional[str]:
+        """The newest checkpoint's path, as TensorFlow writes it: without the files' endings."""
+        return self._path(self._saved[-1][0]) if self._saved else None
+
+    def save(
+        self, step: int, variables: Mapping[str, tf.Variable], loader_state: Mapping[str, Any]
+    ) -> str:
+        """Writes a checkpoint, then removes those that are not to be kept any longer.
+
+        Args:
+            step: how many have been made. Where its checkpoint is there, nothing is done.
+            variables: by name.
+            loader_state: a loader's `state_dict()` after the batch of the last step.
+
+        Returns: the checkpoint's path.
+        """
+        if step not in self.steps:
+            _write(self._folder, f"{_PREFIX}{step}", variables, loader_state)
+            self._saved.append((step, time.time()))
+            self._retire()
+        return self._path(step)
+
+    def _retire(self) -> None:
+        before = self._saved
+        self._saved, self._last_kept = retained(
+            before, self._last_kept, self._newest, self._hours * 3600
+        )
+        self._write_list()
+        for step, _ in set(before) - set(self._saved):
+            for path in glob.glob(glob.escape(self._path(step)) + ".*"):
+                os.remove(path)
+
+    def _write_list(self) -> None:
+        names = [f"{_PREFIX}{step}" for step in self.steps]
+        lines = [f'model_checkpoint_path: "{names[-1]}"']
+        lines += [f'all_model_checkpoint_paths: "{name}"' for name in names]
+        lines += [f"all_model_checkpoint_timestamps: {saved!r}" for _, saved in self._saved]
+        lines += [f"last_preserved_timestamp: {self._last_kept!r}"]
+        write_text(os.path.join(self._folder, "checkpoint"), "\n".join(lines) + "\n")
+
+    def _path(self, step: int) -> str:
+        return os.path.join(self._folder, f"{_PREFIX}{step}")
+
+
+def retained(
+    saved: List[Saved], last_kept: float, newest: int, seconds: float
+) -> Tuple[List[Saved], float]:
+    """Which checkpoints stay.
+
+    Args:
+        saved: all there are, in order of time.
+        last_kept: when the last one that is kept for good was saved; before the first, the start
+            of the run.
+        newest: how many of the newest stay whatever their age.
+        seconds: between two that are kept for good.
+
+    Returns: those that stay, and the new `last_kept`.
+    """
+    kept = []
+    for step, when in saved[:-newest]:
+        if when > last_kept:
+            if when - last_kept < seconds:
+                continue
+            last_kept = when
+        kept.append((step, when))
+    return kept + saved[-newest:], last_kept
+
+
+def restore(path: str, variables: Mapping[str, tf.Variable]) -> Optional[Dict[str, Any]]:
+    """Sets variables from a checkpoint.
+
+    Args:
+        path: of the checkpoint, without the files' endings.
+        variables: by name; every one must be there, in its shape.
+
+    Returns: the loader's state; None where the checkpoint has none.
+
+    Raises: CheckpointError naming what is missing or has another shape.
+    """
+    try:
+        reader = tf.train.load_checkpoint(path)
+        shapes = reader.get_variable_to_shape_map()
+    except (tf.errors.OpError, ValueError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    for name, variable in variables.items():
+        if name not in shapes:
+            raise CheckpointError(f"{path} has no variable {name}")
+        if list(shapes[name]) != variable.shape.as_list():
+            raise CheckpointError(
+                f"{path}: {name} has shape {list(shapes[name])}, the model's has "
+                f"{variable.shape.as_list()}"
+            )
+    try:
+        for name, variable in variables.items():
+            variable.assign(reader.get_tensor(name))
+        if _LOADER_STATE not in shapes:
+            return None
+        return json.loads(reader.get_tensor(_LOADER_STATE))
+    except tf.errors.OpError as error:  # such as a checksum that does not match
+        raise CheckpointError(f"{path}: {error.message}") from error
+
+
+def _write(
+    folder: str, name: str, variables: Mapping[str, tf.Variable], loader_state: Mapping[str, Any]
+) -> None:
+    """Writes under a name of its own, then renames; the index comes last and makes it complete."""
+    beside = os.path.join(folder, f".{name}")
+    for left in glob.glob(os.path.join(glob.escape(folder), f".{_PREFIX}*")):
+        os.remove(left)
+    tf.raw_ops.SaveV2(
+        prefix=beside,
+        tensor_names=[*variables, _LOADER_STATE],
+        shape_and_slices=[""] * (len(variables) + 1),
+        tensors=[
+            *(variable.read_value() for variable in variables.values()),
+            tf.constant(json.dumps(loader_state)),
+        ],
+    )
+    for ending in (".data-00000-of-00001", ".index"):
+        sync(beside + ending)
+        os.replace(beside + ending, os.path.join(folder, name) + ending)
+
+
+def _step(name: str) -> Optional[int]:
+    digits = name[len(_PREFIX) :]
+    return int(digits) if name.startswith(_PREFIX) and digits.isdigit() else None

@@ -1,0 +1,1 @@
+"""How a step is run on a device. `tf2` is for TensorFlow 2."""

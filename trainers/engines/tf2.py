@@ -1,0 +1,174 @@
+"""Steps as `tf.function`s, run eagerly: TensorFlow 2 on CPU and GPU."""
+
+from typing import Any, Dict, Optional
+
+import numpy as np
+import tensorflow as tf
+from pretexture.loader import Pipeline
+
+from .. import checkpoints, models, tasks
+from ..layers import Scope
+from ..optimization import optimizer, schedule
+from ..recipes import Recipe
+from ..tasks.task import Batch, Model, objective
+
+
+def open_device(name: str) -> str:
+    """Chooses the device; to be called before anything else of TensorFlow.
+
+    Args:
+        name: "auto" takes a GPU where there is one; "cpu" or "gpu".
+
+    Returns: the device in words.
+
+    Raises: ValueError where there is no such device.
+    """
+    gpus = tf.config.list_physical_devices("GPU")
+    if name == "npu":
+        raise ValueError(
+            "--device npu needs an engine on Huawei's npu_device (TensorFlow 2.6.5) or npu_bridge "
+            "(TensorFlow 1.15), wheels that come with the CANN toolkit; this version of Pretexture "
+            "has none yet: use --device cpu or gpu"
+        )
+    if name == "gpu" and not gpus:
+        raise ValueError(
+            f"--device gpu: TensorFlow {tf.__version__} sees no GPU "
+            f"({'it is' if tf.test.is_built_with_cuda() else 'and it is not'} built for CUDA)"
+        )
+    if name == "cpu":
+        tf.config.set_visible_devices([], "GPU")
+    if name == "cpu" or not gpus:
+        return "CPU"
+    for gpu in gpus:
+        tf.config.experimental.set_memory_growth(gpu, True)
+    tf.config.set_visible_devices(gpus[:1], "GPU")
+    details = tf.config.experimental.get_device_details(gpus[0])
+    return details.get("device_name", gpus[0].name)
+
+
+class Engine:
+    """A model and how to train and evaluate it, one batch a call.
+
+    Args:
+        recipe: what to train and how.
+        pipeline: the recipe's; it gives the shapes of a batch.
+        steps_per_epoch: of the training split.
+        seed: of the initial weights and the random decisions of training steps.
+
+    Attributes:
+        parameters: how many the model has that are trained.
+
+    Raises: ValueError for a recipe that names something unknown, or a pipeline that does not fit
+        the task.
+    """
+
+    def __init__(self, recipe: Recipe, pipeline: Pipeline, steps_per_epoch: int, seed: int):
+        self._recipe = recipe
+        self._plan = plan = pipeline.compile(training=True)
+        self._seed = seed
+        self._task = tasks.build(recipe)
+        self._task.check(pipeline)
+        scope = Scope("module", seed)
+        image = (plan.height, plan.width, 3)
+        network = models.build(recipe, scope, image, self._task.outputs)
+        self._model = Model(network, self._task.head(scope))
+        self._step = tf.compat.v1.Variable(
+            0, trainable=False, name="global_step", dtype=tf.int64, use_resource=True
+        )
+        self._variables = {**scope.variables, "global_step": self._step}
+        self._trained = [v for v in scope.variables.values() if v.trainable]
+        self._rate = schedule(recipe, steps_per_epoch)
+        self._optimizer = optimizer(recipe, self._rate, self._step)
+        self._train_step: Optional[Any] = None
+        self.parameters = sum(int(np.prod(v.shape.as_list())) for v in self._trained)
+
+    @property
+    def step(self) -> int:
+        """How many steps the model has been trained for."""
+        return int(self._step.numpy())
+
+    def train(self, batch: Any) -> Dict[str, float]:
+        """One step.
+
+        Args:
+            batch: of the loader, `recipe.batch_size` images.
+
+        Returns: the means over the batch of the task's loss and metrics before the step, and the
+            learning rate `lr`.
+        """
+        values = self._compiled()(_tensors(batch))
+        return {name: float(value) for name, value in values.items()}
+
+    def evaluate(self, batch: Any) -> Dict[str, float]:
+        """The sums over a batch's images of the task's loss and metrics.
+
+        Args:
+            batch: of the loader, at most `recipe.eval_batch_size` images; a smaller one is padded
+                to that many, and the padding is not counted.
+        """
+        values = self._evaluate_step(_tensors(_padded(batch, self._recipe.eval_batch_size)))
+        return {name: float(value) for name, value in values.items()}
+
+    def state(self) -> Dict[str, tf.Variable]:
+        """The variables by name: model, optimiser and step."""
+        self._compiled()
+        slots = {v.name.split(":")[0]: v for v in self._optimizer.variables()}
+        return {**self._variables, **slots}
+
+    def restore(self, path: str) -> Optional[Dict[str, Any]]:
+        """Continues from a checkpoint; returns the loader's state. Raises CheckpointError."""
+        return checkpoints.restore(path, self.state())
+
+    def restore_model(self, path: str) -> None:
+        """Takes model and step, not the optimiser, from a checkpoint. Raises CheckpointError."""
+        checkpoints.restore(path, self._variables)
+
+    def _compiled(self) -> Any:
+        """The training step; compiling it makes the optimiser's variables."""
+        if self._train_step is None:
+            size = [self._recipe.batch_size]
+            image = [*size, *self._plan.views, self._plan.height, self._plan.width, 3]
+            signature = Batch(
+                tf.TensorSpec(image, tf.float32),
+                tf.TensorSpec([*size, *self._plan.label_dims], tf.int32),
+                tf.TensorSpec(size, tf.int64),
+            )
+            self._train_step = tf.function(self._train, input_signature=[signature])
+            self._train_step.get_concrete_function()
+        return self._train_step
+
+    def _train(self, batch: Batch) -> Dict[str, tf.Tensor]:
+        key = tf.stack([self._seed, tf.cast(self._step, tf.int32)])
+        rate = self._rate(self._step)
+        with tf.GradientTape() as tape:
+            total, values = objective(self._task, self._model, batch, key)
+        gradients = tape.gradient(total, self._trained)
+        self._optimizer.apply_gradients(zip(gradients, self._trained), global_step=self._step)
+        return {**values, "lr": rate}
+
+    @tf.function
+    def _evaluate_step(self, batch: Batch) -> Dict[str, tf.Tensor]:
+        values = self._task.loss(self._model, batch, training=False)
+        counted = batch.index >= 0
+        return {
+            name: tf.reduce_sum(tf.where(counted, value, tf.zeros_like(value)))
+            for name, value in values.items()
+        }
+
+
+def _tensors(batch: Any) -> Batch:
+    arrays = (batch.image, batch.label, batch.index)
+    return Batch(*(tf.convert_to_tensor(array) for array in arrays))
+
+
+def _padded(batch: Any, size: int) -> Batch:
+    """A batch of exactly `size` images; record number -1 marks those that were added."""
+    missing = size - len(batch.index)
+    if not missing:
+        return batch
+    image, label, index = batch.image, batch.label, batch.index
+    return Batch(
+        np.concatenate([image, np.zeros((missing, *image.shape[1:]), image.dtype)]),
+        np.concatenate([label, np.zeros((missing, *label.shape[1:]), label.dtype)]),
+        np.concatenate([index, np.full(missing, -1, index.dtype)]),
+    )

@@ -1,0 +1,73 @@
+"""The optimiser and the learning rate's schedule, as the published code has them."""
+
+import dataclasses
+import math
+from typing import Tuple, Union
+
+import tensorflow as tf
+
+from .recipes import Recipe
+
+MOMENTUM = 0.9
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """Linear warm-up from 0, then a constant rate that drops by a factor after some epochs.
+
+    With s steps an epoch, the rate at a step is
+        base x step / (warmup_epochs x s)     while step < warmup_epochs x s
+        base x decay_factor ** k              after that, k the number of decay epochs e with
+                                              step > e x s
+
+    Attributes:
+        base: the full rate.
+        steps_per_epoch: of the training split.
+        warmup_epochs, decay_epochs: may be fractional.
+        decay_factor: see above.
+    """
+
+    base: float
+    steps_per_epoch: int
+    warmup_epochs: float = 0.0
+    decay_epochs: Tuple[float, ...] = ()
+    decay_factor: float = 0.1
+
+    def __call__(self, step: Union[int, tf.Tensor]) -> tf.Tensor:
+        """The rate, a float32 scalar, at a step counted from 0."""
+        step = tf.cast(step, tf.int64)
+        rate = tf.constant(self.base, tf.float32)
+        for epoch in self.decay_epochs:
+            # For whole steps, step > x is the same as step > floor(x).
+            passed = step > math.floor(epoch * self.steps_per_epoch)
+            rate *= tf.where(passed, self.decay_factor, 1.0)
+        warmup = self.warmup_epochs * self.steps_per_epoch
+        if warmup > 0:
+            rising = self.base / warmup * tf.cast(step, tf.float32)
+            rate = tf.where(step < math.ceil(warmup), rising, rate)
+        return rate
+
+
+def schedule(recipe: Recipe, steps_per_epoch: int) -> Schedule:
+    """The schedule of a recipe, its rate scaled to the batch size (Goyal et al., 2017)."""
+    return Schedule(
+        recipe.lr * recipe.batch_size / recipe.lr_scale_batch_size,
+        steps_per_epoch,
+        recipe.warmup_epochs,
+        recipe.decay_epochs,
+        recipe.lr_decay_factor,
+    )
+
+
+def optimizer(recipe: Recipe, rate: Schedule, step: tf.Variable) -> tf.compat.v1.train.Optimizer:
+    """The optimiser of a recipe, at the schedule's rate for the value of `step`.
+
+    Its variables are named as in the published code: `module/conv2d/kernel/Momentum`, or `/Adam`
+    and `/Adam_1`, `beta1_power` and `beta2_power`.
+    """
+    # A function, so that where steps are compiled each one reads the step's value of its time.
+    if recipe.optimizer == "sgd":
+        return tf.compat.v1.train.MomentumOptimizer(lambda: rate(step), MOMENTUM)
+    if recipe.optimizer == "adam":
+        return tf.compat.v1.train.AdamOptimizer(lambda: rate(step))
+    raise ValueError(f"optimizer must be sgd or adam, not {recipe.optimizer!r}")

@@ -1,0 +1,58 @@
+"""A progress bar on a terminal, now and then a line elsewhere."""
+
+import shutil
+import sys
+import time
+from typing import Any, Optional
+
+_SECONDS_ON_TERMINAL = 0.1
+_SECONDS_ELSEWHERE = 10.0
+
+
+class Bar:
+    """Shows how far a run is, how it goes and when it will be done.
+
+    Args:
+        done: steps made already.
+        total: steps in all.
+        file: where it is shown, standard error by default.
+    """
+
+    def __init__(self, done: int, total: int, file: Any = None):
+        self._total = total
+        self._file = sys.stderr if file is None else file
+        self._terminal = self._file.isatty()
+        self._first = done
+        self._began = time.monotonic()
+        self._shown: Optional[float] = None
+
+    def update(self, done: int, text: str) -> None:
+        """Shows `done` steps and the text, unless it was last shown a moment ago."""
+        now = time.monotonic()
+        pause = _SECONDS_ON_TERMINAL if self._terminal else _SECONDS_ELSEWHERE
+        if self._shown is not None and now - self._shown < pause and done < self._total:
+            return
+        self._shown = now
+        left = (now - self._began) / max(1, done - self._first) * (self._total - done)
+        head = f"{done:>{len(str(self._total))}}/{self._total}"
+        tail = f"{text}, {duration(left)} left" if done < self._total else text
+        if not self._terminal:
+            print(f"step {head}  {tail}", file=self._file, flush=True)
+            return
+        width = shutil.get_terminal_size().columns - 1
+        room = max(0, min(30, width - len(head) - len(tail) - 4))
+        filled = room * done // max(1, self._total)
+        bar = "━" * filled + " " * (room - filled)
+        print(f"\r\033[K{f'{head} {bar} {tail}'[:width]}", end="", file=self._file, flush=True)
+
+    def close(self) -> None:
+        """Leaves the last state standing."""
+        if self._terminal and self._shown is not None:
+            print(file=self._file, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """Such as 1:02:03, or 2:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,124 @@
+"""What a run writes about itself: `metrics.jsonl`, TensorBoard events and the progress bar."""
+
+import json
+import os
+import time
+from typing import Any, Dict, List, Mapping
+
+from .events import EventWriter
+from .files import write_text
+from .progress import Bar
+
+METRICS = "metrics.jsonl"
+
+# Fields of a line that say how fast the run was, not what was learned.
+TIMINGS = ("images_per_second", "waiting")
+
+
+class Report:
+    """Collects each step's metrics and writes their means every few steps.
+
+    A line of `metrics.jsonl` holds `step`; `epoch`, fractional; the means of the task's loss and
+    metrics and of the learning rate `lr` over the steps since the line before; `images_per_second`;
+    and `waiting`, the share of time spent waiting for data.
+
+    Args:
+        folder: of the run.
+        step: after which it starts or is taken up again; lines of later steps are removed.
+        total: steps in all.
+        steps_per_epoch: of the training split.
+        batch_size: images a step.
+        log_steps: lines are written at multiples of this, and where `flush` is called.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        step: int,
+        total: int,
+        steps_per_epoch: int,
+        batch_size: int,
+        log_steps: int,
+    ):
+        path = os.path.join(folder, METRICS)
+        lines = [line for line in read_metrics(folder) if line["step"] <= step]
+        write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
+        self._events = EventWriter(folder, step)
+        self._bar = Bar(step, total)
+        self._steps_per_epoch = steps_per_epoch
+        self._batch_size = batch_size
+        self._log_steps = log_steps
+        self._line: Dict[str, Any] = {}
+        self._clear()
+
+    def add(self, step: int, values: Mapping[str, float], waited: float) -> None:
+        """Takes the metrics of a step and the seconds that it waited for its batch."""
+        self._step = step
+        self._steps += 1
+        self._waited += waited
+        for name, value in values.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+        if step % self._log_steps == 0:
+            self.flush()
+        self._bar.update(step, describe(self._line))
+
+    def flush(self) -> None:
+        """Writes a line for the steps since the last one, if there were any."""
+        if not self._steps:
+            return
+        seconds = time.monotonic() - self._began
+        self._line = {
+            "step": self._step,
+            "epoch": self._step / self._steps_per_epoch,
+            **{name: total / self._steps for name, total in self._sums.items()},
+            "images_per_second": self._steps * self._batch_size / seconds,
+            "waiting": self._waited / seconds,
+        }
+        print(json.dumps(self._line), file=self._file, flush=True)
+        scalars = {name: value for name, value in self._line.items() if name != "step"}
+        self._events.scalars(self._step, scalars)
+        self._clear()
+
+    def __enter__(self) -> "Report":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Writes what is left and closes the files."""
+        self.flush()
+        self._bar.close()
+        self._events.close()
+        self._file.close()
+
+    def _clear(self) -> None:
+        self._steps = 0
+        self._sums: Dict[str, float] = {}
+        self._waited = 0.0
+        self._began = time.monotonic()
+
+
+def read_metrics(folder: str) -> List[Dict[str, Any]]:
+    """The lines of a run's `metrics.jsonl`; without a last one that was cut short, [] for none."""
+    try:
+        with open(os.path.join(folder, METRICS), encoding="utf-8") as file:
+            text = file.read()
+    except FileNotFoundError:
+        return []
+    return [json.loads(line) for line in text.split("\n")[:-1]]
+
+
+def describe(line: Mapping[str, Any]) -> str:
+    """A line of metrics in words."""
+    if not line:
+        return "starting"
+    known = ("step", "epoch", "loss", "lr", *TIMINGS)
+    words = [f"loss {line['loss']:.4f}"]
+    words += [f"{name} {value:.1%}" for name, value in line.items() if name not in known]
+    words += [
+        f"{line['images_per_second']:.0f} images/s",
+        f"{line['waiting']:.0%} of it waiting for data",
+    ]
+    return ", ".join(words)

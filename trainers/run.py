@@ -1,0 +1,200 @@
+"""A pretraining run, from its recipe to its last checkpoint."""
+
+import dataclasses
+import math
+import time
+from typing import Any, Callable, Iterator, List, Optional
+
+import tensorflow as tf
+from pretexture.loader import Loader, Pipeline, imagenet
+
+from .checkpoints import Checkpoints
+from .engines import tf2
+from .interrupt import Interrupt
+from .optimization import schedule
+from .progress import duration
+from .recipes import Recipe
+from .report import Report, describe, read_metrics
+from .splits import overlap
+from .workdir import Config, check_config, write_config
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What a run needs to know besides its recipe.
+
+    Attributes:
+        data: folder of train-*-of-* and validation-*-of-* shards.
+        workdir: the run's folder; a run that is in it is taken up again.
+        steps: to make in all; None for the recipe's epochs.
+        seed: of the initial weights, the order of images and all other random decisions; 31 bits.
+        threads: of the loader; None for one a core.
+        device: "auto", "cpu", "gpu" or "npu".
+        checkpoint_seconds: between two checkpoints.
+        checkpoint_steps: between two checkpoints; None to go by seconds.
+        log_steps: between two lines of metrics.
+    """
+
+    data: str
+    workdir: str
+    steps: Optional[int] = None
+    seed: int = 0
+    threads: Optional[int] = None
+    device: str = "auto"
+    checkpoint_seconds: float = 600.0
+    checkpoint_steps: Optional[int] = None
+    log_steps: int = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        step: the last one made.
+        total: steps that it was to make.
+        interrupted: the signal that ended it early; None where none did.
+    """
+
+    step: int
+    total: int
+    interrupted: Optional[int]
+
+
+class DivergedError(ArithmeticError):
+    """A loss that is no number any more."""
+
+
+def pretrain(recipe: Recipe, options: Options, say: Callable[[str], None] = print) -> Outcome:
+    """Trains by a recipe, from the start or from the newest checkpoint in the workdir.
+
+    Args:
+        recipe: what to train and how.
+        options: on what, where to, and for how long.
+        say: is told, line by line, what the run will do and what it did.
+
+    Raises: ValueError (also as PipelineError, RecordError, WorkdirError, CheckpointError), OSError
+        and DivergedError, whose messages say what to change.
+    """
+    device = tf2.open_device(options.device)
+    pipeline = Pipeline(recipe.pipeline)
+    records = imagenet(options.data, recipe.train_split)
+    loader = Loader(
+        records,
+        pipeline,
+        recipe.batch_size,
+        training=True,
+        seed=options.seed,
+        threads=options.threads,
+    )
+    engine = tf2.Engine(recipe, pipeline, len(loader), options.seed)
+    config = Config(
+        recipe=recipe,
+        seed=options.seed,
+        records=len(records),
+        steps_per_epoch=len(loader),
+        steps=options.steps or math.ceil(recipe.epochs * len(loader)),
+        parameters=engine.parameters,
+        data=options.data,
+        tensorflow=tf.__version__,
+    )
+    checkpoints = Checkpoints(options.workdir)
+    if checkpoints.latest:
+        check_config(options.workdir, config)
+        loader.load_state_dict(engine.restore(checkpoints.latest))
+    write_config(options.workdir, config)
+    first = step = engine.step
+    for line in _plan(config, options, device, step):
+        say(line)
+
+    began = saved = time.monotonic()
+    waited = 0.0
+    with loader, Interrupt() as interrupt, Report(
+        options.workdir, step, config.steps, len(loader), recipe.batch_size, options.log_steps
+    ) as report:
+        batches = _endless(loader)
+        while step < config.steps and interrupt.signal is None:
+            asked = time.monotonic()
+            batch = next(batches)
+            wait = time.monotonic() - asked
+            values = engine.train(batch)
+            step, waited = step + 1, waited + wait
+            report.add(step, values, wait)
+            if not math.isfinite(values["loss"]):
+                raise DivergedError(
+                    f"the loss is {values['loss']} at step {step}: try a lower --lr or a longer "
+                    f"--warmup-epochs, in another --workdir"
+                )
+            if options.checkpoint_steps:
+                due = step % options.checkpoint_steps == 0
+            else:
+                due = time.monotonic() - saved >= options.checkpoint_seconds
+            if due:
+                report.flush()
+                checkpoints.save(step, engine.state(), loader.state_dict())
+                saved = time.monotonic()
+        report.flush()
+        checkpoints.save(step, engine.state(), loader.state_dict())
+
+    seconds = time.monotonic() - began
+    for line in _result(config, options, first, step, seconds, waited, interrupt.signal):
+        say(line)
+    return Outcome(step, config.steps, interrupt.signal)
+
+
+def _endless(loader: Loader) -> Iterator[Any]:
+    while True:
+        yield from loader
+
+
+def _plan(config: Config, options: Options, device: str, step: int) -> List[str]:
+    """What a run will do."""
+    recipe = config.recipe
+    rate = schedule(recipe, config.steps_per_epoch)
+    words = [f"{recipe.optimizer}, learning rate {rate.base:g}"]
+    if rate.warmup_epochs:
+        words.append(f"risen to over {rate.warmup_epochs:g} epochs")
+    if rate.decay_epochs:
+        epochs = ", ".join(f"{epoch:g}" for epoch in rate.decay_epochs)
+        words.append(f"times {rate.decay_factor:g} after epochs {epochs}")
+    words.append(f"weight decay {recipe.weight_decay:g}")
+    lines = [
+        f"task      {recipe.task}",
+        f"data      {options.data}, split {recipe.train_split}: {config.records:,} images, "
+        f"{config.steps_per_epoch:,} steps of {recipe.batch_size} an epoch",
+        f"views     {recipe.pipeline}",
+        f"model     {recipe.architecture}, widening factor {recipe.filters_factor:g}: "
+        f"{config.parameters:,} parameters",
+        f"device    {device}, TensorFlow {config.tensorflow}",
+        f"training  {', '.join(words)}",
+        f"steps     {config.steps:,}, {config.steps / config.steps_per_epoch:.3g} epochs",
+        f"workdir   {options.workdir}" + (f", taken up again after step {step:,}" if step else ""),
+    ]
+    warning = overlap(options.data, recipe.train_split, options.data, recipe.eval_split)
+    return [*lines, warning] if warning else lines
+
+
+def _result(
+    config: Config,
+    options: Options,
+    first: int,
+    step: int,
+    seconds: float,
+    waited: float,
+    interrupted: Optional[int],
+) -> List[str]:
+    """What a run did."""
+    steps = step - first
+    if not steps:
+        return [f"nothing to do: step {step:,} of {config.steps:,} was made already"]
+    lines = [
+        f"{'interrupted' if interrupted else 'done'} after step {step:,} of {config.steps:,}: "
+        f"{steps:,} steps in {duration(seconds)}, "
+        f"{steps * config.recipe.batch_size / seconds:.0f} images/s, "
+        f"{waited / seconds:.1%} of the time waiting for data"
+    ]
+    metrics = read_metrics(options.workdir)
+    best = max(metrics, key=lambda line: line.get("accuracy", -line["loss"]))
+    for name, line in (("last", metrics[-1]), ("best", best)):
+        lines.append(f"{name} metrics, at step {line['step']:,}: {describe(line)}")
+    return lines

@@ -1,0 +1,25 @@
+"""The pretext tasks by name."""
+
+from typing import Callable, Dict
+
+from ..recipes import Recipe
+from .patches import Jigsaw, RelativePatchLocation
+from .rotation import Rotation
+from .task import Batch, Model, Task
+
+__all__ = ["TASKS", "Batch", "Model", "Task", "build"]
+
+TASKS: Dict[str, Callable[[Recipe], Task]] = {
+    "rotation": lambda recipe: Rotation(),
+    "jigsaw": lambda recipe: Jigsaw(
+        recipe.permutations, recipe.permutations_per_batch, recipe.embed_dim
+    ),
+    "relative_patch_location": lambda recipe: RelativePatchLocation(recipe.embed_dim),
+}
+
+
+def build(recipe: Recipe) -> Task:
+    """The task that a recipe names; ValueError where there is none."""
+    if recipe.task not in TASKS:
+        raise ValueError(f"task must be one of {', '.join(TASKS)}, not {recipe.task!r}")
+    return TASKS[recipe.task](recipe)

@@ -1,0 +1,169 @@
+"""Jigsaw (Noroozi and Favaro, 2016) and relative patch location (Doersch et al., 2015).
+
+Both cut an image into 3 x 3 patches, embed each by the network, and ask a head about sequences of
+embeddings: which permutation is this, and where does the first patch lie from the second, the
+centre?
+"""
+
+import abc
+from typing import Dict, Optional
+
+import numpy as np
+import tensorflow as tf
+from pretexture.loader import Pipeline
+from pretexture.loader.steps import Jigsaw as JigsawStep
+from pretexture.loader.steps import Pair
+
+from ..layers import BatchNorm, Conv, Scope, dropout, fold, truncated_normal
+from .task import Batch, Model, Task, classification, merge_views
+
+PATCHES = 9
+CENTRE = 4
+
+
+class PatchHead(tf.Module):
+    """Two layers on a sequence of embeddings, as AlexNet's fc7 and fc8.
+
+    Args:
+        scope: names the layers and makes their variables.
+        features: length of the sequence times length of an embedding.
+        classes: of the answer.
+
+    4096 units with batch normalisation (momentum 0.997, epsilon 1e-5), ReLU and dropout of 0.5,
+    then the classes; weight decay 5e-4.
+    """
+
+    UNITS = 4096
+
+    def __init__(self, scope: Scope, features: int, classes: int):
+        super().__init__()
+        normal = truncated_normal(0.005)
+        self._hidden = Conv(
+            scope, features, self.UNITS, 1, weight_decay=5e-4, initializer=normal, bias=0.1
+        )
+        self._norm = BatchNorm(scope, self.UNITS, momentum=0.997, epsilon=1e-5)
+        self._classes = Conv(
+            scope, self.UNITS, classes, 1, weight_decay=5e-4, initializer=normal, bias=0
+        )
+
+    def __call__(self, x: tf.Tensor, training: bool, key: Optional[tf.Tensor]) -> tf.Tensor:
+        """Float32 [N, features] -> logits [N, classes]; `key` as for `Task.loss`."""
+        x = self._hidden(x[:, tf.newaxis, tf.newaxis, :])
+        x = tf.nn.relu(self._norm(x, training))
+        if training:
+            x = dropout(x, 0.5, fold(key, 1))
+        return tf.squeeze(self._classes(x), [1, 2])
+
+
+def concatenate(embeddings: tf.Tensor, sequences: tf.Tensor) -> tf.Tensor:
+    """An image's embeddings in the order of each sequence, interleaved channel by channel.
+
+    Args:
+        embeddings: [N, patches, channels].
+        sequences: whole numbers [M, K], patches.
+
+    Returns:
+        [N, M, channels * K]; the value of channel c of the patch in place k stands at c * K + k.
+    """
+    gathered = tf.gather(embeddings, sequences, axis=1)  # [N, M, K, channels]
+    _, count, places, channels = gathered.shape.as_list()
+    interleaved = tf.transpose(gathered, [0, 1, 3, 2])
+    return tf.reshape(interleaved, [-1, count, places * channels])
+
+
+class PatchTask(Task):
+    """The common part: embeds the nine patches and classifies sequences of them.
+
+    Args:
+        sequences: whole numbers [classes, K]: the patches of class i in order.
+        embed_dim: length of a patch's embedding.
+    """
+
+    views = (PATCHES,)
+
+    def __init__(self, sequences: np.ndarray, embed_dim: int):
+        self.sequences = np.asarray(sequences, np.int32)
+        self.outputs = embed_dim
+
+    def head(self, scope: Scope) -> tf.Module:
+        """A `PatchHead` over all classes."""
+        classes, places = self.sequences.shape
+        return PatchHead(scope, places * self.outputs, classes)
+
+    def check(self, pipeline: Pipeline) -> None:
+        """As `Task.check`; the patches must come in their places."""
+        super().check(pipeline)
+        for step in pipeline.steps:
+            if isinstance(step, (JigsawStep, Pair)):
+                raise ValueError(
+                    f"{self.name} orders the patches' embeddings itself: leave {step} out of the "
+                    f"pipeline"
+                )
+
+    @abc.abstractmethod
+    def questions(self, training: bool, key: Optional[tf.Tensor]) -> tf.Tensor:
+        """Int32 [M]: the classes that are asked about in this step."""
+
+    def loss(
+        self, model: Model, batch: Batch, training: bool, key: Optional[tf.Tensor] = None
+    ) -> Dict[str, tf.Tensor]:
+        """Cross entropy and accuracy, means over an image's sequences; see `Task.loss`."""
+        embeddings, _ = model.network(merge_views(batch.image), training)
+        embeddings = tf.reshape(embeddings, [-1, PATCHES, self.outputs])
+        labels = self.questions(training, key)
+        x = concatenate(embeddings, tf.gather(self.sequences, labels))
+        _, questions, features = x.shape.as_list()
+        logits = model.head(tf.reshape(x, [-1, features]), training, key)
+        logits = tf.reshape(logits, [-1, questions, len(self.sequences)])
+        return classification(logits, tf.tile(labels[tf.newaxis], [tf.shape(logits)[0], 1]))
+
+
+class Jigsaw(PatchTask):
+    """Which permutation of a set are the patches in?
+
+    Training asks about a random few permutations, the same for all images of a batch; evaluation
+    asks about the whole set.
+
+    Args:
+        permutations: the set, as the pipeline's step `jigsaw` names it.
+        per_batch: permutations in a training step.
+        embed_dim: length of a patch's embedding.
+    """
+
+    name = "jigsaw"
+
+    def __init__(self, permutations: str, per_batch: int, embed_dim: int):
+        (op,) = JigsawStep(permutations).ops(training=False, stream=0)
+        super().__init__(np.array(op.permutations), embed_dim)
+        if self.sequences.shape[1] != PATCHES:
+            raise ValueError(
+                f"permutations {permutations!r} are of {self.sequences.shape[1]} patches, not "
+                f"{PATCHES}"
+            )
+        if per_batch > len(self.sequences):
+            raise ValueError(
+                f"permutations_per_batch is {per_batch}, but the set {permutations!r} has "
+                f"{len(self.sequences)}"
+            )
+        self._per_batch = per_batch
+
+    def questions(self, training: bool, key: Optional[tf.Tensor]) -> tf.Tensor:
+        """A random subset in training, drawn without replacement, else the whole set."""
+        if not training:
+            return tf.range(len(self.sequences))
+        draws = tf.random.stateless_uniform([len(self.sequences)], seed=fold(key, 0))
+        return tf.math.top_k(draws, self._per_batch).indices
+
+
+class RelativePatchLocation(PatchTask):
+    """Where does a patch lie, seen from the centre: eight classes, row by row."""
+
+    name = "relative_patch_location"
+
+    def __init__(self, embed_dim: int):
+        pairs = [(patch, CENTRE) for patch in range(PATCHES) if patch != CENTRE]
+        super().__init__(np.array(pairs), embed_dim)
+
+    def questions(self, training: bool, key: Optional[tf.Tensor]) -> tf.Tensor:
+        """All eight."""
+        return tf.range(len(self.sequences))

@@ -1,0 +1,22 @@
+"""Rotation: by which of 0, 90, 180, 270 degrees has a view been turned? (Gidaris et al., 2018)."""
+
+from typing import Dict, Optional
+
+import tensorflow as tf
+
+from .task import Batch, Model, Task, classification, merge_views
+
+
+class Rotation(Task):
+    """Four turns of each image, four classes; the network's logits answer."""
+
+    name = "rotation"
+    outputs = 4
+    views = (4,)
+
+    def loss(
+        self, model: Model, batch: Batch, training: bool, key: Optional[tf.Tensor] = None
+    ) -> Dict[str, tf.Tensor]:
+        """Cross entropy and accuracy, means over an image's four turns; see `Task.loss`."""
+        logits, _ = model.network(merge_views(batch.image), training)
+        return classification(tf.reshape(logits, [-1, 4, self.outputs]), batch.label)

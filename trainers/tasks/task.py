@@ -1,0 +1,121 @@
+"""What a pretext task is: a head on a network, and what is asked of it about a batch."""
+
+import abc
+from typing import Dict, NamedTuple, Optional, Tuple
+
+import tensorflow as tf
+from pretexture.loader import Pipeline
+
+from ..layers import Scope, l2_penalty
+
+
+class Batch(NamedTuple):
+    """A batch of the loader as tensors.
+
+    Attributes:
+        image: float32 [N, views…, H, W, C].
+        label: int32 [N] or [N, views…].
+        index: int64 [N], record numbers; -1 marks the padding of an evaluation's last batch.
+    """
+
+    image: tf.Tensor
+    label: tf.Tensor
+    index: tf.Tensor
+
+
+class Model(tf.Module):
+    """A network and, for tasks that need more than its logits, a head on top.
+
+    Attributes:
+        network: maps an image to logits and end points; what pretraining is for.
+        head: the task's own layers, or None.
+    """
+
+    def __init__(self, network: tf.Module, head: Optional[tf.Module]):
+        super().__init__()
+        self.network = network
+        self.head = head
+
+
+class Task(abc.ABC):
+    """A pretext task.
+
+    Attributes:
+        name: as recipes call it.
+        outputs: units of the network's logits.
+        views: the dimensions of views that a pipeline must give an image.
+    """
+
+    name: str
+    outputs: int
+    views: Tuple[int, ...]
+
+    def head(self, scope: Scope) -> Optional[tf.Module]:
+        """The layers on top of the network's logits; None where these are the answer."""
+        return None
+
+    def check(self, pipeline: Pipeline) -> None:
+        """Raises ValueError where the pipeline's views are not what the task asks about."""
+        views = pipeline.compile(training=True).views
+        if views != self.views:
+            wanted, found = (" x ".join(map(str, v)) or "one" for v in (self.views, views))
+            raise ValueError(
+                f"{self.name} needs {wanted} views of an image, and the pipeline {pipeline} "
+                f"makes {found}"
+            )
+
+    @abc.abstractmethod
+    def loss(
+        self, model: Model, batch: Batch, training: bool, key: Optional[tf.Tensor] = None
+    ) -> Dict[str, tf.Tensor]:
+        """Loss and metrics of each image.
+
+        Args:
+            model: the network and this task's head.
+            batch: of the loader.
+            training: whether batch normalisation goes by the batch and dropout drops.
+            key: int32 [2], for the random decisions of a training step; equal keys, equal
+                decisions.
+
+        Returns:
+            float32 [N] tensors: "loss", whose mean over the batch is trained on, and metrics
+            (means over the image's views), which evaluation averages over images.
+        """
+
+
+def objective(
+    task: Task, model: Model, batch: Batch, key: tf.Tensor
+) -> Tuple[tf.Tensor, Dict[str, tf.Tensor]]:
+    """What a training step minimises: the mean loss of the batch's images plus weight decay.
+
+    Args:
+        key: as for `Task.loss`.
+
+    Returns: that, a scalar, and the means over the batch of the task's loss and metrics.
+    """
+    values = task.loss(model, batch, training=True, key=key)
+    means = {name: tf.reduce_mean(value) for name, value in values.items()}
+    return means["loss"] + l2_penalty(model), means
+
+
+def classification(logits: tf.Tensor, labels: tf.Tensor) -> Dict[str, tf.Tensor]:
+    """Cross entropy and accuracy of each image, means over its views.
+
+    Args:
+        logits: float32 [N, V, classes].
+        labels: int32 [N, V].
+
+    Returns:
+        "loss" and "accuracy", float32 [N].
+    """
+    loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
+    right = tf.equal(tf.argmax(logits, axis=-1, output_type=tf.int32), labels)
+    return {
+        "loss": tf.reduce_mean(loss, axis=1),
+        "accuracy": tf.reduce_mean(tf.cast(right, tf.float32), axis=1),
+    }
+
+
+def merge_views(image: tf.Tensor) -> tf.Tensor:
+    """[N, V, H, W, C] -> [N * V, H, W, C]."""
+    return tf.reshape(image, [-1, *image.shape.as_list()[-3:]])

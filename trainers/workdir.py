@@ -1,0 +1,107 @@
+"""A run's folder: what was run there, and whether a command goes on with it."""
+
+import dataclasses
+import json
+import os
+import shlex
+from typing import Any, Dict
+
+from .files import write_text
+from .recipes import Recipe
+
+CONFIG = "config.json"
+
+# Fields that may change when a run is taken up again: no step's result depends on them.
+_FREE = ("epochs", "eval_batch_size", "eval_split")
+
+
+class WorkdirError(ValueError):
+    """A folder that does not hold the run that is asked for; the message says what to change."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What decides the result of a run, and what it was made of.
+
+    Attributes:
+        recipe: what is trained and how.
+        seed: of the initial weights, the order of images and all other random decisions.
+        records: in the training split.
+        steps_per_epoch, steps: an epoch's, and the run's in all.
+        parameters: that the model has.
+        data: folder of the shards.
+        tensorflow: its version.
+    """
+
+    recipe: Recipe
+    seed: int
+    records: int
+    steps_per_epoch: int
+    steps: int
+    parameters: int
+    data: str
+    tensorflow: str
+
+
+def write_config(folder: str, config: Config) -> None:
+    """Writes `config.json`, making the folder where it is not there."""
+    os.makedirs(folder, exist_ok=True)
+    text = json.dumps(dataclasses.asdict(config), indent=2)
+    write_text(os.path.join(folder, CONFIG), text + "\n")
+
+
+def read_config(folder: str) -> Config:
+    """Reads `config.json`. Raises: WorkdirError where there is none, or one of another form."""
+    path = os.path.join(folder, CONFIG)
+    try:
+        with open(path, encoding="utf-8") as file:
+            values = json.load(file)
+        recipe = dict(values.pop("recipe"))
+        recipe["decay_epochs"] = tuple(recipe["decay_epochs"])
+        return Config(recipe=Recipe(**recipe), **values)
+    except FileNotFoundError:
+        raise WorkdirError(f"{folder} holds no run: there is no {CONFIG}") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WorkdirError(f"{path} is not a run's configuration: {error}") from error
+
+
+def check_config(folder: str, config: Config) -> None:
+    """Compares a run's configuration with the one that is in its folder.
+
+    Raises: WorkdirError, naming the first field on which steps depend and that differs.
+    """
+    before = read_config(folder)
+    if before.records != config.records:
+        raise WorkdirError(
+            f"{folder} was trained on {before.records} records (split "
+            f"{before.recipe.train_split} of {before.data}), and {config.data} has "
+            f"{config.records}: give the same --data, or another --workdir"
+        )
+    old, new = _deciding(before), _deciding(config)
+    for name, value in old.items():
+        if new[name] != value:
+            flag = f"--{name.replace('_', '-')}"
+            if name == "task":
+                hint = f"give the task {value}"
+            else:
+                hint = f"give {flag} {shlex.quote(spell(value))}"
+            raise WorkdirError(
+                f"{folder} was trained with {name} = {spell(value)}, and now it is "
+                f"{spell(new[name])}: {hint}, or another --workdir"
+            )
+
+
+def spell(value: Any) -> str:
+    """A field's value as it is written on the command line."""
+    if isinstance(value, tuple):
+        return ",".join(map(spell, value))
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value)
+
+
+def _deciding(config: Config) -> Dict[str, Any]:
+    fields = {**dataclasses.asdict(config.recipe), "seed": config.seed}
+    return {name: value for name, value in fields.items() if name not in _FREE}
