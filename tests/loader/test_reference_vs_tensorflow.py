@@ -5,7 +5,6 @@ import fractions
 import numpy as np
 import pytest
 from jpegs import KINDS, cmyk_jpeg, jpeg, photograph, sample_images
-
 from pretexture.loader import ops, reference, reference_ops, reference_records
 from pretexture.loader.draws import Draws, below, inception_crop, uniform
 from pretexture.loader.pipeline import Pipeline
@@ -292,7 +291,9 @@ def test_patches_are_those_of_the_published_code():
         row, column = divmod(number, 3)
         cell = tf.image.crop_to_bounding_box(image, row * 85, column * 85, 85, 85)
         words = draws.block(patches.stream, number)
-        patch = tf.image.crop_to_bounding_box(cell, below(words[0], 22), below(words[1], 22), 64, 64)
+        patch = tf.image.crop_to_bounding_box(
+            cell, below(words[0], 22), below(words[1], 22), 64, 64
+        )
         expected = tf.image.per_image_standardization(patch)
         np.testing.assert_allclose(result[number], expected, rtol=0, atol=1e-3)
 
