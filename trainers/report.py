@@ -119,6 +119,6 @@ def describe(line: Mapping[str, Any]) -> str:
     words += [f"{name} {value:.1%}" for name, value in line.items() if name not in known]
     words += [
         f"{line['images_per_second']:.0f} images/s",
-        f"{line['waiting']:.0%} of it waiting for data",
+        f"waiting for data {line['waiting']:.1%}",
     ]
     return ", ".join(words)

@@ -99,14 +99,15 @@ class Engine:
         values = self._compiled()(_tensors(batch))
         return {name: float(value) for name, value in values.items()}
 
-    def evaluate(self, batch: Any) -> Dict[str, float]:
+    def evaluate(self, batch: Any, size: int) -> Dict[str, float]:
         """The sums over a batch's images of the task's loss and metrics.
 
         Args:
-            batch: of the loader, at most `recipe.eval_batch_size` images; a smaller one is padded
-                to that many, and the padding is not counted.
+            batch: of the loader, at most `size` images.
+            size: that a smaller batch is padded to, so that shapes never change; the padding is
+                not counted.
         """
-        values = self._evaluate_step(_tensors(_padded(batch, self._recipe.eval_batch_size)))
+        values = self._evaluate_step(_tensors(_padded(batch, size)))
         return {name: float(value) for name, value in values.items()}
 
     def state(self) -> Dict[str, tf.Variable]:
