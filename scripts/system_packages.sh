@@ -1,0 +1,50 @@
+#!/bin/sh
+# Installs the system packages that a source build needs, where they are missing and it is permitted
+# (as root, or with passwordless sudo); says which to install where it is not.
+#
+#   system_packages.sh build      a C++ compiler, libjpeg-turbo with headers
+#   system_packages.sh valgrind   valgrind
+set -eu
+
+missing() {
+  case $1 in
+    build)
+      ! command -v c++ >/dev/null 2>&1 ||
+        ! printf '#include <stdio.h>\n#include <jpeglib.h>\n' | c++ -xc++ -E - >/dev/null 2>&1
+      ;;
+    valgrind) ! command -v valgrind >/dev/null 2>&1 ;;
+    *) echo "unknown package group: $1" >&2 && exit 2 ;;
+  esac
+}
+
+as_root() {
+  if [ "$(id -u)" = 0 ]; then
+    "$@"
+  elif command -v sudo >/dev/null 2>&1 && sudo -n true 2>/dev/null; then
+    sudo "$@"
+  else
+    return 1
+  fi
+}
+
+for group in "$@"; do
+  missing "$group" || continue
+  case $group in
+    build) debian="g++ libjpeg-dev" fedora="gcc-c++ libjpeg-turbo-devel" brew="jpeg-turbo" ;;
+    valgrind) debian="valgrind" fedora="valgrind" brew="valgrind" ;;
+  esac
+  if command -v apt-get >/dev/null 2>&1; then
+    as_root apt-get update -qq && as_root apt-get install -qq -y $debian >/dev/null || true
+  elif command -v dnf >/dev/null 2>&1; then
+    as_root dnf install -q -y $fedora || true
+  elif command -v brew >/dev/null 2>&1; then
+    brew install -q $brew || true
+  fi
+  if missing "$group"; then
+    echo "missing system packages ($group); install them with one of" >&2
+    echo "  Debian, Ubuntu              apt-get install $debian" >&2
+    echo "  Fedora, openEuler, CentOS   dnf install $fedora" >&2
+    echo "  Homebrew                    brew install $brew" >&2
+    exit 1
+  fi
+done
