@@ -68,16 +68,23 @@ def _schema() -> Any:
     return file
 
 
-def _example_class() -> Any:
+def _message_classes() -> Dict[str, Any]:
     pool = descriptor_pool.DescriptorPool()
     pool.AddSerializedFile(_schema().SerializeToString())
-    descriptor = pool.FindMessageTypeByName("tensorflow.Example")
     if hasattr(message_factory, "GetMessageClass"):  # protobuf 4.22 and later
-        return message_factory.GetMessageClass(descriptor)
-    return message_factory.MessageFactory(pool).GetPrototype(descriptor)
+        make = message_factory.GetMessageClass
+    else:
+        make = message_factory.MessageFactory(pool).GetPrototype
+    names = ("BytesList", "FloatList", "Int64List", "Feature", "Features", "Features.FeatureEntry")
+    return {
+        name: make(pool.FindMessageTypeByName(f"tensorflow.{name}")) for name in (*names, "Example")
+    }
 
 
-Example: Any = _example_class()
+# All classes are kept: some releases of protobuf's C runtime (4.24 among them) hold the classes of
+# submessages weakly and crash once the garbage collector has taken one.
+_CLASSES = _message_classes()
+Example: Any = _CLASSES["Example"]
 
 
 def example(features: Dict[str, Union[Value, Iterable[Value]]]) -> bytes:
