@@ -220,7 +220,7 @@ class PyRenderer {
       : shape_(plan, dtype, layout),
         plan_(ParseOps(plan.attr("ops"))),
         seed_(seed),
-        renderer_(plan_, shape_.format, Find(kernels)) {}
+        renderer_(plan_, shape_.format, Find(kernels), false) {}
 
   py::tuple Views(const py::buffer& encoded, int32_t class_label, uint32_t record,
                   uint32_t epoch) {

@@ -45,6 +45,10 @@ struct Kernels {
   void (*write_byte)(const float* r, const float* g, const float* b, size_t n, uint8_t* out);
   void (*plane_half)(const float* x, size_t n, uint16_t* out);
   void (*plane_byte)(const float* x, size_t n, uint8_t* out);
+
+  // Copies past the cache. Another thread may look at the copy once `fence` has been called.
+  void (*stream)(const void* from, size_t size, void* to);
+  void (*fence)();
 };
 
 // The best for this processor; PRETEXTURE_ISA=baseline|avx2|avx512 in the environment asks for a

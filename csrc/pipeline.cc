@@ -18,6 +18,8 @@ using Clock = std::chrono::steady_clock;
 
 // Shards kept open at a time, well below the usual limit of 1,024 files a process.
 constexpr size_t kOpenFiles = 256;
+// A batch larger than this has left the cache before anyone looks at it.
+constexpr size_t kCacheBytes = size_t{4} << 20;
 // Replacements tried for a record that cannot be used.
 constexpr uint32_t kReplacements = 100;
 // The user's loop lets go of the last batch right after it takes the next one; for so long a new
@@ -87,7 +89,8 @@ size_t Records::ShardOf(uint32_t record) const {
 
 // What a thread keeps to itself.
 struct Pipeline::Worker {
-  Worker(const Plan& plan, const Format& format) : renderer(plan, format, BestKernels()) {}
+  Worker(const Plan& plan, const Format& format, bool stream)
+      : renderer(plan, format, BestKernels(), stream) {}
 
   Renderer renderer;
   std::vector<uint8_t> record;
@@ -143,8 +146,9 @@ void Pipeline::Seek(uint32_t epoch, uint32_t batch) {
     }
     if (!started_) {
       started_ = true;
+      const bool stream = config_.format.RecordBytes() * config_.batch_size > kCacheBytes;
       for (int i = 0; i < config_.threads; ++i) {
-        workers_.push_back(std::make_unique<Worker>(plan_, config_.format));
+        workers_.push_back(std::make_unique<Worker>(plan_, config_.format, stream));
         threads_.emplace_back(&Pipeline::Run, this, workers_.back().get());
       }
     }

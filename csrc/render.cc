@@ -10,6 +10,8 @@ namespace {
 
 // Values of a plane in a strip: three planes of floats stay in the first-level cache.
 constexpr size_t kStripValues = 2048;
+// Rows of a turned view that are put together at a time.
+constexpr size_t kTile = 16;
 
 // Adds the time since the last call to a counter.
 class Stopwatch {
@@ -30,67 +32,22 @@ struct Pixel {
   T values[kChannels];
 };
 
-// out[i][j] = in[i'][j'], or in[j'][i'] where transposed; i' and j' run backwards where mirrored.
-template <typename P>
-void CopyTurned(const P* in, size_t height, size_t width, bool transpose, bool mirror_rows,
-                bool mirror_columns, P* out) {
-  const size_t rows = transpose ? width : height, columns = transpose ? height : width;
-  if (!transpose) {
-    for (size_t i = 0; i < rows; ++i) {
-      const P* from = in + (mirror_rows ? rows - 1 - i : i) * width;
-      P* to = out + i * columns;
-      if (mirror_columns) {
-        for (size_t j = 0; j < columns; ++j) to[j] = from[columns - 1 - j];
-      } else {
-        std::memcpy(to, from, columns * sizeof(P));
-      }
-    }
-    return;
-  }
-  // In tiles, so that the columns that are read stay in the cache until all of a line is used.
-  constexpr size_t kTile = 16;
-  for (size_t i0 = 0; i0 < rows; i0 += kTile) {
-    const size_t i1 = std::min(rows, i0 + kTile);
-    for (size_t j0 = 0; j0 < columns; j0 += kTile) {
-      const size_t j1 = std::min(columns, j0 + kTile);
-      for (size_t i = i0; i < i1; ++i) {
-        const P* from = in + (mirror_rows ? rows - 1 - i : i);
-        for (size_t j = j0; j < j1; ++j) {
-          out[i * columns + j] = from[(mirror_columns ? columns - 1 - j : j) * width];
-        }
-      }
-    }
-  }
-}
-
-template <typename T>
-void CopyView(const uint8_t* in, const Format& format, bool transpose, bool mirror_rows,
-              bool mirror_columns, uint8_t* out) {
-  // The canvas and a turned view of it have exchanged sides; all of them are given by the view's.
-  const size_t height = static_cast<size_t>(transpose ? format.width : format.height);
-  const size_t width = static_cast<size_t>(transpose ? format.height : format.width);
-  if (!format.channels_first) {
-    CopyTurned(reinterpret_cast<const Pixel<T, 3>*>(in), height, width, transpose, mirror_rows,
-               mirror_columns, reinterpret_cast<Pixel<T, 3>*>(out));
-    return;
-  }
-  for (size_t c = 0; c < 3; ++c) {
-    CopyTurned(reinterpret_cast<const Pixel<T, 1>*>(in) + c * height * width, height, width,
-               transpose, mirror_rows, mirror_columns,
-               reinterpret_cast<Pixel<T, 1>*>(out) + c * height * width);
-  }
-}
-
 bool NeedsWholeView(const View& view) {
   return std::any_of(view.colors.begin(), view.colors.end(), [](const ColorStep& step) {
     return step.kind == ColorStep::Kind::kDistortSlow;
   });
 }
 
+template <typename T>
+T* Grown(std::vector<T>* buffer, size_t size) {
+  if (buffer->size() < size) buffer->resize(size);
+  return buffer->data();
+}
+
 }  // namespace
 
-Renderer::Renderer(const Plan& plan, const Format& format, const Kernels& kernels)
-    : plan_(plan), format_(format), kernels_(kernels) {}
+Renderer::Renderer(const Plan& plan, const Format& format, const Kernels& kernels, bool stream)
+    : plan_(plan), format_(format), kernels_(kernels), stream_(stream) {}
 
 void Renderer::Render(Span encoded, const Draws& draws, uint8_t* out,
                       std::vector<int32_t>* labels) {
@@ -109,65 +66,46 @@ void Renderer::Render(Span encoded, const Draws& draws, uint8_t* out,
   const Region region = decoder_.Decode(rect);
   watch.Lap(&times.decode);
   for (size_t c = 0; c < canvas_count_; ++c) RenderCanvas(canvases_[c], region, out);
+  if (stream_) kernels_.fence();
 }
 
 void Renderer::FindCanvases() {
   canvas_count_ = 0;
   for (size_t v = 0; v < views_.size(); ++v) {
     const View& view = views_[v];
-    if (canvas_count_ > 0) {
-      // The views that a rotation makes stand side by side.
-      Canvas& last = canvases_[canvas_count_ - 1];
-      if (view.SamePixels(views_[last.first_view])) {
-        if (last.direct == last.end_view) last.direct = view.turned ? v + 1 : v;
-        last.end_view = v + 1;
-        continue;
-      }
+    // The views that a rotation makes stand side by side.
+    if (canvas_count_ > 0 && view.SamePixels(views_[canvases_[canvas_count_ - 1].first_view])) {
+      canvases_[canvas_count_ - 1].end_view = v + 1;
+      continue;
     }
     if (canvases_.size() == canvas_count_) canvases_.emplace_back();
     Canvas& canvas = canvases_[canvas_count_++];
     canvas.first_view = v;
     canvas.end_view = v + 1;
-    canvas.direct = view.turned ? v + 1 : v;
-  }
-  for (size_t c = 0; c < canvas_count_; ++c) {
-    Canvas& canvas = canvases_[c];
-    const bool upright = canvas.direct != canvas.end_view;
-    const View& view = views_[upright ? canvas.direct : canvas.first_view];
     canvas.x.Build(view.SourceX(), view.sampling);
     canvas.y.Build(view.SourceY(), view.sampling);
   }
 }
 
 void Renderer::RenderCanvas(const Canvas& canvas, const Region& region, uint8_t* out) {
-  const bool upright = canvas.direct != canvas.end_view;
-  const View& base = views_[upright ? canvas.direct : canvas.first_view];
-  uint8_t* pixels = out + canvas.direct * ViewBytes();
-  if (!upright) {
-    turned_.resize(ViewBytes());
-    pixels = turned_.data();
+  const View& base = views_[canvas.first_view];
+  if (canvas.end_view - canvas.first_view == 1 && !base.turned) {
+    RenderPixels(canvas, base, region, stream_, out + canvas.first_view * ViewBytes());
+    return;
   }
-  RenderPixels(canvas, base, region, pixels);
+  RenderPixels(canvas, base, region, false, Grown(&canvas_, ViewBytes()));
   Stopwatch watch;
   for (size_t v = canvas.first_view; v < canvas.end_view; ++v) {
-    if (v == canvas.direct) continue;
-    const View& view = views_[v];
-    const bool transpose = view.turned;
-    // The view's rows run along the canvas's columns where it is turned.
-    const bool mirror_rows =
-        view.row.reversed != (transpose ? base.SourceX() : base.SourceY()).reversed;
-    const bool mirror_columns =
-        view.column.reversed != (transpose ? base.SourceY() : base.SourceX()).reversed;
-    uint8_t* to = out + v * ViewBytes();
+    uint8_t* const to = out + v * ViewBytes();
     switch (format_.dtype) {
       case DType::kFloat32:
-        CopyView<uint32_t>(pixels, format_, transpose, mirror_rows, mirror_columns, to);
+        CopyView<uint32_t>(base, views_[v], to);
         break;
       case DType::kFloat16:
-        CopyView<uint16_t>(pixels, format_, transpose, mirror_rows, mirror_columns, to);
+        CopyView<uint16_t>(base, views_[v], to);
         break;
       case DType::kUint8:
-        CopyView<uint8_t>(pixels, format_, transpose, mirror_rows, mirror_columns, to);
+        CopyView<uint8_t>(base, views_[v], to);
         break;
     }
   }
@@ -175,63 +113,78 @@ void Renderer::RenderCanvas(const Canvas& canvas, const Region& region, uint8_t*
 }
 
 void Renderer::RenderPixels(const Canvas& canvas, const View& view, const Region& region,
-                            uint8_t* out) {
+                            bool stream, uint8_t* out) {
   const size_t width = static_cast<size_t>(canvas.x.count);
-  const int height = canvas.y.count;
+  const size_t height = static_cast<size_t>(canvas.y.count);
+  const size_t rows = std::min(height, std::max<size_t>(1, kStripValues / width));
   const bool normalize = plan_.normalize && format_.dtype != DType::kUint8;
   const bool standardize = plan_.standardize && format_.dtype != DType::kUint8;
-  int rows = static_cast<int>(std::max<size_t>(1, kStripValues / width));
-  if (NeedsWholeView(view)) rows = height;
-  rows = std::min(rows, height);
-  plane_stride_ = static_cast<size_t>(rows) * width;
-  if (planes_.size() < 3 * plane_stride_) planes_.resize(3 * plane_stride_);
-
-  const bool through_whole = standardize && format_.dtype == DType::kFloat16;
-  if (through_whole) whole_.resize(format_.ViewValues());
-  float* const values = through_whole ? whole_.data() : reinterpret_cast<float*>(out);
+  const bool whole_color = NeedsWholeView(view);
+  // Where a view's statistics are needed, all of its strips are kept; else one after the other
+  // takes the same place.
+  const bool keep = standardize || whole_color;
+  const size_t stride = (keep ? height : rows) * width;
+  float* const planes = Grown(&planes_, 3 * stride);
+  const auto strip_at = [&](size_t y, size_t count) {
+    float* const r = planes + (keep ? y * width : 0);
+    return Strip{r, r + stride, r + 2 * stride, count * width, y * width};
+  };
 
   double sums[2] = {0, 0};
   float pivot = 0;
-  Stopwatch watch;
-  for (int y = 0; y < height; y += rows) {
-    const int end = std::min(height, y + rows);
-    const size_t n = static_cast<size_t>(end - y) * width;
-    Resample(canvas, region, y, end);
-    watch.Lap(&times.resample);
-    Color(view, n);
+  const auto normalized = [&](const Strip& strip) {
+    float* const strip_planes[3] = {strip.r, strip.g, strip.b};
     for (size_t c = 0; c < 3; ++c) {
-      float* const plane = planes_.data() + c * plane_stride_;
-      if (normalize) kernels_.affine(plane, n, plan_.scale[c], plan_.bias[c]);
-      if (standardize) {
-        // Sums of differences from some value of the view lose no digits where it is nearly flat.
-        if (y == 0 && c == 0) pivot = plane[0];
-        kernels_.moments(plane, n, pivot, sums);
-      }
+      float* const plane = strip_planes[c];
+      if (normalize) kernels_.affine(plane, strip.n, plan_.scale[c], plan_.bias[c]);
+      if (!standardize) continue;
+      // Sums of differences from some value of the view lose no digits where it is nearly flat.
+      if (strip.first == 0 && c == 0) pivot = plane[0];
+      kernels_.moments(plane, strip.n, pivot, sums);
     }
-    const size_t first = static_cast<size_t>(y) * width;
-    if (standardize) {
-      Write(DType::kFloat32, reinterpret_cast<uint8_t*>(values), first, n);
-    } else {
-      Write(format_.dtype, out, first, n);
-    }
+  };
+
+  Stopwatch watch;
+  for (size_t y = 0; y < height; y += rows) {
+    const size_t end = std::min(height, y + rows);
+    const Strip strip = strip_at(y, end - y);
+    Resample(canvas, region, static_cast<int>(y), static_cast<int>(end), strip);
+    watch.Lap(&times.resample);
+    if (whole_color) continue;
+    Color(view, strip);
+    normalized(strip);
+    if (!keep) Write(strip, stream, out);
     watch.Lap(&times.color);
   }
-  if (!standardize) return;
-  const size_t n = format_.ViewValues();
-  const double mean = sums[0] / double(n);
-  const double variance = std::max(0.0, sums[1] / double(n) - mean * mean);
-  const double deviation = std::max(std::sqrt(variance), 1 / std::sqrt(double(n)));
-  kernels_.standardize(values, n, static_cast<float>(mean + double(pivot)),
-                       static_cast<float>(1 / deviation));
-  if (through_whole) kernels_.plane_half(values, n, reinterpret_cast<uint16_t*>(out));
+  if (!keep) return;
+  if (whole_color) {
+    const Strip whole = strip_at(0, height);
+    Color(view, whole);
+    normalized(whole);
+  }
+  const double n = double(format_.ViewValues());
+  const double mean = sums[0] / n;
+  const double deviation = std::sqrt(std::max(0.0, sums[1] / n - mean * mean));
+  const float factor = static_cast<float>(1 / std::max(deviation, 1 / std::sqrt(n)));
+  for (size_t y = 0; y < height; y += rows) {
+    const Strip strip = strip_at(y, std::min(rows, height - y));
+    if (standardize) {
+      const float centre = static_cast<float>(mean + double(pivot));
+      for (float* plane : {strip.r, strip.g, strip.b}) {
+        kernels_.standardize(plane, strip.n, centre, factor);
+      }
+    }
+    Write(strip, stream, out);
+  }
   watch.Lap(&times.color);
 }
 
-void Renderer::Resample(const Canvas& canvas, const Region& region, int y0, int y1) {
+void Renderer::Resample(const Canvas& canvas, const Region& region, int y0, int y1,
+                        const Strip& strip) {
   const Taps &tx = canvas.x, &ty = canvas.y;
   const size_t width = static_cast<size_t>(tx.count);
   const size_t n = static_cast<size_t>(tx.end - tx.begin) * 3;
-  if (line_.size() < n + 1) line_.resize(n + 1);
+  float* const line = Grown(&line_, n + 1);
   const size_t inset = static_cast<size_t>(tx.begin - region.rect.x0) * 3;
   for (int y = y0; y < y1; ++y) {
     rows_.clear();
@@ -243,26 +196,15 @@ void Renderer::Resample(const Canvas& canvas, const Region& region, int y0, int 
       rows_.push_back(region.Row(row) + inset);
       weights_.push_back(weight);
     }
-    kernels_.blend_rows(rows_.data(), weights_.data(), static_cast<int>(rows_.size()), n,
-                        line_.data());
-    float* const plane = planes_.data() + static_cast<size_t>(y - y0) * width;
-    kernels_.sample_row(line_.data(), tx.start.data(), tx.weight.data(), tx.width, width, plane,
-                        plane + plane_stride_, plane + 2 * plane_stride_);
+    kernels_.blend_rows(rows_.data(), weights_.data(), static_cast<int>(rows_.size()), n, line);
+    const size_t at = static_cast<size_t>(y - y0) * width;
+    kernels_.sample_row(line, tx.start.data(), tx.weight.data(), tx.width, width, strip.r + at,
+                        strip.g + at, strip.b + at);
   }
 }
 
-void Renderer::Color(const View& view, size_t n) {
-  float* const r = planes_.data();
-  float* const g = r + plane_stride_;
-  float* const b = g + plane_stride_;
-  const auto contrast = [&](float factor) {
-    for (float* plane : {r, g, b}) {
-      double sums[2] = {0, 0};
-      kernels_.moments(plane, n, plane[0], sums);
-      const double mean = double(plane[0]) + sums[0] / double(n);
-      kernels_.contrast(plane, n, static_cast<float>(mean), factor);
-    }
-  };
+void Renderer::Color(const View& view, const Strip& strip) {
+  const auto [r, g, b, n, first] = strip;
   for (const ColorStep& step : view.colors) {
     if (step.kind == ColorStep::Kind::kGray) {
       kernels_.gray(r, g, b, n);
@@ -289,7 +231,12 @@ void Renderer::Color(const View& view, size_t n) {
           kernels_.hue(r, g, b, n, step.hue);
           break;
         case kContrast:
-          contrast(step.contrast);
+          for (float* plane : {r, g, b}) {
+            double sums[2] = {0, 0};
+            kernels_.moments(plane, n, plane[0], sums);
+            const double mean = double(plane[0]) + sums[0] / double(n);
+            kernels_.contrast(plane, n, static_cast<float>(mean), step.contrast);
+          }
           break;
       }
     }
@@ -297,30 +244,102 @@ void Renderer::Color(const View& view, size_t n) {
   }
 }
 
-void Renderer::Write(DType dtype, uint8_t* out, size_t first, size_t n) const {
-  const float* const r = planes_.data();
-  const float* const g = r + plane_stride_;
-  const float* const b = g + plane_stride_;
-  const size_t plane = format_.ViewValues() / 3;
-  const float* const planes[3] = {r, g, b};
-  switch (dtype) {
-    case DType::kFloat32: {
-      float* const to = reinterpret_cast<float*>(out);
-      if (!format_.channels_first) return kernels_.write_float(r, g, b, n, to + 3 * first);
-      for (size_t c = 0; c < 3; ++c) {
-        std::memcpy(to + c * plane + first, planes[c], n * sizeof(float));
+void Renderer::Put(const void* from, size_t size, bool stream, void* to) {
+  if (stream) {
+    kernels_.stream(from, size, to);
+  } else {
+    std::memcpy(to, from, size);
+  }
+}
+
+void Renderer::Write(const Strip& strip, bool stream, uint8_t* out) {
+  const auto [r, g, b, n, first] = strip;
+  const size_t element = ElementSize(format_.dtype);
+  if (format_.channels_first) {
+    const float* const planes[3] = {r, g, b};
+    for (size_t c = 0; c < 3; ++c) {
+      uint8_t* const to = out + (c * format_.ViewValues() / 3 + first) * element;
+      if (format_.dtype == DType::kFloat32) {
+        Put(planes[c], n * element, stream, to);
+      } else if (format_.dtype == DType::kFloat16) {
+        kernels_.plane_half(planes[c], n, reinterpret_cast<uint16_t*>(to));
+      } else {
+        kernels_.plane_byte(planes[c], n, to);
       }
-      return;
     }
-    case DType::kFloat16: {
-      uint16_t* const to = reinterpret_cast<uint16_t*>(out);
-      if (!format_.channels_first) return kernels_.write_half(r, g, b, n, to + 3 * first);
-      for (size_t c = 0; c < 3; ++c) kernels_.plane_half(planes[c], n, to + c * plane + first);
-      return;
-    }
+    return;
+  }
+  uint8_t* const target = out + 3 * first * element;
+  uint8_t* const to = stream ? Grown(&staging_, 3 * n * element) : target;
+  switch (format_.dtype) {
+    case DType::kFloat32:
+      kernels_.write_float(r, g, b, n, reinterpret_cast<float*>(to));
+      break;
+    case DType::kFloat16:
+      kernels_.write_half(r, g, b, n, reinterpret_cast<uint16_t*>(to));
+      break;
     case DType::kUint8:
-      if (!format_.channels_first) return kernels_.write_byte(r, g, b, n, out + 3 * first);
-      for (size_t c = 0; c < 3; ++c) kernels_.plane_byte(planes[c], n, out + c * plane + first);
+      kernels_.write_byte(r, g, b, n, to);
+      break;
+  }
+  if (stream) kernels_.stream(to, 3 * n * element, target);
+}
+
+// Copies the canvas, which lies as the upright `base` does, to its place as `view`.
+template <typename T>
+void Renderer::CopyView(const View& base, const View& view, uint8_t* out) {
+  const bool transpose = view.turned;
+  const size_t height = static_cast<size_t>(transpose ? format_.width : format_.height);
+  const size_t width = static_cast<size_t>(transpose ? format_.height : format_.width);
+  // The view's rows run along the canvas's columns where it is turned.
+  const bool mirror_rows =
+      view.row.reversed != (transpose ? base.SourceX() : base.SourceY()).reversed;
+  const bool mirror_columns =
+      view.column.reversed != (transpose ? base.SourceY() : base.SourceX()).reversed;
+  if (!format_.channels_first) {
+    CopyTurned(reinterpret_cast<const Pixel<T, 3>*>(canvas_.data()), height, width, transpose,
+               mirror_rows, mirror_columns, reinterpret_cast<Pixel<T, 3>*>(out));
+    return;
+  }
+  for (size_t c = 0; c < 3; ++c) {
+    CopyTurned(reinterpret_cast<const Pixel<T, 1>*>(canvas_.data()) + c * height * width, height,
+               width, transpose, mirror_rows, mirror_columns,
+               reinterpret_cast<Pixel<T, 1>*>(out) + c * height * width);
+  }
+}
+
+// out[i][j] = in[i'][j'], or in[j'][i'] where transposed; i' and j' run backwards where mirrored.
+template <typename P>
+void Renderer::CopyTurned(const P* in, size_t height, size_t width, bool transpose,
+                          bool mirror_rows, bool mirror_columns, P* out) {
+  const size_t rows = transpose ? width : height, columns = transpose ? height : width;
+  if (!transpose && !mirror_rows && !mirror_columns) {
+    Put(in, rows * columns * sizeof(P), stream_, out);
+    return;
+  }
+  P* const tile = reinterpret_cast<P*>(Grown(&staging_, kTile * columns * sizeof(P)));
+  for (size_t i0 = 0; i0 < rows; i0 += kTile) {
+    const size_t count = std::min(kTile, rows - i0);
+    P* const to = stream_ ? tile : out + i0 * columns;
+    if (transpose) {
+      // Down the columns side by side, so that all of a cache line is used while it is there.
+      const ptrdiff_t step = mirror_rows ? -1 : 1;
+      const P* const corner = in + (mirror_rows ? rows - 1 - i0 : i0);
+      for (size_t j = 0; j < columns; ++j) {
+        const P* from = corner + (mirror_columns ? columns - 1 - j : j) * width;
+        for (size_t i = 0; i < count; ++i, from += step) to[i * columns + j] = *from;
+      }
+    } else {
+      for (size_t i = 0; i < count; ++i) {
+        const P* const from = in + (mirror_rows ? rows - 1 - i0 - i : i0 + i) * width;
+        if (mirror_columns) {
+          for (size_t j = 0; j < columns; ++j) to[i * columns + j] = from[columns - 1 - j];
+        } else {
+          std::memcpy(to + i * columns, from, columns * sizeof(P));
+        }
+      }
+    }
+    if (stream_) kernels_.stream(tile, count * columns * sizeof(P), out + i0 * columns);
   }
 }
 

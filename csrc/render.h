@@ -38,7 +38,8 @@ struct RenderTimes {
 // Renders records with buffers that it keeps from one to the next. Not thread-safe: one a thread.
 class Renderer {
  public:
-  Renderer(const Plan& plan, const Format& format, const Kernels& kernels);
+  // `stream`: write past the cache, for batches that no cache would hold.
+  Renderer(const Plan& plan, const Format& format, const Kernels& kernels, bool stream);
 
   // Writes format.views views to `out` and the labels that a pretext task sets to `labels`.
   // Throws Error.
@@ -48,37 +49,48 @@ class Renderer {
   uint64_t warnings() const { return decoder_.warnings(); }
 
  private:
-  // Views that show the same pixels, turned or mirrored: one of them is rendered, the others copied
-  // from it.
+  // Views that show the same pixels, turned or mirrored, are rendered once and copied.
   struct Canvas {
     Taps x, y;
     size_t first_view, end_view;
-    size_t direct;  // the view that is rendered in place; end_view if all of them are turned
+  };
+  // Part of a view: planes of n values each.
+  struct Strip {
+    float *r, *g, *b;
+    size_t n;
+    size_t first;  // pixel of the view
   };
 
   void FindCanvases();
   void RenderCanvas(const Canvas& canvas, const Region& region, uint8_t* out);
-  void RenderPixels(const Canvas& canvas, const View& view, const Region& region, uint8_t* out);
-  void Resample(const Canvas& canvas, const Region& region, int y0, int y1);
-  void Color(const View& view, size_t n);
-  // Writes the strip's n pixels to a view from its pixel `first` on.
-  void Write(DType dtype, uint8_t* out, size_t first, size_t n) const;
+  void RenderPixels(const Canvas& canvas, const View& view, const Region& region, bool stream,
+                    uint8_t* out);
+  void Resample(const Canvas& canvas, const Region& region, int y0, int y1, const Strip& strip);
+  void Color(const View& view, const Strip& strip);
+  void Write(const Strip& strip, bool stream, uint8_t* out);
+  template <typename T>
+  void CopyView(const View& base, const View& view, uint8_t* out);
+  template <typename P>
+  void CopyTurned(const P* in, size_t height, size_t width, bool transpose, bool mirror_rows,
+                  bool mirror_columns, P* out);
+  // Copies finished values to the batch.
+  void Put(const void* from, size_t size, bool stream, void* to);
   size_t ViewBytes() const { return format_.ViewValues() * ElementSize(format_.dtype); }
 
   const Plan& plan_;
   const Format format_;
   const Kernels& kernels_;
+  const bool stream_;
   JpegDecoder decoder_;
   std::vector<View> views_;
   std::vector<Canvas> canvases_;
   size_t canvas_count_ = 0;
-  std::vector<float> line_;     // a blended row of source pixels
-  std::vector<float> planes_;   // a strip's red, green and blue
-  size_t plane_stride_ = 0;
+  std::vector<float> line_;    // a blended row of source pixels
+  std::vector<float> planes_;  // a strip, or a whole view where its statistics are needed
   std::vector<const uint8_t*> rows_;
   std::vector<float> weights_;
-  std::vector<float> whole_;     // a view in float, where float16 needs its statistics first
-  std::vector<uint8_t> turned_;  // a canvas of which no view is upright
+  std::vector<uint8_t> canvas_;   // what several views are copied from
+  std::vector<uint8_t> staging_;  // values in their final form, on their way past the cache
 };
 
 }  // namespace pretexture
