@@ -355,9 +355,9 @@ def _from_legacy(names: str, flags: Any) -> List[Step]:
 
     def pair(name: str) -> Tuple[int, int]:
         value = flag(name)
-        sides = value.split(",") if isinstance(value, str) else value
+        parts = value.split(",") if isinstance(value, str) else value
         try:
-            sides = [int(side) for side in ([sides] if isinstance(sides, int) else sides)]
+            sides = [int(part) for part in ([parts] if isinstance(parts, int) else parts)]
         except (TypeError, ValueError):
             sides = []
         if len(sides) not in (1, 2):

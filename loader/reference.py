@@ -165,6 +165,7 @@ def _gray(op: ops.Gray, view: np.ndarray, number: int, draws: Draws) -> np.ndarr
 
 def _distort(op: ops.Distort, view: np.ndarray, number: int, draws: Draws) -> np.ndarray:
     words = draws.block(op.stream, number)
+    order: Tuple[str, ...]
     if op.fast:
         order = reference_ops.DISTORT_FAST_ORDERS[0 if uniform(words[0]) < 0.25 else 1]
     else:
@@ -210,7 +211,7 @@ def _views(op: ops.Views, view: np.ndarray, number: int, draws: Draws) -> List[n
 
 def _patches(op: ops.Patches, view: np.ndarray, number: int, draws: Draws) -> List[np.ndarray]:
     cell_height, cell_width = (side // op.n for side in view.shape[:2])
-    patches = []
+    patches: List[np.ndarray] = []
     for row in range(op.n):
         for column in range(op.n):
             top = left = op.jitter // 2

@@ -28,6 +28,8 @@ def _crc32c_table() -> List[int]:
 
 _CRC32C_TABLE = _crc32c_table()
 
+MAX_PIXELS = 2**28
+
 
 def masked_crc32c(data: bytes) -> int:
     """CRC-32C in the form that TFRecord files keep: turned right by 15 bits, plus a constant."""
@@ -72,8 +74,8 @@ def parse_example(data: bytes, image_key: str, label_key: str) -> Tuple[bytes, O
 
     Args:
         data: the serialised message.
-        image_key: a feature of one bytes value.
-        label_key: a feature of one integer.
+        image_key: the feature whose first byte string is the image.
+        label_key: the feature whose first integer is the label.
 
     Returns: the image, and the label or None where there is none.
     Raises: ValueError with the reason.
@@ -81,15 +83,13 @@ def parse_example(data: bytes, image_key: str, label_key: str) -> Tuple[bytes, O
     example = Example()
     try:
         example.ParseFromString(data)
-    except DecodeError as error:
-        raise ValueError(f"not a tf.train.Example: {error}") from error
+    except DecodeError:
+        raise ValueError("not a well-formed tf.train.Example") from None
     features = example.features.feature
-    if image_key not in features:
-        raise ValueError(f"the Example has no feature {image_key!r}")
-    images = features[image_key].bytes_list.value
-    if len(images) != 1:
-        raise ValueError(f"the feature {image_key!r} holds {len(images)} byte strings, not one")
+    images = features[image_key].bytes_list.value if image_key in features else []
     labels = features[label_key].int64_list.value if label_key in features else []
+    if not images or not images[0]:
+        raise ValueError(f"the record has no feature '{image_key}' with bytes in it")
     return images[0], labels[0] if labels else None
 
 
@@ -104,7 +104,10 @@ def decode_jpeg(data: bytes) -> np.ndarray:
     """
     if data[:3] != b"\xff\xd8\xff":
         raise ValueError("the image is not a JPEG")
-    if _channels(data) == 4:
+    height, width, channels = _frame(data)
+    if height * width > MAX_PIXELS:
+        raise ValueError(f"the JPEG claims {width}x{height} pixels, more than 2^28")
+    if channels == 4:
         from . import _core
 
         return _core.decode_jpeg(data)
@@ -118,24 +121,24 @@ def decode_jpeg(data: bytes) -> np.ndarray:
     return image[..., ::-1]
 
 
-def _channels(data: bytes) -> int:
-    """Walks the marker segments to the end and returns the number of colour channels.
+def _frame(data: bytes) -> Tuple[int, int, int]:
+    """Walks the marker segments to the end; returns height, width and number of channels.
 
     Raises: ValueError where the data end before the marker that ends the image: OpenCV before 5
     makes the best of such files, TensorFlow does not.
     """
-    channels = 0
+    frame = (0, 0, 0)
     at = 2
     while True:
         at = data.find(b"\xff", at) + 1
         if at == 0 or at == len(data):
-            raise ValueError("the JPEG data end early")
+            raise ValueError("the JPEG cannot be decoded: the data end early")
         marker = data[at]
         if marker == 0xD9:
-            return channels
+            return frame
         # 0xff is filling; after 0x00 and the restart markers the compressed data go on.
         if marker in (0x00, 0x01, 0xFF) or 0xD0 <= marker <= 0xD7:
             continue
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and at + 8 < len(data):
-            channels = data[at + 8]  # the frame header: length, precision, height, width, channels
+            frame = struct.unpack_from(">HHB", data, at + 4)
         at += 1 + int.from_bytes(data[at + 1 : at + 3], "big")

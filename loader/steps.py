@@ -459,7 +459,7 @@ class Normalize(Step):
         std: Any = IMAGENET_STD if self.std is None else self.std
         scale = tuple(1 / (255 * s) for s in std)
         bias = tuple(-m / s for m, s in zip(mean, std))
-        return [ops.Normalize(stream, scale, bias)]  # type: ignore[arg-type]
+        return [ops.Normalize(stream, scale, bias)]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -32,7 +32,6 @@ def test_decoding_is_bit_identical(kind, size):
 
 @pytest.mark.parametrize("ycck", [False, True])
 def test_decoding_four_channels_is_bit_identical(ycck):
-    pytest.importorskip("pretexture.loader._core")
     data = cmyk_jpeg(41, 67, ycck)
     np.testing.assert_array_equal(reference_records.decode_jpeg(data), tf_decode(data))
 
@@ -53,7 +52,7 @@ def test_an_orientation_tag_changes_nothing():
 @pytest.mark.parametrize("lost", [1, 2, 3, 100])
 def test_data_that_end_early_are_an_error_in_both(lost):
     data = jpeg(50, 50)[:-lost]
-    with pytest.raises(ValueError, match="JPEG data end early"):
+    with pytest.raises(ValueError, match="the data end early"):
         reference_records.decode_jpeg(data)
     with pytest.raises(tf.errors.InvalidArgumentError):
         tf_decode(data)
@@ -353,5 +352,5 @@ def test_records_that_tensorflow_writes(tmp_path):
         offset += len(example) + 16
     assert reference.parse_example(examples[0], *keys) == (image, 7)
     assert reference.parse_example(examples[1], *keys) == (image, None)
-    with pytest.raises(ValueError, match="no feature 'image/encoded'"):
+    with pytest.raises(ValueError, match="no feature 'image/encoded' with bytes in it"):
         reference.parse_example(examples[2], *keys)
