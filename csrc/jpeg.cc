@@ -53,12 +53,7 @@ struct JpegDecoder::State {
   }
 
   static void Emit(j_common_ptr info, int level) {
-    if (level >= 0) return;
-    if (info->err->msg_code == JWRN_HIT_MARKER) {
-      // The entropy-coded data end before the image does.
-      Fail(info);
-    }
-    ++Of(info)->warnings;
+    if (level < 0) ++Of(info)->warnings;
   }
 
   static void Output(j_common_ptr) {}
@@ -90,11 +85,28 @@ struct JpegDecoder::State {
     return true;
   }
 
-  // Narrows `left` and `width` to what libjpeg will give: from the iMCU column at or before `left`.
+  // Of a progressive JPEG that lacks scans, libjpeg estimates what they would hold from blocks all
+  // around: only a full decode gives such an image's pixels.
+  bool LacksScans() const {
+    if (info.coef_bits == nullptr) return false;
+    for (int c = 0; c < info.num_components; ++c) {
+      for (int k = 0; k < DCTSIZE2; ++k) {
+        if (info.coef_bits[c][k] != 0) return true;
+      }
+    }
+    return false;
+  }
+
+  // Makes `left` and `width` what libjpeg will give: from the iMCU column at or before `left`.
   bool TryStart(JDIMENSION* left, JDIMENSION* width, JDIMENSION top) {
     if (setjmp(jump)) return false;
     jpeg_start_decompress(&info);
-    if (*width < info.output_width) jpeg_crop_scanline(&info, left, width);
+    if (LacksScans()) {
+      *left = 0;
+      *width = info.output_width;
+    } else if (*width < info.output_width) {
+      jpeg_crop_scanline(&info, left, width);
+    }
     if (top > 0) jpeg_skip_scanlines(&info, top);
     return true;
   }

@@ -45,8 +45,8 @@ class JpegDecoder {
   Size Open(Span data);
 
   // Decodes `rect` of the opened image. The pixels are valid until the next Open. As in TensorFlow,
-  // greyscale, CMYK and YCCK become RGB, and EXIF orientation is left alone. Throws Error, also
-  // where the data end before the region does.
+  // greyscale, CMYK and YCCK become RGB, EXIF orientation is left alone, and what a marker cuts
+  // short is grey, with a warning. Throws Error, also where the data end before the region does.
   Region Decode(Rect rect);
 
   // What libjpeg complained of without failing (such as extraneous bytes before a marker), in all
