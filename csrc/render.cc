@@ -10,6 +10,8 @@ namespace {
 
 // Values of a plane in a strip: three planes of floats stay in the first-level cache.
 constexpr size_t kStripValues = 2048;
+// Floats in a page of memory.
+constexpr size_t kPage = 1024;
 // Rows of a turned view that are put together at a time.
 constexpr size_t kTile = 16;
 
@@ -123,7 +125,8 @@ void Renderer::RenderPixels(const Canvas& canvas, const View& view, const Region
   // Where a view's statistics are needed, all of its strips are kept; else one after the other
   // takes the same place.
   const bool keep = standardize || whole_color;
-  const size_t stride = (keep ? height : rows) * width;
+  // The planes start at different places of a memory page: writing one does not hold up the others.
+  const size_t stride = (keep ? height : rows) * width / kPage * kPage + kPage + kPage / 3;
   float* const planes = Grown(&planes_, 3 * stride);
   const auto strip_at = [&](size_t y, size_t count) {
     float* const r = planes + (keep ? y * width : 0);
