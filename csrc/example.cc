@@ -18,9 +18,9 @@ class Reader {
   bool Next() {
     if (p_ == end_) return false;
     const uint64_t tag = Varint();
+    if (tag > UINT32_MAX || tag < 8) Malformed();
     field_ = static_cast<uint32_t>(tag >> 3);
     type_ = static_cast<uint32_t>(tag & 7);
-    if (field_ == 0) Malformed();
     return true;
   }
 
@@ -77,29 +77,34 @@ class Reader {
 };
 
 bool Equals(Span span, const std::string& text) {
-  return span.size == text.size() && std::memcmp(span.data, text.data(), span.size) == 0;
+  return span.size == text.size() &&
+         (text.empty() || std::memcmp(span.data, text.data(), text.size()) == 0);
 }
 
 constexpr uint32_t kBytesList = 1;
+constexpr uint32_t kFloatList = 2;
 constexpr uint32_t kInt64List = 3;
 
-// The list of `kind` in a Feature; a null span if it holds another kind.
-Span ListOf(Span feature, uint32_t kind) {
-  Span list;
+// What `first` finds in a Feature's list of `kind`. A list that comes in pieces is one list, and of
+// lists of several kinds the last counts, as protocol buffers merge them.
+template <typename First>
+auto FirstOf(Span feature, uint32_t kind, First first) -> decltype(first(feature)) {
+  decltype(first(feature)) value;
   for (Reader reader(feature); reader.Next();) {
     if (reader.Is(kind, kBytes)) {
-      list = reader.Bytes();
-      if (list.data == nullptr) list.data = feature.data;
-    } else {
-      reader.Skip();
-      list = {};  // The last member of a oneof wins.
+      const Span list = reader.Bytes();
+      if (!value) value = first(list);
+      continue;
     }
+    for (const uint32_t other : {kBytesList, kFloatList, kInt64List}) {
+      if (reader.Is(other, kBytes)) value.reset();
+    }
+    reader.Skip();
   }
-  return list;
+  return value;
 }
 
 std::optional<int64_t> FirstInt64(Span list) {
-  if (list.data == nullptr) return std::nullopt;
   for (Reader reader(list); reader.Next();) {
     if (reader.Is(1, kBytes)) {  // packed
       const Span packed = reader.Bytes();
@@ -113,13 +118,12 @@ std::optional<int64_t> FirstInt64(Span list) {
   return std::nullopt;
 }
 
-Span FirstBytes(Span list) {
-  if (list.data == nullptr) return {};
+std::optional<Span> FirstBytes(Span list) {
   for (Reader reader(list); reader.Next();) {
     if (reader.Is(1, kBytes)) return reader.Bytes();
     reader.Skip();
   }
-  return {};
+  return std::nullopt;
 }
 
 }  // namespace
@@ -152,11 +156,11 @@ Example ParseExample(Span data, const std::string& image_key, const std::string&
     }
   }
   Example example;
-  example.image = FirstBytes(ListOf(image_feature, kBytesList));
+  example.image = FirstOf(image_feature, kBytesList, FirstBytes).value_or(Span());
   if (example.image.size == 0) {
     throw Error("the record has no feature '" + image_key + "' with bytes in it");
   }
-  example.label = FirstInt64(ListOf(label_feature, kInt64List));
+  example.label = FirstOf(label_feature, kInt64List, FirstInt64);
   return example;
 }
 

@@ -9,6 +9,13 @@
 
 namespace pretexture {
 
+// By channel: (x - centre) * factor + bias.
+struct Normalization {
+  float centre[3] = {0, 0, 0};
+  float factor[3] = {1, 1, 1};
+  float bias[3] = {0, 0, 0};
+};
+
 struct Kernels {
   const char* name;
 
@@ -21,30 +28,41 @@ struct Kernels {
   // float past its last pixel.
   void (*sample_row)(const float* line, const int32_t* start, const float* weights, int taps,
                      size_t n, float* r, float* g, float* b);
+  // The mean of the channels of each of n pixels.
+  void (*mean_row)(const float* line, size_t n, float* out);
+  // Resamples a row of one channel.
+  void (*sample_plane)(const float* line, const int32_t* start, const float* weights, int taps,
+                       size_t n, float* out);
 
-  // Colour, on planes of values in [0, 255].
+  // Colour, on planes of values in [0, 255]. The planes must be different ones.
   void (*gray)(float* r, float* g, float* b, size_t n);
-  void (*brightness)(float* r, float* g, float* b, size_t n, float delta);
   void (*saturation)(float* r, float* g, float* b, size_t n, float factor);
   void (*hue)(float* r, float* g, float* b, size_t n, float turns);
+  // On one plane.
+  void (*brightness)(float* x, size_t n, float delta);
   void (*clip)(float* x, size_t n);
-  // x = (x - mean) * factor + mean.
-  void (*contrast)(float* x, size_t n, float mean, float factor);
+  void (*contrast)(float* x, size_t n, float mean, float factor);  // (x - mean) * factor + mean
+  // All that the fast colour distortion does, in one go: brightness and saturation, in this order
+  // or the other way round, then clip.
+  void (*distort)(float* r, float* g, float* b, size_t n, float delta, float factor,
+                  bool brightness_first);
 
   // Adds the sums of (x - pivot) and of its square to sums[0] and sums[1].
   void (*moments)(const float* x, size_t n, float pivot, double* sums);
-  // x = (x - mean) * factor.
-  void (*standardize)(float* x, size_t n, float mean, float factor);
   // x = x * scale + bias.
   void (*affine)(float* x, size_t n, float scale, float bias);
 
-  // Writes three planes as they are, rounded to float16, or rounded and clamped to uint8;
-  // interleaved or plane by plane, `plane` elements apart.
-  void (*write_float)(const float* r, const float* g, const float* b, size_t n, float* out);
-  void (*write_half)(const float* r, const float* g, const float* b, size_t n, uint16_t* out);
-  void (*write_byte)(const float* r, const float* g, const float* b, size_t n, uint8_t* out);
-  void (*plane_half)(const float* x, size_t n, uint16_t* out);
-  void (*plane_byte)(const float* x, size_t n, uint8_t* out);
+  // Write (x - centre) * factor + bias of each plane's values: as they are, rounded to float16, or
+  // rounded and clamped to uint8; three planes interleaved, or one. The planes may be the same.
+  void (*write_float)(const float* const* planes, size_t n, const Normalization& by, float* out);
+  void (*write_half)(const float* const* planes, size_t n, const Normalization& by, uint16_t* out);
+  void (*write_byte)(const float* const* planes, size_t n, const Normalization& by, uint8_t* out);
+  void (*plane_float)(const float* x, size_t n, const Normalization& by, size_t channel,
+                      float* out);
+  void (*plane_half)(const float* x, size_t n, const Normalization& by, size_t channel,
+                     uint16_t* out);
+  void (*plane_byte)(const float* x, size_t n, const Normalization& by, size_t channel,
+                     uint8_t* out);
 
   // Copies past the cache. Another thread may look at the copy once `fence` has been called.
   void (*stream)(const void* from, size_t size, void* to);

@@ -116,6 +116,11 @@ struct Plan {
   std::array<float, 3> scale{1, 1, 1}, bias{0, 0, 0};
   bool standardize = false;
 
+  // Whether all channels are normalised alike.
+  bool NormalizesEvenly() const {
+    return scale[0] == scale[1] && scale[1] == scale[2] && bias[0] == bias[1] && bias[1] == bias[2];
+  }
+
   explicit Plan(std::vector<Op> operations);
 
   // The views of an image of height x width pixels and, where a pretext task sets them, its labels

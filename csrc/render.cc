@@ -119,9 +119,14 @@ void Renderer::RenderPixels(const Canvas& canvas, const View& view, const Region
   const size_t width = static_cast<size_t>(canvas.x.count);
   const size_t height = static_cast<size_t>(canvas.y.count);
   const size_t rows = std::min(height, std::max<size_t>(1, kStripValues / width));
-  const bool normalize = plan_.normalize && format_.dtype != DType::kUint8;
   const bool standardize = plan_.standardize && format_.dtype != DType::kUint8;
   const bool whole_color = NeedsWholeView(view);
+  const bool normalize = plan_.normalize && format_.dtype != DType::kUint8;
+  // Statistics over channels that are normalised differently.
+  const bool uneven = standardize && normalize && !plan_.NormalizesEvenly();
+  // Of a view that is grey from the start one channel is resampled and coloured.
+  const bool gray =
+      !view.colors.empty() && view.colors[0].kind == ColorStep::Kind::kGray && !uneven;
   // Where a view's statistics are needed, all of its strips are kept; else one after the other
   // takes the same place.
   const bool keep = standardize || whole_color;
@@ -130,20 +135,26 @@ void Renderer::RenderPixels(const Canvas& canvas, const View& view, const Region
   float* const planes = Grown(&planes_, 3 * stride);
   const auto strip_at = [&](size_t y, size_t count) {
     float* const r = planes + (keep ? y * width : 0);
-    return Strip{r, r + stride, r + 2 * stride, count * width, y * width};
+    const size_t step = gray ? 0 : stride;
+    return Strip{{r, r + step, r + 2 * step}, count * width, y * width};
   };
+
+  Normalization by;
+  if (normalize && !uneven) {
+    std::copy_n(plan_.scale.data(), 3, by.factor);
+    std::copy_n(plan_.bias.data(), 3, by.bias);
+  }
 
   double sums[2] = {0, 0};
   float pivot = 0;
-  const auto normalized = [&](const Strip& strip) {
-    float* const strip_planes[3] = {strip.r, strip.g, strip.b};
-    for (size_t c = 0; c < 3; ++c) {
-      float* const plane = strip_planes[c];
-      if (normalize) kernels_.affine(plane, strip.n, plan_.scale[c], plan_.bias[c]);
-      if (!standardize) continue;
-      // Sums of differences from some value of the view lose no digits where it is nearly flat.
-      if (strip.first == 0 && c == 0) pivot = plane[0];
-      kernels_.moments(plane, strip.n, pivot, sums);
+  // Sums of differences from some value of the view lose no digits where it is nearly flat.
+  const auto measure = [&](const Strip& strip) {
+    for (size_t c = 0; uneven && c < 3; ++c) {
+      kernels_.affine(strip.planes[c], strip.n, plan_.scale[c], plan_.bias[c]);
+    }
+    if (strip.first == 0) pivot = strip.planes[0][0];
+    for (size_t c = 0; c < strip.distinct(); ++c) {
+      kernels_.moments(strip.planes[c], strip.n, pivot, sums);
     }
   };
 
@@ -153,31 +164,33 @@ void Renderer::RenderPixels(const Canvas& canvas, const View& view, const Region
     const Strip strip = strip_at(y, end - y);
     Resample(canvas, region, static_cast<int>(y), static_cast<int>(end), strip);
     watch.Lap(&times.resample);
-    if (whole_color) continue;
-    Color(view, strip);
-    normalized(strip);
-    if (!keep) Write(strip, stream, out);
+    if (!whole_color) Color(view, strip);
+    if (!keep) Write(strip, by, stream, out);
+    if (standardize && !whole_color) measure(strip);
     watch.Lap(&times.color);
   }
   if (!keep) return;
   if (whole_color) {
     const Strip whole = strip_at(0, height);
     Color(view, whole);
-    normalized(whole);
+    if (standardize) measure(whole);
   }
-  const double n = double(format_.ViewValues());
-  const double mean = sums[0] / n;
-  const double deviation = std::sqrt(std::max(0.0, sums[1] / n - mean * mean));
-  const float factor = static_cast<float>(1 / std::max(deviation, 1 / std::sqrt(n)));
-  for (size_t y = 0; y < height; y += rows) {
-    const Strip strip = strip_at(y, std::min(rows, height - y));
-    if (standardize) {
-      const float centre = static_cast<float>(mean + double(pivot));
-      for (float* plane : {strip.r, strip.g, strip.b}) {
-        kernels_.standardize(plane, strip.n, centre, factor);
-      }
+  if (standardize) {
+    // Of x * scale + bias: the mean is mean * scale + bias, the deviation deviation * |scale|.
+    const double n = double(format_.ViewValues()), seen = gray ? n / 3 : n;
+    const double mean = sums[0] / seen;
+    const double scale = double(by.factor[0]);
+    const double deviation =
+        std::sqrt(std::max(0.0, sums[1] / seen - mean * mean)) * std::abs(scale);
+    const double factor = scale / std::max(deviation, 1 / std::sqrt(n));
+    for (size_t c = 0; c < 3; ++c) {
+      by.centre[c] = static_cast<float>(mean + double(pivot));
+      by.factor[c] = static_cast<float>(factor);
+      by.bias[c] = 0;
     }
-    Write(strip, stream, out);
+  }
+  for (size_t y = 0; y < height; y += rows) {
+    Write(strip_at(y, std::min(rows, height - y)), by, stream, out);
   }
   watch.Lap(&times.color);
 }
@@ -186,8 +199,9 @@ void Renderer::Resample(const Canvas& canvas, const Region& region, int y0, int 
                         const Strip& strip) {
   const Taps &tx = canvas.x, &ty = canvas.y;
   const size_t width = static_cast<size_t>(tx.count);
-  const size_t n = static_cast<size_t>(tx.end - tx.begin) * 3;
-  float* const line = Grown(&line_, n + 1);
+  const size_t pixels = static_cast<size_t>(tx.end - tx.begin);
+  float* const line = Grown(&line_, 3 * pixels + 1);
+  float* const gray_line = Grown(&gray_line_, pixels);
   const size_t inset = static_cast<size_t>(tx.begin - region.rect.x0) * 3;
   for (int y = y0; y < y1; ++y) {
     rows_.clear();
@@ -199,21 +213,37 @@ void Renderer::Resample(const Canvas& canvas, const Region& region, int y0, int 
       rows_.push_back(region.Row(row) + inset);
       weights_.push_back(weight);
     }
-    kernels_.blend_rows(rows_.data(), weights_.data(), static_cast<int>(rows_.size()), n, line);
+    kernels_.blend_rows(rows_.data(), weights_.data(), static_cast<int>(rows_.size()), 3 * pixels,
+                        line);
     const size_t at = static_cast<size_t>(y - y0) * width;
-    kernels_.sample_row(line, tx.start.data(), tx.weight.data(), tx.width, width, strip.r + at,
-                        strip.g + at, strip.b + at);
+    if (strip.gray()) {
+      kernels_.mean_row(line, pixels, gray_line);
+      kernels_.sample_plane(gray_line, tx.start.data(), tx.weight.data(), tx.width, width,
+                            strip.planes[0] + at);
+    } else {
+      kernels_.sample_row(line, tx.start.data(), tx.weight.data(), tx.width, width,
+                          strip.planes[0] + at, strip.planes[1] + at, strip.planes[2] + at);
+    }
   }
 }
 
 void Renderer::Color(const View& view, const Strip& strip) {
-  const auto [r, g, b, n, first] = strip;
+  const auto [r, g, b] = strip.planes;
+  const size_t n = strip.n;
+  const bool gray = strip.gray();
+  const auto each = [&](auto change) {
+    for (size_t c = 0; c < strip.distinct(); ++c) change(strip.planes[c]);
+  };
   for (const ColorStep& step : view.colors) {
     if (step.kind == ColorStep::Kind::kGray) {
-      kernels_.gray(r, g, b, n);
+      if (!gray) kernels_.gray(r, g, b, n);
       continue;
     }
-    // The orders of the published Inception preprocessing.
+    if (step.kind == ColorStep::Kind::kDistort && !gray) {
+      kernels_.distort(r, g, b, n, step.brightness, step.saturation, step.order == 0);
+      continue;
+    }
+    // The orders of the published Inception preprocessing. Saturation and hue leave grey as it is.
     enum { kBrightness, kSaturation, kHue, kContrast };
     static constexpr int kFast[2][2] = {{kBrightness, kSaturation}, {kSaturation, kBrightness}};
     static constexpr int kSlow[4][4] = {{kBrightness, kSaturation, kHue, kContrast},
@@ -225,67 +255,58 @@ void Renderer::Color(const View& view, const Strip& strip) {
     for (int i = 0; i < (fast ? 2 : 4); ++i) {
       switch (order[i]) {
         case kBrightness:
-          kernels_.brightness(r, g, b, n, step.brightness);
+          each([&](float* plane) { kernels_.brightness(plane, n, step.brightness); });
           break;
         case kSaturation:
-          kernels_.saturation(r, g, b, n, step.saturation);
+          if (!gray) kernels_.saturation(r, g, b, n, step.saturation);
           break;
         case kHue:
-          kernels_.hue(r, g, b, n, step.hue);
+          if (!gray) kernels_.hue(r, g, b, n, step.hue);
           break;
         case kContrast:
-          for (float* plane : {r, g, b}) {
+          each([&](float* plane) {
             double sums[2] = {0, 0};
             kernels_.moments(plane, n, plane[0], sums);
             const double mean = double(plane[0]) + sums[0] / double(n);
             kernels_.contrast(plane, n, static_cast<float>(mean), step.contrast);
-          }
+          });
           break;
       }
     }
-    for (float* plane : {r, g, b}) kernels_.clip(plane, n);
+    each([&](float* plane) { kernels_.clip(plane, n); });
   }
 }
 
-void Renderer::Put(const void* from, size_t size, bool stream, void* to) {
-  if (stream) {
-    kernels_.stream(from, size, to);
-  } else {
-    std::memcpy(to, from, size);
-  }
-}
-
-void Renderer::Write(const Strip& strip, bool stream, uint8_t* out) {
-  const auto [r, g, b, n, first] = strip;
-  const size_t element = ElementSize(format_.dtype);
-  if (format_.channels_first) {
-    const float* const planes[3] = {r, g, b};
-    for (size_t c = 0; c < 3; ++c) {
-      uint8_t* const to = out + (c * format_.ViewValues() / 3 + first) * element;
-      if (format_.dtype == DType::kFloat32) {
-        Put(planes[c], n * element, stream, to);
-      } else if (format_.dtype == DType::kFloat16) {
-        kernels_.plane_half(planes[c], n, reinterpret_cast<uint16_t*>(to));
-      } else {
-        kernels_.plane_byte(planes[c], n, to);
-      }
+void Renderer::Write(const Strip& strip, const Normalization& by, bool stream, uint8_t* out) {
+  const size_t n = strip.n, element = ElementSize(format_.dtype);
+  // One piece of the view's memory, or one for each plane.
+  const size_t pieces = format_.channels_first ? 3 : 1;
+  const size_t size = 3 / pieces * n * element;
+  for (size_t c = 0; c < pieces; ++c) {
+    uint8_t* const target =
+        out + (format_.channels_first ? c * format_.ViewValues() / 3 + strip.first
+                                      : 3 * strip.first) *
+                  element;
+    uint8_t* const to = stream ? Grown(&staging_, size) : target;
+    float* const floats = reinterpret_cast<float*>(to);
+    uint16_t* const halves = reinterpret_cast<uint16_t*>(to);
+    const float* const* const planes = strip.planes;
+    switch (format_.dtype) {
+      case DType::kFloat32:
+        format_.channels_first ? kernels_.plane_float(planes[c], n, by, c, floats)
+                               : kernels_.write_float(planes, n, by, floats);
+        break;
+      case DType::kFloat16:
+        format_.channels_first ? kernels_.plane_half(planes[c], n, by, c, halves)
+                               : kernels_.write_half(planes, n, by, halves);
+        break;
+      case DType::kUint8:
+        format_.channels_first ? kernels_.plane_byte(planes[c], n, by, c, to)
+                               : kernels_.write_byte(planes, n, by, to);
+        break;
     }
-    return;
+    if (stream) kernels_.stream(to, size, target);
   }
-  uint8_t* const target = out + 3 * first * element;
-  uint8_t* const to = stream ? Grown(&staging_, 3 * n * element) : target;
-  switch (format_.dtype) {
-    case DType::kFloat32:
-      kernels_.write_float(r, g, b, n, reinterpret_cast<float*>(to));
-      break;
-    case DType::kFloat16:
-      kernels_.write_half(r, g, b, n, reinterpret_cast<uint16_t*>(to));
-      break;
-    case DType::kUint8:
-      kernels_.write_byte(r, g, b, n, to);
-      break;
-  }
-  if (stream) kernels_.stream(to, 3 * n * element, target);
 }
 
 // Copies the canvas, which lies as the upright `base` does, to its place as `view`.
@@ -317,7 +338,12 @@ void Renderer::CopyTurned(const P* in, size_t height, size_t width, bool transpo
                           bool mirror_rows, bool mirror_columns, P* out) {
   const size_t rows = transpose ? width : height, columns = transpose ? height : width;
   if (!transpose && !mirror_rows && !mirror_columns) {
-    Put(in, rows * columns * sizeof(P), stream_, out);
+    const size_t size = rows * columns * sizeof(P);
+    if (stream_) {
+      kernels_.stream(in, size, out);
+    } else {
+      std::memcpy(out, in, size);
+    }
     return;
   }
   P* const tile = reinterpret_cast<P*>(Grown(&staging_, kTile * columns * sizeof(P)));

@@ -54,11 +54,14 @@ class Renderer {
     Taps x, y;
     size_t first_view, end_view;
   };
-  // Part of a view: planes of n values each.
+  // Part of a view: planes of n values each. Where the view is grey they are one and the same.
   struct Strip {
-    float *r, *g, *b;
+    float* planes[3];
     size_t n;
     size_t first;  // pixel of the view
+
+    bool gray() const { return planes[0] == planes[1]; }
+    size_t distinct() const { return gray() ? 1 : 3; }
   };
 
   void FindCanvases();
@@ -67,14 +70,12 @@ class Renderer {
                     uint8_t* out);
   void Resample(const Canvas& canvas, const Region& region, int y0, int y1, const Strip& strip);
   void Color(const View& view, const Strip& strip);
-  void Write(const Strip& strip, bool stream, uint8_t* out);
+  void Write(const Strip& strip, const Normalization& by, bool stream, uint8_t* out);
   template <typename T>
   void CopyView(const View& base, const View& view, uint8_t* out);
   template <typename P>
   void CopyTurned(const P* in, size_t height, size_t width, bool transpose, bool mirror_rows,
                   bool mirror_columns, P* out);
-  // Copies finished values to the batch.
-  void Put(const void* from, size_t size, bool stream, void* to);
   size_t ViewBytes() const { return format_.ViewValues() * ElementSize(format_.dtype); }
 
   const Plan& plan_;
@@ -85,7 +86,8 @@ class Renderer {
   std::vector<View> views_;
   std::vector<Canvas> canvases_;
   size_t canvas_count_ = 0;
-  std::vector<float> line_;    // a blended row of source pixels
+  std::vector<float> line_;       // a blended row of source pixels
+  std::vector<float> gray_line_;  // the same, the mean of its channels
   std::vector<float> planes_;  // a strip, or a whole view where its statistics are needed
   std::vector<const uint8_t*> rows_;
   std::vector<float> weights_;
