@@ -102,9 +102,9 @@ def _open(photograph: Photograph) -> Image.Image:
 
 
 def _crop(image: Image.Image, span: _Span, chance: random.Random) -> Image.Image:
-    """A window of at least half the photograph's height, within a part of its width."""
+    """A window of about half the photograph's height or more, within a part of its width."""
     left, right = span[0] * image.width, span[1] * image.width
-    height = chance.uniform(0.5, 1) * image.height
+    height = min(chance.uniform(0.5, 1) * image.height, (right - left) / 0.6)
     width = min(right - left, height * chance.uniform(3 / 4, 4 / 3))
     x = chance.uniform(left, right - width)
     y = chance.uniform(0, image.height - height)
