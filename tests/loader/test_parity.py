@@ -251,6 +251,13 @@ def test_images_that_both_refuse(encoded, expected):
         assert rendered(renderer, encoded, 7, 0, 0).startswith(expected)
 
 
+def test_a_jpeg_cut_short_by_a_marker_is_grey_from_there_in_both():
+    encoded = jpeg(90, 70)
+    plan = Pipeline("inception(32)|flip").compile(True)
+    for record in range(4):
+        assert assert_parity(plan, encoded[: len(encoded) // 2] + b"\xff\xd9", record=record)
+
+
 def test_a_jpeg_that_claims_to_be_huge_is_refused_before_memory_is_taken():
     encoded = jpeg(8, 8)
     at = encoded.index(b"\xff\xc0") + 5
