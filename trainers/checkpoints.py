@@ -164,8 +164,8 @@ def restore(path: str, variables: Mapping[str, tf.Variable]) -> Optional[Dict[st
         if _LOADER_STATE not in shapes:
             return None
         return json.loads(reader.get_tensor(_LOADER_STATE))
-    except tf.errors.OpError as error:  # such as a checksum that does not match
-        raise CheckpointError(f"{path}: {error.message}") from error
+    except (tf.errors.OpError, IndexError) as error:  # a wrong checksum, a file cut short
+        raise CheckpointError(f"{path} is damaged: {error}") from error
 
 
 def _write(

@@ -61,7 +61,7 @@ def evaluate(
 
     sums: Dict[str, float] = {}
     images = 0
-    bar = Bar(0, len(loader))
+    bar = Bar(len(loader))
     with loader:
         for number, batch in enumerate(loader, 1):
             for name, value in engine.evaluate(batch, loader.batch_size).items():

@@ -2,13 +2,16 @@
 
 import dataclasses
 import math
-from typing import Tuple, Union
+from typing import Dict, Mapping, Tuple, Union
 
 import tensorflow as tf
 
 from .recipes import Recipe
 
 MOMENTUM = 0.9
+
+# What TensorFlow 1 called the variables that an optimiser keeps for each of the model's.
+_SLOTS = {"momentum": "Momentum", "m": "Adam", "v": "Adam_1"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,14 +63,33 @@ def schedule(recipe: Recipe, steps_per_epoch: int) -> Schedule:
 
 
 def optimizer(recipe: Recipe, rate: Schedule, step: tf.Variable) -> tf.compat.v1.train.Optimizer:
-    """The optimiser of a recipe, at the schedule's rate for the value of `step`.
-
-    Its variables are named as in the published code: `module/conv2d/kernel/Momentum`, or `/Adam`
-    and `/Adam_1`, `beta1_power` and `beta2_power`.
-    """
+    """The optimiser of a recipe, at the schedule's rate for the value of `step`."""
     # A function, so that where steps are compiled each one reads the step's value of its time.
     if recipe.optimizer == "sgd":
         return tf.compat.v1.train.MomentumOptimizer(lambda: rate(step), MOMENTUM)
     if recipe.optimizer == "adam":
         return tf.compat.v1.train.AdamOptimizer(lambda: rate(step))
     raise ValueError(f"optimizer must be sgd or adam, not {recipe.optimizer!r}")
+
+
+def state(
+    optimizer: tf.compat.v1.train.Optimizer, variables: Mapping[str, tf.Variable]
+) -> Dict[str, tf.Variable]:
+    """An optimiser's variables, under the names that they have in the published code.
+
+    That is `module/conv2d/kernel/Momentum`, or `/Adam` and `/Adam_1` with `beta1_power` and
+    `beta2_power`. In their own names TensorFlow numbers the optimisers of a process.
+
+    Args:
+        optimizer: after its first update has been built.
+        variables: the trained ones, by name.
+    """
+    found = {}
+    for slot in optimizer.get_slot_names():
+        for name, variable in variables.items():
+            found[f"{name}/{_SLOTS[slot]}"] = optimizer.get_slot(variable, slot)
+    for variable in optimizer.variables():
+        for power in ("beta1_power", "beta2_power"):
+            if variable.name.startswith(power):
+                found[power] = variable
+    return found

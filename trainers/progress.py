@@ -13,17 +13,16 @@ class Bar:
     """Shows how far a run is, how it goes and when it will be done.
 
     Args:
-        done: steps made already.
         total: steps in all.
         file: where it is shown, standard error by default.
     """
 
-    def __init__(self, done: int, total: int, file: Any = None):
+    def __init__(self, total: int, file: Any = None):
         self._total = total
         self._file = sys.stderr if file is None else file
         self._terminal = self._file.isatty()
-        self._first = done
-        self._began = time.monotonic()
+        self._first = 0
+        self._began: Optional[float] = None  # at the first step made: the one before it sets up
         self._shown: Optional[float] = None
 
     def update(self, done: int, text: str) -> None:
@@ -33,9 +32,13 @@ class Bar:
         if self._shown is not None and now - self._shown < pause and done < self._total:
             return
         self._shown = now
-        left = (now - self._began) / max(1, done - self._first) * (self._total - done)
         head = f"{done:>{len(str(self._total))}}/{self._total}"
-        tail = f"{text}, {duration(left)} left" if done < self._total else text
+        tail = text
+        if self._began is None:
+            self._first, self._began = done, now
+        elif done < self._total:
+            left = (now - self._began) / (done - self._first) * (self._total - done)
+            tail = f"{text}, {duration(left)} left"
         if not self._terminal:
             print(f"step {head}  {tail}", file=self._file, flush=True)
             return

@@ -45,7 +45,7 @@ class Report:
         write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
         self._events = EventWriter(folder, step)
-        self._bar = Bar(step, total)
+        self._bar = Bar(total)
         self._steps_per_epoch = steps_per_epoch
         self._batch_size = batch_size
         self._log_steps = log_steps

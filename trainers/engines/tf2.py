@@ -6,9 +6,8 @@ import numpy as np
 import tensorflow as tf
 from pretexture.loader import Pipeline
 
-from .. import checkpoints, models, tasks
+from .. import checkpoints, models, optimization, tasks
 from ..layers import Scope
-from ..optimization import optimizer, schedule
 from ..recipes import Recipe
 from ..tasks.task import Batch, Model, objective
 
@@ -76,11 +75,11 @@ class Engine:
             0, trainable=False, name="global_step", dtype=tf.int64, use_resource=True
         )
         self._variables = {**scope.variables, "global_step": self._step}
-        self._trained = [v for v in scope.variables.values() if v.trainable]
-        self._rate = schedule(recipe, steps_per_epoch)
-        self._optimizer = optimizer(recipe, self._rate, self._step)
+        self._trained = {name: v for name, v in scope.variables.items() if v.trainable}
+        self._rate = optimization.schedule(recipe, steps_per_epoch)
+        self._optimizer = optimization.optimizer(recipe, self._rate, self._step)
         self._train_step: Optional[Any] = None
-        self.parameters = sum(int(np.prod(v.shape.as_list())) for v in self._trained)
+        self.parameters = sum(int(np.prod(v.shape.as_list())) for v in self._trained.values())
 
     @property
     def step(self) -> int:
@@ -113,8 +112,7 @@ class Engine:
     def state(self) -> Dict[str, tf.Variable]:
         """The variables by name: model, optimiser and step."""
         self._compiled()
-        slots = {v.name.split(":")[0]: v for v in self._optimizer.variables()}
-        return {**self._variables, **slots}
+        return {**self._variables, **optimization.state(self._optimizer, self._trained)}
 
     def restore(self, path: str) -> Optional[Dict[str, Any]]:
         """Continues from a checkpoint; returns the loader's state. Raises CheckpointError."""
@@ -143,8 +141,9 @@ class Engine:
         rate = self._rate(self._step)
         with tf.GradientTape() as tape:
             total, values = objective(self._task, self._model, batch, key)
-        gradients = tape.gradient(total, self._trained)
-        self._optimizer.apply_gradients(zip(gradients, self._trained), global_step=self._step)
+        trained = list(self._trained.values())
+        gradients = tape.gradient(total, trained)
+        self._optimizer.apply_gradients(zip(gradients, trained), global_step=self._step)
         return {**values, "lr": rate}
 
     @tf.function

@@ -1,0 +1,46 @@
+"""Shards of small images whose rotation shows, and a network that trains in an instant."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+import pytest
+from pretexture.loader.writer import TFRecordWriter, example
+
+
+def _image(random: np.random.RandomState) -> bytes:
+    """A JPEG of 36 x 36 pixels, bright above and dark below."""
+    import tensorflow as tf
+
+    slope = np.linspace(200, 50, 36)[:, np.newaxis, np.newaxis]
+    pixels = slope + random.uniform(-50, 50, (36, 36, 3))
+    return tf.io.encode_jpeg(tf.constant(pixels.clip(0, 255), tf.uint8)).numpy()
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory) -> str:
+    """A folder of 4 training shards, 48 records in all, and one validation shard of 13."""
+    folder = tmp_path_factory.mktemp("shards")
+    random = np.random.RandomState(0)
+    counts = {f"train-{i:05}-of-00004": 12 for i in range(4)}
+    for name, count in {**counts, "validation-00000-of-00001": 13}.items():
+        with TFRecordWriter(folder / name) as writer:
+            for number in range(count):
+                features = {"image/encoded": _image(random), "image/class/label": number % 3 + 1}
+                writer.write(example(features))
+    return str(folder)
+
+
+@pytest.fixture(autouse=True)
+def cache_home(tmp_path, monkeypatch):
+    """Keeps the loader's indexes out of the user's cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture(autouse=True)
+def tiny_architecture(monkeypatch):
+    """Lets recipes say architecture="tiny"."""
+    import tiny  # not before TensorFlow is known to be there
+
+    tiny.register(monkeypatch.setitem)

@@ -1,0 +1,144 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+tf = pytest.importorskip("tensorflow")
+
+from pretexture.trainers import models  # noqa: E402
+from pretexture.trainers.layers import Scope, l2_penalty  # noqa: E402
+from pretexture.trainers.recipes import RECIPES  # noqa: E402
+
+RECIPE = dataclasses.replace(RECIPES["rotation"], architecture="resnet50", filters_factor=4.0)
+
+
+def _build(outputs, image=(224, 224, 3), seed=0, **fields):
+    scope = Scope(seed=seed)
+    network = models.build(dataclasses.replace(RECIPE, **fields), scope, image, outputs)
+    return network, scope
+
+
+# Built as graphs: the sizes are the point, not the values.
+@pytest.mark.parametrize(
+    "fields,outputs,parameters",
+    [
+        ({"mode": "v2"}, 1000, 25_549_352),
+        ({"mode": "v1"}, 1000, 25_557_032),
+        ({"mode": "v1", "filters_factor": 8.0, "patch_strides": True}, 1000, 98_004_072),
+        ({"architecture": "revnet50"}, 4, 5_416_836),
+        ({"architecture": "revnet50", "filters_factor": 16.0}, 4, 85_798_404),
+    ],
+)
+def test_networks_have_the_published_number_of_parameters(fields, outputs, parameters):
+    with tf.Graph().as_default():
+        _, scope = _build(outputs, **fields)
+        sizes = [int(np.prod(v.shape.as_list())) for v in scope.variables.values() if v.trainable]
+    assert sum(sizes) == parameters
+
+
+@pytest.mark.parametrize(
+    "fields,convolutions,norms",
+    [({"mode": "v1"}, 54, 53), ({"mode": "v2"}, 54, 49), ({"architecture": "revnet50"}, 50, 49)],
+)
+def test_variables_are_numbered_as_tf_layers_numbered_them(fields, convolutions, norms):
+    with tf.Graph().as_default():
+        _, scope = _build(7, filters_factor=1.0, **fields)
+
+    def numbered(kind, count):
+        return [f"module/{kind}"] + [f"module/{kind}_{i}" for i in range(1, count)]
+
+    expected = {f"{name}/kernel" for name in numbered("conv2d", convolutions)}
+    expected |= {
+        f"{name}/{variable}"
+        for name in numbered("batch_normalization", norms)
+        for variable in ("gamma", "beta", "moving_mean", "moving_variance")
+    }
+    expected.add(f"module/conv2d_{convolutions - 1}/bias")
+    assert set(scope.variables) == expected
+
+
+@pytest.mark.parametrize("mode,first_norm", [("v1", "batch_normalization_1"), ("v2", None)])
+def test_a_projected_shortcut_is_made_before_the_convolutions(mode, first_norm):
+    with tf.Graph().as_default():
+        _, scope = _build(7, filters_factor=1.0, mode=mode)
+        shapes = {name: v.shape.as_list() for name, v in scope.variables.items()}
+    assert shapes["module/conv2d/kernel"] == [7, 7, 3, 16]
+    assert shapes["module/conv2d_1/kernel"] == [1, 1, 16, 64]
+    assert shapes["module/conv2d_2/kernel"] == [1, 1, 16, 16]
+    assert shapes["module/conv2d_3/kernel"] == [3, 3, 16, 16]
+    assert shapes["module/batch_normalization/gamma"] == [16]
+    if first_norm:
+        assert shapes[f"module/{first_norm}/gamma"] == [64]
+
+
+SIZES = {
+    "usual": ({}, 224, (56, 56, 28, 14, 7)),
+    "odd": ({}, 65, (17, 17, 9, 5, 3)),
+    "patches": ({"patch_strides": True}, 64, (32, 32, 16, 8, 8)),
+    "small": ({"small_root": True}, 32, (32, 32, 16, 8, 4)),
+}
+
+
+@pytest.mark.parametrize("architecture", ["resnet50", "revnet50"])
+@pytest.mark.parametrize("case", SIZES)
+def test_end_points_have_the_strides_of_their_blocks(architecture, case):
+    fields, side, sides = SIZES[case]
+    with tf.Graph().as_default():
+        network, _ = _build(7, architecture=architecture, filters_factor=0.5, **fields)
+        logits, points = network(tf.zeros([2, side, side, 3]), False)
+    names = ["after_root", "block1", "block2", "block3", "block4", "pre_logits", "logits"]
+    assert list(points) == names
+    root = 32 if architecture == "revnet50" else 8
+    widths = [root, 32, 64, 128, 256]
+    for name, size, width in zip(names, sides, widths):
+        assert points[name].shape.as_list() == [2, size, size, width]
+    assert points["pre_logits"].shape.as_list() == [2, 256]
+    assert points["logits"] is logits and logits.shape.as_list() == [2, 7]
+
+
+def test_v1_and_v2_end_in_a_relu_unless_told_otherwise():
+    image = tf.random.stateless_normal([2, 16, 16, 3], seed=[1, 2])
+    for fields, smallest in (
+        ({"mode": "v1"}, True),
+        ({"mode": "v2"}, True),
+        ({"mode": "v2", "last_relu": False}, False),
+    ):
+        network, _ = _build(3, filters_factor=0.25, **fields)
+        _, points = network(image, True)
+        assert (points["pre_logits"].numpy().min() >= 0) == smallest
+        # v1's blocks end in a ReLU, v2's in a sum.
+        assert (points["block2"].numpy().min() >= 0) == (fields["mode"] == "v1")
+
+
+def test_a_reversible_unit_can_be_undone():
+    from pretexture.trainers.models.revnet import ReversibleUnit
+
+    unit = ReversibleUnit(Scope(), 8, 1e-4)
+    x = tf.random.stateless_normal([2, 6, 6, 8], seed=[1, 2])
+    x2, y1 = tf.split(unit(x, False), 2, axis=3)
+    x1 = y1 - unit._function(x2, False)
+    np.testing.assert_allclose(tf.concat([x1, x2], 3), x, atol=1e-6)
+
+
+def test_weight_decay_covers_every_kernel_but_a_revnets_root():
+    for architecture in ("resnet50", "revnet50"):
+        network, scope = _build(5, architecture=architecture, filters_factor=0.25, weight_decay=0.1)
+        kernels = {name: v.numpy() for name, v in scope.variables.items() if "kernel" in name}
+        if architecture == "revnet50":
+            del kernels["module/conv2d/kernel"]
+        expected = 0.1 / 2 * sum(np.sum(np.square(kernel)) for kernel in kernels.values())
+        assert float(l2_penalty(network)) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "fields,message",
+    [
+        ({"architecture": "resnet51"}, "architecture must be one of resnet50, revnet50"),
+        ({"mode": "v3"}, "mode must be v1 or v2"),
+        ({"mode": "v1", "last_relu": False}, "last_relu"),
+        ({"filters_factor": 0.3}, "multiple of 1/16"),
+    ],
+)
+def test_impossible_networks_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        _build(4, **fields)

@@ -1,0 +1,106 @@
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+tf = pytest.importorskip("tensorflow")
+
+from pretexture.trainers.optimization import Schedule, optimizer, schedule, state  # noqa: E402
+from pretexture.trainers.recipes import RECIPES  # noqa: E402
+
+
+def _published(step, base, steps_per_epoch, warmup, decays, factor):
+    """The published schedule: warm-up below its end, else a piecewise constant."""
+    if step < warmup * steps_per_epoch:
+        return step * base / (warmup * steps_per_epoch)
+    return base * factor ** sum(step > epoch * steps_per_epoch for epoch in decays)
+
+
+@pytest.mark.parametrize(
+    "steps_per_epoch,warmup,decays",
+    [(10, 5, (15, 25)), (7, 0, ()), (7, 0.5, (1.25, 2.5)), (3, 1.1, (1.1, 1.2))],
+)
+def test_the_rate_rises_then_drops_as_the_formula_says(steps_per_epoch, warmup, decays):
+    rate = Schedule(0.3, steps_per_epoch, warmup, decays, 0.1)
+    for step in range(30 * steps_per_epoch):
+        expected = _published(step, 0.3, steps_per_epoch, warmup, decays, 0.1)
+        assert float(rate(step)) == pytest.approx(expected, rel=1e-6), step
+
+
+def test_the_rate_starts_at_zero_and_drops_one_step_after_the_decay_epoch():
+    rate = Schedule(1.0, 100, 5.0, (15.0,), 0.1)
+    assert [round(float(rate(s)), 6) for s in (0, 250, 499, 500, 1500, 1501)] == [
+        0,
+        0.5,
+        0.998,
+        1,
+        1,
+        0.1,
+    ]
+
+
+def test_the_rate_is_scaled_to_the_batch_size():
+    recipe = dataclasses.replace(RECIPES["rotation"], batch_size=64, lr=0.1)
+    assert schedule(recipe, 10).base == pytest.approx(0.025)
+
+
+def _updates(recipe, gradients):
+    """Values of a variable that starts at 1, after each of some gradients."""
+    step = tf.compat.v1.Variable(0, trainable=False, dtype=tf.int64, use_resource=True)
+    variable = tf.compat.v1.Variable(1.0, name="module/conv2d/kernel", use_resource=True)
+    chosen = optimizer(recipe, schedule(recipe, 4), step)
+
+    @tf.function
+    def update(gradient):
+        chosen.apply_gradients([(gradient, variable)], global_step=step)
+
+    values = []
+    for gradient in gradients:
+        update(tf.constant(gradient))
+        values.append(float(variable))
+    return values, sorted(state(chosen, {"module/conv2d/kernel": variable}))
+
+
+RECIPE = dataclasses.replace(
+    RECIPES["rotation"],
+    batch_size=256,
+    lr=0.1,
+    warmup_epochs=0.5,
+    decay_epochs=(1.0,),
+)
+RATES = [0, 0.05, 0.1, 0.1, 0.1, 0.01, 0.01]
+GRADIENTS = [1.0, -2.0, 0.5, 3.0, -1.0, 0.25, 2.0]
+
+
+def test_sgd_has_a_momentum_of_0_9_at_the_rate_of_each_step():
+    values, names = _updates(RECIPE, GRADIENTS)
+    value, momentum, expected = 1.0, 0.0, []
+    for rate, gradient in zip(RATES, GRADIENTS):
+        momentum = 0.9 * momentum + gradient
+        value -= rate * momentum
+        expected.append(value)
+    np.testing.assert_allclose(values, expected, rtol=1e-6)
+    assert names == ["module/conv2d/kernel/Momentum"]
+
+
+def test_adam_is_as_kingma_and_ba_have_it():
+    values, names = _updates(dataclasses.replace(RECIPE, optimizer="adam"), GRADIENTS)
+    value, m, v, expected = 1.0, 0.0, 0.0, []
+    for t, (rate, gradient) in enumerate(zip(RATES, GRADIENTS), 1):
+        m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
+        corrected = math.sqrt(1 - 0.999**t) / (1 - 0.9**t)
+        value -= rate * corrected * m / (math.sqrt(v) + 1e-8)
+        expected.append(value)
+    np.testing.assert_allclose(values, expected, rtol=1e-5)
+    assert names == [
+        "beta1_power",
+        "beta2_power",
+        "module/conv2d/kernel/Adam",
+        "module/conv2d/kernel/Adam_1",
+    ]
+
+
+def test_an_unknown_optimizer_is_refused():
+    with pytest.raises(ValueError, match="optimizer must be sgd or adam, not 'lamb'"):
+        _updates(dataclasses.replace(RECIPE, optimizer="lamb"), [])

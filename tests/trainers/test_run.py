@@ -1,0 +1,271 @@
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+tf = pytest.importorskip("tensorflow")
+
+import tiny  # noqa: E402
+from pretexture.loader import Loader, Pipeline, imagenet  # noqa: E402
+from pretexture.trainers import run as run_module  # noqa: E402
+from pretexture.trainers.evaluation import evaluate  # noqa: E402
+from pretexture.trainers.recipes import RECIPES  # noqa: E402
+from pretexture.trainers.report import TIMINGS, read_metrics  # noqa: E402
+from pretexture.trainers.run import DivergedError, Options, pretrain  # noqa: E402
+from pretexture.trainers.workdir import WorkdirError, read_config  # noqa: E402
+
+ROOT = os.path.dirname(os.path.abspath(__file__))
+
+
+def _learned(folder):
+    """The lines of metrics without what depends on the clock."""
+    return [
+        {name: value for name, value in line.items() if name not in TIMINGS}
+        for line in read_metrics(str(folder))
+    ]
+
+
+def _train(shards, folder, recipe=tiny.ROTATION, **options):
+    options = {"log_steps": 1, "device": "cpu", **options}
+    return pretrain(recipe, Options(shards, str(folder), **options), say=lambda line: None)
+
+
+def test_a_narrow_resnet_learns_rotation(shards, tmp_path):
+    recipe = dataclasses.replace(
+        RECIPES["rotation"],
+        pipeline="inception_crop(area=(0.5, 1))|resize(32)|range(-1, 1)|rotate",
+        architecture="resnet50",
+        filters_factor=0.25,
+        batch_size=8,
+        lr=3.0,
+        warmup_epochs=1.0,
+    )
+    outcome = _train(shards, tmp_path, recipe, steps=24)
+    assert (outcome.step, outcome.total, outcome.interrupted) == (24, 24, None)
+    losses = [line["loss"] for line in read_metrics(str(tmp_path))]
+    assert np.mean(losses[-4:]) < 0.5 * np.mean(losses[:4])
+
+    names = dict(tf.train.list_variables(str(tmp_path / "model.ckpt-24")))
+    assert names["module/conv2d/kernel"] == names["module/conv2d/kernel/Momentum"] == [7, 7, 3, 4]
+    assert names["global_step"] == [] and names["module/conv2d_53/bias/Momentum"] == [4]
+    trained = 54 + 1 + 2 * 49
+    assert len(names) == 2 * trained + 2 * 49 + 2  # values and momenta, averages, step and loader
+
+
+def test_a_run_writes_what_it_was_and_how_it_went(shards, tmp_path):
+    said = []
+    options = Options(shards, str(tmp_path), steps=7, log_steps=3, seed=5, device="cpu")
+    pretrain(tiny.ROTATION, options, say=said.append)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["recipe"] == json.loads(json.dumps(dataclasses.asdict(tiny.ROTATION)))
+    assert (config["seed"], config["records"], config["steps_per_epoch"]) == (5, 36, 6)
+    assert read_config(str(tmp_path)).recipe == tiny.ROTATION
+
+    lines = read_metrics(str(tmp_path))
+    assert [line["step"] for line in lines] == [3, 6, 7]
+    assert [line["epoch"] for line in lines] == [0.5, 1, 7 / 6]
+    fields = ["step", "epoch", "loss", "accuracy", "lr", "images_per_second", "waiting"]
+    assert list(lines[0]) == fields
+    base = 2.0 * 6 / 256
+    assert lines[0]["lr"] == pytest.approx(np.mean([0, 1 / 3, 2 / 3]) * base)  # half an epoch of it
+    assert all(0 <= line["waiting"] <= 1 for line in lines)
+
+    (events,) = tmp_path.glob("events.out.tfevents.*")
+    found = list(tf.compat.v1.train.summary_iterator(str(events)))
+    assert found[1].session_log.status == tf.compat.v1.SessionLog.START and found[1].step == 1
+    assert [event.step for event in found[2:]] == [3, 6, 7]
+    tags = {value.tag: value.simple_value for value in found[2].summary.value}
+    assert tags["loss"] == pytest.approx(lines[0]["loss"])
+
+    text = "\n".join(said)
+    for words in ("36 images, 6 steps of 6", "tiny", "7, 1.17 epochs", "done after step 7 of 7"):
+        assert words in text
+    assert "warning" not in text
+
+
+@pytest.mark.parametrize("recipe", [tiny.ROTATION, tiny.JIGSAW], ids=["rotation", "jigsaw"])
+def test_a_run_that_is_taken_up_again_goes_on_bit_by_bit(shards, tmp_path, recipe):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    _train(shards, whole, recipe, steps=14)
+    _train(shards, parts, recipe, steps=4, threads=2)
+    _train(shards, parts, recipe, steps=12, threads=1)  # 6 steps an epoch: ends with one
+    _train(shards, parts, recipe, steps=14)
+    assert _learned(parts) == _learned(whole)
+    ends = [tf.train.load_checkpoint(str(folder / "model.ckpt-14")) for folder in (whole, parts)]
+    for name in ends[0].get_variable_to_shape_map():
+        assert np.array_equal(*(end.get_tensor(name) for end in ends)), name
+
+
+def test_metrics_after_the_checkpoint_are_dropped_when_the_run_is_taken_up(shards, tmp_path):
+    _train(shards, tmp_path, steps=6, checkpoint_steps=2)
+    before = _learned(tmp_path)
+    for path in tmp_path.glob("model.ckpt-6.*"):
+        path.unlink()
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 7, "lo')  # as if killed while writing
+    _train(shards, tmp_path, steps=6, checkpoint_steps=2)
+    assert _learned(tmp_path) == before
+
+
+def test_a_run_that_is_done_does_nothing_more(shards, tmp_path):
+    _train(shards, tmp_path, steps=3)
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.glob("model*")}
+    said = []
+    options = Options(shards, str(tmp_path), steps=3, device="cpu")
+    assert pretrain(tiny.ROTATION, options, say=said.append).step == 3
+    assert said[-1] == "nothing to do: step 3 of 3 was made already"
+    assert files == {path: path.stat().st_mtime_ns for path in tmp_path.glob("model*")}
+
+
+def test_checkpoints_are_written_every_few_steps_or_seconds(shards, tmp_path):
+    _train(shards, tmp_path / "steps", steps=10, checkpoint_steps=4)
+    assert run_module.Checkpoints(str(tmp_path / "steps")).steps == [4, 8, 10]
+    _train(shards, tmp_path / "seconds", steps=3, checkpoint_seconds=0.0)
+    assert run_module.Checkpoints(str(tmp_path / "seconds")).steps == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "change,message",
+    [
+        ({"lr": 0.5}, "trained with lr = 2, and now it is 0.5: give --lr 2, or another --workdir"),
+        ({"decay_epochs": ()}, "decay_epochs = 2.*give --decay-epochs 2"),
+        ({"pipeline": "resize(12)|range(-1, 1)|rotate"}, r"give --pipeline 'inception_crop\("),
+        ({"batch_size": 4}, "batch_size = 6"),
+        ({"seed": 1}, "seed = 0, and now it is 1: give --seed 0"),
+        ({"train_split": "trainval"}, "trained on 36 records .* has 48"),
+    ],
+)
+def test_another_recipe_is_refused_by_the_field(shards, tmp_path, change, message):
+    _train(shards, tmp_path, steps=1)
+    options = {"steps": 2}
+    if "seed" in change:
+        options, change = {**options, **change}, {}
+    with pytest.raises(WorkdirError, match=message):
+        _train(shards, tmp_path, dataclasses.replace(tiny.ROTATION, **change), **options)
+
+
+def test_what_no_step_depends_on_may_change(shards, tmp_path):
+    _train(shards, tmp_path, steps=1)
+    recipe = dataclasses.replace(tiny.ROTATION, epochs=0.5, eval_batch_size=2, eval_split="test")
+    assert _train(shards, tmp_path, recipe, threads=1).step == 3
+
+
+def test_a_folder_with_foreign_checkpoints_is_refused(shards, tmp_path):
+    _train(shards, tmp_path, steps=1)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(WorkdirError, match=r"holds no run: there is no config\.json"):
+        _train(shards, tmp_path, steps=2)
+
+
+def test_a_loss_that_is_no_number_ends_the_run(shards, tmp_path):
+    recipe = dataclasses.replace(tiny.ROTATION, lr=1e30, warmup_epochs=0.0)
+    with pytest.raises(DivergedError, match=r"the loss is (nan|inf) at step \d+: try a lower --lr"):
+        _train(shards, tmp_path, recipe, steps=20)
+
+
+def test_evaluation_on_images_that_were_trained_on_is_warned_of(shards, tmp_path, capsys):
+    recipe = dataclasses.replace(tiny.ROTATION, train_split="trainval")
+    said = []
+    pretrain(recipe, Options(shards, str(tmp_path), steps=1, device="cpu"), say=said.append)
+    assert "warning: 1 shards of the evaluation split val are part of" in "\n".join(said)
+    evaluate(str(tmp_path), shards, device="cpu")
+    assert "warning: 1 shards" in capsys.readouterr().err
+    evaluate(str(tmp_path), shards, "test", device="cpu")
+    assert "warning" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("recipe", [tiny.ROTATION, tiny.JIGSAW], ids=["rotation", "jigsaw"])
+def test_evaluation_counts_every_image_once_whatever_the_batch_size(shards, tmp_path, recipe):
+    _train(shards, tmp_path, recipe, steps=6)
+    results = {
+        size: evaluate(str(tmp_path), shards, "test", size, device="cpu") for size in (1, 5, 13, 20)
+    }
+    for result in results.values():
+        assert result["images"] == 13 and result["step"] == 6
+        assert result["loss"] == pytest.approx(results[1]["loss"], rel=1e-6)
+        assert result["accuracy"] == pytest.approx(results[1]["accuracy"], abs=1e-7)
+    assert json.loads((tmp_path / "eval-test.json").read_text()) == results[20]
+
+    # By hand: one image at a time, without padding.
+    engine = run_module.tf2.Engine(recipe, Pipeline(recipe.pipeline), 6, 0)
+    engine.restore_model(str(tmp_path / "model.ckpt-6"))
+    values = []
+    with Loader(imagenet(shards, "test"), recipe.pipeline, 1, training=False) as loader:
+        for batch in loader:
+            tensors = run_module.tf2.tasks.Batch(*map(tf.constant, batch))
+            values.append(engine._task.loss(engine._model, tensors, training=False))
+    for name in ("loss", "accuracy"):
+        by_hand = np.mean([float(value[name][0]) for value in values])
+        assert results[5][name] == pytest.approx(by_hand, rel=1e-6)
+
+
+def test_evaluation_needs_a_run_with_a_checkpoint(shards, tmp_path):
+    with pytest.raises(WorkdirError, match="holds no run"):
+        evaluate(str(tmp_path), shards, device="cpu")
+    _train(shards, tmp_path, steps=1)
+    for path in tmp_path.glob("model.ckpt-*"):
+        path.unlink()
+    with pytest.raises(WorkdirError, match="has no checkpoint yet"):
+        evaluate(str(tmp_path), shards, device="cpu")
+
+
+def _process(shards, folder, *flags):
+    command = [sys.executable, os.path.join(ROOT, "drive.py"), "tiny-rotation", "--data", shards]
+    command += ["--workdir", str(folder), "--log-steps", "1", "--device", "cpu", *flags]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True
+    )
+
+
+def _wait_for_step(folder, step, process):
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        lines = read_metrics(str(folder))
+        if lines and lines[-1]["step"] >= step:
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"the run did not get to step {step}: {process.communicate()[0]}")
+
+
+def test_a_run_killed_at_once_and_taken_up_again_gives_the_same_metrics(shards, tmp_path):
+    flags = ("--checkpoint-steps", "7")
+    process = _process(shards, tmp_path / "killed", "--steps", "1000000", *flags)
+    _wait_for_step(tmp_path / "killed", 25, process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    reached = read_metrics(str(tmp_path / "killed"))[-1]["step"]
+    (at,) = run_module.Checkpoints(str(tmp_path / "killed")).steps[-1:]
+    assert at <= reached
+    _train(shards, tmp_path / "killed", steps=reached + 20)
+    _train(shards, tmp_path / "whole", steps=reached + 20)
+    assert _learned(tmp_path / "killed") == _learned(tmp_path / "whole")
+
+
+def test_ctrl_c_saves_a_checkpoint_and_ends_the_run(shards, tmp_path):
+    process = _process(shards, tmp_path, "--steps", "1000000")
+    _wait_for_step(tmp_path, 5, process)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGINT
+    step = read_metrics(str(tmp_path))[-1]["step"]
+    assert run_module.Checkpoints(str(tmp_path)).steps == [step]
+    assert f"interrupted after step {step:,} of 1,000,000" in output
+    assert "the same command goes on with it" in output and "Traceback" not in output
+
+
+def test_a_second_ctrl_c_kills(shards, tmp_path, monkeypatch):
+    from pretexture.trainers.interrupt import Interrupt
+
+    before = signal.getsignal(signal.SIGINT)
+    with Interrupt() as interrupt:
+        assert interrupt.signal is None
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interrupt.signal == signal.SIGINT
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGINT) == before
