@@ -46,12 +46,12 @@ class Checkpoints:
         self._newest = newest
         self._hours = hours
         self._last_kept = time.time()
-        times: Dict[int, float] = {}
+        times: Dict[Optional[int], float] = {}
         state = tf.train.get_checkpoint_state(folder)
         if state is not None:
             self._last_kept = state.last_preserved_timestamp or self._last_kept
-            names = [os.path.basename(path) for path in state.all_model_checkpoint_paths]
-            times = dict(zip(map(_step, names), state.all_model_checkpoint_timestamps))
+            steps = [_step(os.path.basename(path)) for path in state.all_model_checkpoint_paths]
+            times = dict(zip(steps, state.all_model_checkpoint_timestamps))
         # What lies in the folder counts: a process may have died between saving and listing.
         self._saved: List[Saved] = []
         for index in glob.glob(os.path.join(glob.escape(folder), _PREFIX + "*.index")):
@@ -134,14 +134,14 @@ def retained(
     return kept + saved[-newest:], last_kept
 
 
-def restore(path: str, variables: Mapping[str, tf.Variable]) -> Optional[Dict[str, Any]]:
+def restore(path: str, variables: Mapping[str, tf.Variable]) -> Dict[str, Any]:
     """Sets variables from a checkpoint.
 
     Args:
         path: of the checkpoint, without the files' endings.
         variables: by name; every one must be there, in its shape.
 
-    Returns: the loader's state; None where the checkpoint has none.
+    Returns: the loader's state; {} where the checkpoint has none.
 
     Raises: CheckpointError naming what is missing or has another shape.
     """
@@ -162,7 +162,7 @@ def restore(path: str, variables: Mapping[str, tf.Variable]) -> Optional[Dict[st
         for name, variable in variables.items():
             variable.assign(reader.get_tensor(name))
         if _LOADER_STATE not in shapes:
-            return None
+            return {}
         return json.loads(reader.get_tensor(_LOADER_STATE))
     except (tf.errors.OpError, IndexError) as error:  # a wrong checksum, a file cut short
         raise CheckpointError(f"{path} is damaged: {error}") from error

@@ -114,7 +114,7 @@ class Engine:
         self._compiled()
         return {**self._variables, **optimization.state(self._optimizer, self._trained)}
 
-    def restore(self, path: str) -> Optional[Dict[str, Any]]:
+    def restore(self, path: str) -> Dict[str, Any]:
         """Continues from a checkpoint; returns the loader's state. Raises CheckpointError."""
         return checkpoints.restore(path, self.state())
 

@@ -10,7 +10,7 @@ from typing import Dict, Optional
 
 import numpy as np
 import tensorflow as tf
-from pretexture.loader import Pipeline
+from pretexture.loader import Pipeline, ops
 from pretexture.loader.steps import Jigsaw as JigsawStep
 from pretexture.loader.steps import Pair
 
@@ -133,7 +133,8 @@ class Jigsaw(PatchTask):
     name = "jigsaw"
 
     def __init__(self, permutations: str, per_batch: int, embed_dim: int):
-        (op,) = JigsawStep(permutations).ops(training=False, stream=0)
+        op = JigsawStep(permutations).ops(training=False, stream=0)[0]
+        assert isinstance(op, ops.Jigsaw)
         super().__init__(np.array(op.permutations), embed_dim)
         if self.sequences.shape[1] != PATCHES:
             raise ValueError(

@@ -1,7 +1,7 @@
 """What a pretext task is: a head on a network, and what is asked of it about a batch."""
 
 import abc
-from typing import Dict, NamedTuple, Optional, Tuple
+from typing import Any, Dict, NamedTuple, Optional, Tuple
 
 import tensorflow as tf
 from pretexture.loader import Pipeline
@@ -34,7 +34,7 @@ class Model(tf.Module):
     def __init__(self, network: tf.Module, head: Optional[tf.Module]):
         super().__init__()
         self.network = network
-        self.head = head
+        self.head: Any = head
 
 
 class Task(abc.ABC):
