@@ -164,7 +164,8 @@ JpegDecoder::Size JpegDecoder::Open(Span data) {
 Region JpegDecoder::Decode(Rect rect) {
   State& s = *state_;
   const int image_width = static_cast<int>(s.info.image_width);
-  const int mcu = s.info.max_h_samp_factor * DCTSIZE;
+  // Without chroma subsampling no pixel depends on its neighbours.
+  const int mcu = s.info.max_h_samp_factor > 1 ? s.info.max_h_samp_factor * DCTSIZE : 0;
   JDIMENSION left = static_cast<JDIMENSION>(std::max(0, rect.x0 - mcu));
   const int right = std::min(image_width, rect.x1 + mcu);
   JDIMENSION width = static_cast<JDIMENSION>(right) - left;
