@@ -1,0 +1,437 @@
+import importlib.util
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+pytest.importorskip("PIL")
+pytest.importorskip("google.protobuf")
+
+import image_folder
+import prepare
+from PIL import Image
+from pretexture.loader import TFRecords, _core, imagenet
+from pretexture.loader.writer import parse_example
+
+KEYS = {
+    "image/encoded",
+    "image/format",
+    "image/height",
+    "image/width",
+    "image/colorspace",
+    "image/channels",
+    "image/filename",
+    "image/class/label",
+    "image/class/synset",
+    "image/class/text",
+}
+
+
+@pytest.fixture(autouse=True)
+def no_shared_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def pixels(seed, height=24, width=32, channels=3):
+    """A smooth image, which JPEG keeps well."""
+    values = np.random.RandomState(seed).randint(60, 196, (3, 4, channels), np.uint8)
+    small = Image.frombytes({1: "L", 3: "RGB", 4: "CMYK"}[channels], (4, 3), values.tobytes())
+    return small.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def save(path, image, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, **options)
+    return path.read_bytes()
+
+
+def encoded(image, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", **options)
+    return buffer.getvalue()
+
+
+def make_classes(root, count=4, classes=("ape", "bee")):
+    """root/class/N.jpg; returns the files' bytes by their name relative to root."""
+    return {
+        f"{name}/{i}.jpg": save(root / name / f"{i}.jpg", pixels(100 * k + i))
+        for k, name in enumerate(classes)
+        for i in range(count)
+    }
+
+
+def run(*arguments):
+    return prepare.main([str(argument) for argument in arguments] + ["--workers", "1"])
+
+
+def features(out, split):
+    records = TFRecords(str(out / f"{split}-*"))
+    index = records.index()
+    for i in range(len(records)):
+        path, offset, length = records.locate(i, index)
+        yield parse_example(_core.read_record(path, offset, length, True))
+
+
+def by_name(out, split):
+    return {found["image/filename"][0].decode(): found for found in features(out, split)}
+
+
+def description(out):
+    return json.loads((out / "dataset.json").read_text())
+
+
+def contents(out):
+    return {path.name: path.read_bytes() for path in out.glob("[tv]*-*-of-*")}
+
+
+def test_records_have_the_layout_of_tf_slim(tmp_path):
+    src, out = tmp_path / "src", tmp_path / "out"
+    files = make_classes(src / "train")
+    held_out = make_classes(src / "val", 2, ("bee",))
+    assert run(src, out, "--train-shards", 3, "--validation-shards", 1) == 0
+
+    assert sorted(contents(out)) == [
+        *(f"train-0000{i}-of-00003" for i in range(3)),
+        "validation-00000-of-00001",
+    ]
+    found = by_name(out, "train")
+    assert {f"train/{name}": data for name, data in files.items()} == {
+        name: example["image/encoded"][0] for name, example in found.items()
+    }
+    for name, example in found.items():
+        class_name = name.split("/")[1]
+        assert set(example) == KEYS
+        assert example["image/class/label"] == [{"ape": 1, "bee": 2}[class_name]]
+        assert example["image/class/synset"] == example["image/class/text"] == [class_name.encode()]
+        assert (example["image/height"], example["image/width"]) == ([24], [32])
+        assert (example["image/format"], example["image/colorspace"]) == ([b"JPEG"], [b"RGB"])
+        assert example["image/channels"] == [3]
+    assert set(by_name(out, "validation")) == {f"val/{name}" for name in held_out}
+
+    about = description(out)
+    assert about["classes"] == ["ape", "bee"]
+    assert about["splits"]["train"]["records"] == 8
+    assert about["splits"]["validation"]["records"] == 2
+    assert about["splits"]["train"]["shards"] == [f"train-0000{i}-of-00003" for i in range(3)]
+    assert about["skipped"] == {}
+
+
+def test_tensorflow_and_the_loader_read_the_shards(tmp_path):
+    src, out = tmp_path / "src", tmp_path / "out"
+    make_classes(src, 10)
+    assert run(src, out) == 0
+    assert {record.label for record in imagenet(out, "trainval")} == {0, 1}
+    assert len(imagenet(out, "trainval")) == 18
+    assert len(imagenet(out, "test")) == 2
+    tf = pytest.importorskip("tensorflow")
+    for data in tf.data.TFRecordDataset(sorted(str(path) for path in out.glob("train-*"))):
+        feature = tf.train.Example.FromString(data.numpy()).features.feature
+        image = tf.io.decode_jpeg(feature["image/encoded"].bytes_list.value[0])
+        assert image.shape == (24, 32, 3)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"progressive": True}, {"quality": 30, "subsampling": 2}, {"exif": b"broken"}],
+)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_jpeg_keeps_its_bytes(tmp_path, options, channels):
+    data = save(tmp_path / "a.jpg", pixels(0, channels=channels), **options)
+    jpeg = image_folder.as_jpeg(str(tmp_path / "a.jpg"))
+    assert jpeg == (data, 24, 32, False)
+
+
+def with_orientation(value):
+    exif = Image.Exif()
+    exif[0x0112] = value
+    return exif
+
+
+def assert_shows(jpeg, expected, levels=6):
+    assert jpeg.encoded_anew
+    with Image.open(io.BytesIO(jpeg.data)) as image:
+        assert image.format == "JPEG"
+        assert image.mode in ("RGB", "L")
+        found = np.asarray(image.convert("RGB")).astype(int)
+    expected = np.asarray(expected).astype(int)
+    if expected.ndim == 2:
+        expected = np.repeat(expected[:, :, None], 3, axis=2)
+    assert found.shape == expected.shape == (jpeg.height, jpeg.width, 3)
+    assert np.abs(found - expected).max() <= levels
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "webp", "tif", "ppm"])
+def test_other_formats_are_encoded_anew(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    save(path, pixels(1), **({"lossless": True} if suffix == "webp" else {}))
+    assert_shows(image_folder.as_jpeg(str(path)), pixels(1))
+
+
+def test_a_photograph_on_its_side_is_turned_upright(tmp_path):
+    path = tmp_path / "a.jpg"
+    save(path, pixels(2), quality=95, subsampling=0, exif=with_orientation(6))
+    # Orientation 6: the camera's top was on the right, so it takes a quarter turn clockwise.
+    assert_shows(image_folder.as_jpeg(str(path)), np.rot90(np.asarray(pixels(2)), -1))
+
+
+def test_what_is_transparent_becomes_white(tmp_path):
+    image = np.zeros((16, 16, 4), np.uint8)
+    image[:, 8:] = (200, 100, 50, 255)
+    save(tmp_path / "a.png", Image.fromarray(image))
+    expected = np.full((16, 16, 3), 255)
+    expected[:, 8:] = (200, 100, 50)
+    assert_shows(image_folder.as_jpeg(str(tmp_path / "a.png")), expected)
+
+
+def test_grey_images_of_1_8_and_16_bits(tmp_path):
+    ramp = np.arange(256, dtype=np.uint16)[None].repeat(16, 0)
+    save(tmp_path / "16.png", Image.fromarray(ramp * 257))
+    save(tmp_path / "8.png", Image.fromarray(ramp.astype(np.uint8)))
+    save(tmp_path / "1.png", Image.fromarray(ramp.astype(np.uint8)).convert("1", dither=0))
+    assert_shows(image_folder.as_jpeg(str(tmp_path / "16.png")), ramp)
+    assert_shows(image_folder.as_jpeg(str(tmp_path / "8.png")), ramp)
+    assert_shows(image_folder.as_jpeg(str(tmp_path / "1.png")), ramp // 128 * 255)
+
+
+def test_cmyk_becomes_rgb(tmp_path):
+    image = pixels(3, channels=4)
+    save(tmp_path / "a.jpg", image, quality=100, subsampling=0)
+    inks = np.asarray(image).astype(float) / 255
+    expected = 255 * (1 - inks[..., :3]) * (1 - inks[..., 3:])
+    assert_shows(image_folder.as_jpeg(str(tmp_path / "a.jpg")), expected.round())
+
+
+def test_ycck_becomes_rgb_as_the_loader_decodes_it(tmp_path):
+    data = bytearray(encoded(pixels(3, channels=4), quality=100, subsampling=0))
+    data[data.index(b"Adobe") + 11] = 2  # its colour transform: YCCK
+    (tmp_path / "a.jpg").write_bytes(data)
+    expected = _core.decode_jpeg(bytes(data))
+    assert_shows(image_folder.as_jpeg(str(tmp_path / "a.jpg")), expected)
+
+
+BROKEN = {
+    "empty.jpg": b"",
+    "text.jpg": b"not an image at all",
+    "cut.jpg": encoded(pixels(4, 200, 200))[:-300],
+    "cut.png": b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR",
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_image_is_named_and_leaves_no_shard(tmp_path, name, capsys):
+    src, out = tmp_path / "src", tmp_path / "out"
+    make_classes(src)
+    (src / "ape" / name).write_bytes(BROKEN[name])
+    with pytest.raises(SystemExit) as error:
+        run(src, out, "--train-shards", 1, "--validation-fraction", 0)
+    assert f"src/ape/{name}: " in str(error.value)
+    assert "\n" not in str(error.value)
+    assert [path.name for path in out.iterdir()] == [".prepare.json"]
+
+
+def test_broken_images_can_be_left_out_and_are_listed(tmp_path, capsys):
+    src, out = tmp_path / "src", tmp_path / "out"
+    files = make_classes(src)
+    for name, data in BROKEN.items():
+        (src / "bee" / name).write_bytes(data)
+    arguments = (src, out, "--train-shards", 2, "--validation-fraction", 0)
+    assert run(*arguments, "--on-error", "skip") == 0
+    assert set(by_name(out, "train")) == set(files)
+    about = description(out)
+    assert set(about["skipped"]) == {f"bee/{name}" for name in BROKEN}
+    assert about["splits"]["train"]["records"] == 8
+    assert "4 images left out" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        run(*arguments)  # shards with gaps do not count as finished where gaps are errors
+
+
+def test_an_image_that_no_shard_could_be_without_ends_the_run(tmp_path):
+    save(tmp_path / "src" / "a" / "good.jpg", pixels(0))
+    (tmp_path / "src" / "a" / "bad.jpg").write_bytes(b"")
+    with pytest.raises(SystemExit, match=r"bad\.jpg: .*nor can any other of the 1 images"):
+        run(
+            *(tmp_path / "src", tmp_path / "out", "--train-shards", 2),
+            *("--validation-fraction", 0, "--on-error", "skip"),
+        )
+
+
+def test_images_without_classes_form_one(tmp_path):
+    for i in range(5):
+        save(tmp_path / "src" / f"{i}.png", pixels(i))
+    assert run(tmp_path / "src", tmp_path / "out", "--validation-fraction", 0) == 0
+    assert description(tmp_path / "out")["classes"] == ["unlabelled"]
+    assert [found["image/class/label"] for found in features(tmp_path / "out", "train")] == [
+        [1]
+    ] * 5
+    assert not list((tmp_path / "out").glob("validation-*"))
+
+
+def test_class_folders_are_searched_to_any_depth_without_hidden_files(tmp_path):
+    src = tmp_path / "src"
+    for name in ("a/x.jpg", "a/deep/er/y.JPEG", "b/.hidden.jpg", "b/z.png", ".git/w.jpg"):
+        save(src / name, pixels(0), format="PNG" if name.endswith("png") else "JPEG")
+    (src / "a" / "notes.txt").write_text("")
+    (src / "c").mkdir()
+    os.symlink("..", str(src / "a" / "loop"))
+    found = image_folder.find(str(src), 0.0, 0)
+    assert found.classes == ("a", "b")
+    names = {(entry.name, entry.label) for entry in found.splits["train"]}
+    assert names >= {("a/x.jpg", 0), ("a/deep/er/y.JPEG", 0), ("b/z.png", 1)}
+    assert not [name for name, _ in names if "hidden" in name or ".git" in name]
+    assert "a/notes.txt" in found.ignored
+
+
+@pytest.mark.parametrize("count, fraction, expected", [(10, 0.2, 2), (5, 0.1, 1), (1, 0.5, 1)])
+def test_each_class_is_held_out_alike(tmp_path, count, fraction, expected):
+    make_classes(tmp_path, count, "abcdefgh")
+    found = image_folder.find(str(tmp_path), fraction, 0)
+    held_out = [entry.label for entry in found.splits["validation"]]
+    assert len(held_out) == round(8 * count * fraction)
+    assert max(held_out.count(label) for label in range(8)) <= expected
+    names = [entry.name for split in found.splits.values() for entry in split]
+    assert len(set(names)) == len(names) == 8 * count
+
+
+@pytest.mark.parametrize(
+    "files, arguments, reason",
+    [
+        ([], [], "there is no folder"),
+        (["a/x.txt"], [], "holds no images"),
+        (["train/a/x.jpg", "val/b/y.jpg"], [], "val holds images of class 'b', .*train none"),
+        (["train/a/x.jpg", "val/y.jpg"], [], "val holds images outside class folders"),
+        (["train/a/x.jpg", "val/a/y.jpg"], ["--validation-fraction", "0.5"], "folder val"),
+        (["a/x.jpg"], ["--validation-fraction", "1"], "from 0 to below 1, not 1"),
+        (["a/x.jpg"], ["--validation-fraction", "0.9"], "leaves no image for training"),
+    ],
+)
+def test_an_impossible_request_gives_one_line(tmp_path, files, arguments, reason):
+    for name in files:
+        (tmp_path / "src" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "src" / name).write_bytes(b"")
+    with pytest.raises(SystemExit, match=reason) as error:
+        run(tmp_path / "src", tmp_path / "out", *arguments)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("arguments", [[], ["src"], ["src", "out", "--demo", "x"]])
+def test_src_and_out_or_the_demo(arguments, capsys):
+    with pytest.raises(SystemExit) as error:
+        prepare.main(arguments)
+    assert error.value.code == 2
+    assert "either SRC and OUT, or --demo DIR" in capsys.readouterr().err
+
+
+def test_only_the_shards_that_are_missing_are_written_again(tmp_path, capsys):
+    src, out = tmp_path / "src", tmp_path / "out"
+    make_classes(src, 8)
+    arguments = (src, out, "--train-shards", 4, "--validation-shards", 1)
+    assert run(*arguments) == 0
+    first, about = contents(out), description(out)
+    stamps = {name: (out / name).stat().st_mtime_ns for name in first}
+
+    (out / "train-00002-of-00004").unlink()
+    (out / "train-00003-of-00004").write_bytes(b"cut short")
+    (out / ".train-00002-of-00004.12345.part").write_bytes(b"left by a killed process")
+    assert run(*arguments) == 0
+    assert "3 of 5 shards are complete already" in capsys.readouterr().out
+    assert contents(out) == first
+    assert description(out) == about
+    kept = [name for name in first if (out / name).stat().st_mtime_ns == stamps[name]]
+    assert sorted(kept) == [
+        "train-00000-of-00004",
+        "train-00001-of-00004",
+        "validation-00000-of-00001",
+    ]
+    assert not list(out.glob(".*.part"))
+
+
+def test_shards_of_other_images_are_replaced_only_by_force(tmp_path):
+    src, out = tmp_path / "src", tmp_path / "out"
+    make_classes(src)
+    assert run(src, out, "--train-shards", 3) == 0
+    before = contents(out)
+    save(src / "ape" / "one more.jpg", pixels(9))
+    with pytest.raises(SystemExit, match=r"train-00000-of-00003 for one: .*--force"):
+        run(src, out, "--train-shards", 2)
+    assert contents(out) == before
+    assert run(src, out, "--train-shards", 2, "--force") == 0
+    assert len(list(out.glob("train-*-of-*"))) == 2
+    assert "ape/one more.jpg" in {**by_name(out, "train"), **by_name(out, "validation")}
+
+
+def test_the_shards_depend_on_the_seed_but_not_on_the_number_of_workers(tmp_path):
+    make_classes(tmp_path / "src", 6)
+    outs = [tmp_path / name for name in ("a", "b", "c")]
+    for out, seed, workers in zip(outs, (0, 0, 1), (1, 3, 1)):
+        arguments = [tmp_path / "src", out, "--seed", seed, "--workers", workers]
+        assert prepare.main([str(argument) for argument in arguments]) == 0
+    first, again, other = (contents(out) for out in outs)
+    assert first == again != other
+
+
+def test_ctrl_c_leaves_whole_shards_and_the_same_command_goes_on(tmp_path):
+    src, out = tmp_path / "src", tmp_path / "out"
+    (src / "a").mkdir(parents=True)
+    noise = np.random.RandomState(0).randint(0, 256, (400, 400, 3), np.uint8)
+    save(src / "a" / "0.png", Image.fromarray(noise), compress_level=1)
+    for i in range(1, 120):
+        os.link(str(src / "a" / "0.png"), str(src / "a" / f"{i}.png"))
+    command = [sys.executable, prepare.__file__, str(src), str(out), "--workers", "1"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while not list(out.glob("train-*")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers as well
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"the same command goes on from here" in said
+    assert b"Traceback" not in said
+    assert not list(out.glob(".*.part"))
+    assert not (out / "dataset.json").exists()
+    before = contents(out)
+    assert 0 < len(before) < 20
+    TFRecords(str(out / "train-*")).index()  # raises where a shard is not whole
+    assert subprocess.run([*command, "--workers", "2"], stderr=subprocess.PIPE).returncode == 0
+    assert description(out)["splits"]["train"]["records"] == 108
+    assert contents(out).items() >= before.items()
+
+
+def test_the_demo_is_made_of_photographs_that_need_no_download(tmp_path, monkeypatch):
+    for package in ("skimage", "sklearn"):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
+    monkeypatch.setattr(prepare.demo_images, "TRAIN", 4)
+    monkeypatch.setattr(prepare.demo_images, "VALIDATION", 2)
+    for out in (tmp_path / "a", tmp_path / "b"):
+        assert prepare.main(["--demo", str(out), "--workers", "1"]) == 0
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    about = description(tmp_path / "a")
+    photographs = prepare.demo_images.PHOTOGRAPHS
+    assert about["classes"] == sorted(photographs)
+    assert about["splits"]["train"]["records"] == 4 * len(photographs)
+    assert len(about["splits"]["train"]["shards"]) == 8
+    assert len(about["splits"]["validation"]["shards"]) == 2
+    sizes = {
+        (found["image/height"][0], found["image/width"][0])
+        for found in features(tmp_path / "a", "train")
+    }
+    assert len(sizes) > 20
+    assert all(96 <= max(size) <= 500 for size in sizes)
+
+
+def test_the_demo_has_about_a_thousand_images_and_photographs_without_overlap():
+    demo = prepare.demo_images
+    assert 900 <= (demo.TRAIN + demo.VALIDATION) * len(demo.PHOTOGRAPHS) <= 1100
+    disjoint = [
+        photograph
+        for photograph in demo.PHOTOGRAPHS.values()
+        if photograph.spans["train"][1] <= photograph.spans["val"][0]
+    ]
+    assert len(disjoint) >= 2

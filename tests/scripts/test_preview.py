@@ -1,0 +1,157 @@
+import io
+
+import numpy as np
+import pytest
+
+pytest.importorskip("PIL")
+pytest.importorskip("google.protobuf")
+
+import preview
+from PIL import Image
+from pretexture import permutations
+from pretexture.loader import Pipeline, TFRecords, presets
+from pretexture.loader.writer import TFRecordWriter, example
+
+
+@pytest.fixture(autouse=True)
+def no_shared_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def picture(seed):
+    """96 x 96 pixels in which any two places differ, as a JPEG and as it is decoded."""
+    small = np.random.RandomState(seed).randint(0, 256, (6, 6, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(small).resize((96, 96)).save(buffer, "JPEG", quality=100, subsampling=0)
+    return buffer.getvalue(), np.asarray(Image.open(buffer))
+
+
+@pytest.fixture
+def shards(tmp_path):
+    for split in ("train", "validation"):
+        for number in range(2):
+            with TFRecordWriter(tmp_path / f"{split}-0000{number}-of-00002") as writer:
+                for i in range(3):
+                    jpeg, _ = picture(3 * number + i)
+                    writer.write(example({"image/encoded": jpeg, "image/class/label": i + 1}))
+    return tmp_path
+
+
+def sheet(shards, pipeline, tile):
+    """A sheet of records in evaluation, and where on it pixels are found."""
+    records = TFRecords(str(shards / "train-*"))
+    image = np.asarray(
+        preview.contact_sheet(
+            records,
+            Pipeline(pipeline),
+            training=False,
+            count=6,
+            seed=0,
+            tile=tile,
+            classes=["ape", "bee", "cow"],
+        )
+    ).astype(int)
+
+    def find(pixels):
+        """The one place, (top, left), at which these pixels stand."""
+        height, width = pixels.shape[:2]
+        corner = np.abs(image - pixels[0, 0].astype(int)).max(axis=2) <= 2
+        found = [
+            (int(y), int(x))
+            for y, x in np.argwhere(corner)
+            if image[y : y + height, x : x + width].shape == pixels.shape
+            and np.abs(image[y : y + height, x : x + width] - pixels).max() <= 2
+        ]
+        assert len(found) == 1, f"stands in {len(found)} places"
+        return found[0]
+
+    return find
+
+
+def test_rotations_are_shown_counter_clockwise_beside_their_source(shards):
+    find = sheet(shards, "crop(96, 96)|center_crop(64)|rotate", 64)
+    for record in range(6):
+        centre = picture(record)[1][16:80, 16:80]
+        places = [find(np.rot90(centre, turns)) for turns in range(4)]
+        tops, lefts = zip(*places)
+        assert len(set(tops)) == 1, "in one row"
+        assert list(lefts) == sorted(lefts), "0, 90, 180, 270 from left to right"
+
+
+def patch(record, number):
+    y, x = divmod(number, 3)
+    return picture(record)[1][32 * y : 32 * y + 32, 32 * x : 32 * x + 32]
+
+
+def test_patches_stand_where_they_belong(shards):
+    find = sheet(shards, "crop(96)|patches(3)", 64)
+    for record in range(6):
+        places = np.array([find(patch(record, i)) for i in range(9)]).reshape(3, 3, 2)
+        assert (np.diff(places[..., 0], axis=0) > 32).all()
+        assert (np.diff(places[..., 0], axis=1) == 0).all()
+        assert (np.diff(places[..., 1], axis=1) > 32).all()
+        assert (np.diff(places[..., 1], axis=0) == 0).all()
+
+
+def test_a_jigsaw_is_shown_as_it_is_shuffled(shards):
+    find = sheet(shards, "crop(96)|patches(3)|jigsaw('maximal-4')", 64)
+    for record in range(6):
+        permutation = permutations.maximal(4)[record % 4]
+        places = [find(patch(record, i)) for i in permutation]
+        assert places == sorted(places), "row by row"
+
+
+def test_a_neighbour_is_shown_on_its_side_of_the_centre(shards):
+    find = sheet(shards, "crop(96)|patches(3)|pair", 64)
+    for record in range(6):
+        place = [0, 1, 2, 3, 5, 6, 7, 8][record]
+        centre, neighbour = find(patch(record, 4)), find(patch(record, place))
+        found = np.sign(np.subtract(neighbour, centre)).tolist()
+        assert found == [place // 3 - 1, place % 3 - 1]
+
+
+def test_splits_within_splits_are_drawn(shards):
+    find = sheet(shards, "crop(96)|patches(3)|rotate", 64)
+    for number in (0, 4, 8):
+        for turns in range(4):
+            find(np.rot90(patch(2, number), turns))
+
+
+@pytest.mark.parametrize("name", [*presets.ALL, "rotation", "resize(32)|flip"])
+@pytest.mark.parametrize("more", [[], ["--eval", "--split", "test"]])
+def test_every_preset_makes_a_sheet(shards, name, more, capsys):
+    out = shards / "sheet.png"
+    arguments = ["--data", str(shards), "--pipeline", name, "--out", str(out), "--count", "2"]
+    assert preview.main(arguments + more) == 0
+    with Image.open(out) as image:
+        assert f"{image.width}x{image.height}" in capsys.readouterr().out
+        assert np.asarray(image).std() > 10
+
+
+def test_a_pattern_may_name_the_shards_and_the_same_seed_gives_the_same_sheet(shards):
+    def make(seed):
+        out = shards / "sheet.png"
+        pattern = str(shards / "train-*")
+        arguments = ["--data", pattern, "--pipeline", "SUPERVISED", "--seed", str(seed)]
+        assert preview.main([*arguments, "--out", str(out)]) == 0
+        return out.read_bytes()
+
+    assert make(0) == make(0) != make(1)
+
+
+@pytest.mark.parametrize(
+    "data, pipeline, out, reason",
+    [
+        ("none/*", "EVAL", "a.png", "no file matches"),
+        (".", "crip(32)", "a.png", "there is no step 'crip'; did you mean crop"),
+        (".", "EVAL", "a.jigsaw", "unknown file extension"),
+        (".", "EVAL", "none/a.png", "No such file or directory"),
+        (".", "crop(500)", "a.png", "500"),
+    ],
+)
+def test_a_wrong_request_gives_one_line(shards, data, pipeline, out, reason):
+    with pytest.raises(SystemExit, match=reason) as error:
+        preview.main(
+            ["--data", str(shards / data), "--pipeline", pipeline, "--out", str(shards / out)]
+        )
+    assert "\n" not in str(error.value)
