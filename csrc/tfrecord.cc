@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -50,7 +51,8 @@ std::string CheckHeader(const uint8_t* header, uint64_t offset, uint64_t file_si
 
 }  // namespace
 
-File::File(const std::string& path) : fd_(open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
+// Without O_NONBLOCK, to open a pipe is to wait for its writer.
+File::File(const std::string& path) : fd_(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)) {
   if (fd_ < 0) throw Error(std::string("cannot open: ") + std::strerror(errno));
   struct stat status = {};
   if (fstat(fd_, &status) != 0 || !S_ISREG(status.st_mode)) {
@@ -90,7 +92,8 @@ ShardIndex ScanShard(const std::string& path) {
     for (uint64_t offset = 0; offset < file.size();) {
       if (offset < begin || offset + kHeader > end) {
         begin = offset;
-        end = begin + file.Read(begin, window.data(), window.size());
+        // What is written behind the end meanwhile is not part of the shard.
+        end = std::min(begin + file.Read(begin, window.data(), window.size()), file.size());
       }
       index.fault_offset = offset;
       if (end - offset < kHeader) {
