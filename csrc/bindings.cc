@@ -3,6 +3,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
+#include <unistd.h>
 
 #include <array>
 #include <atomic>
@@ -11,8 +12,6 @@
 #include <thread>
 #include <utility>
 #include <vector>
-
-#include <unistd.h>
 
 #include "crc32c.h"
 #include "error.h"
@@ -222,8 +221,7 @@ class PyRenderer {
         seed_(seed),
         renderer_(plan_, shape_.format, Find(kernels), false) {}
 
-  py::tuple Views(const py::buffer& encoded, int32_t class_label, uint32_t record,
-                  uint32_t epoch) {
+  py::tuple Views(const py::buffer& encoded, int32_t class_label, uint32_t record, uint32_t epoch) {
     const py::buffer_info info = encoded.request();
     py::array image(shape_.NumpyDType(), shape_.Image({}));
     std::vector<int32_t> labels;
@@ -430,7 +428,8 @@ PYBIND11_MODULE(_core, m) {
         py::object label = py::none();
         if (example.label) label = py::int_(*example.label);
         return py::make_tuple(
-            py::bytes(reinterpret_cast<const char*>(example.image.data), example.image.size), label);
+            py::bytes(reinterpret_cast<const char*>(example.image.data), example.image.size),
+            label);
       },
       py::arg("data"), py::arg("image_key"), py::arg("label_key"));
   m.def("decode_jpeg", &DecodeJpeg, py::arg("data"), py::arg("region") = py::none());

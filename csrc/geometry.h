@@ -48,8 +48,8 @@ struct Axis {
   }
 };
 
-// For each of `count` outputs, `width` consecutive source pixels from `begin` + `start` on and their
-// weights. All source pixels used are in begin..end-1.
+// For each of `count` outputs, `width` consecutive source pixels from `begin` + `start` on and
+// their weights. All source pixels used are in begin..end-1.
 struct Taps {
   int width = 0;
   int count = 0;

@@ -201,8 +201,7 @@ Pipeline::Task Pipeline::Issue() {
   }
   Task task{issuing_, next_place_++, 0};
   const uint32_t position =
-      config_.shard +
-      config_.shards * (task.batch->number * config_.batch_size + task.place);
+      config_.shard + config_.shards * (task.batch->number * config_.batch_size + task.place);
   task.record = config_.order.RecordAt(task.batch->epoch, position);
   if (next_place_ == task.batch->size) issuing_.reset();
   return task;
@@ -245,9 +244,9 @@ void Pipeline::Run(Worker* worker) {
     for (RecordFault& fault : worker->skipped) {
       // One of a kind: the numbers in a reason are its details.
       std::string kind = fault.reason;
-      kind.erase(std::remove_if(kind.begin(), kind.end(),
-                                [](char c) { return c >= '0' && c <= '9'; }),
-                 kind.end());
+      kind.erase(
+          std::remove_if(kind.begin(), kind.end(), [](char c) { return c >= '0' && c <= '9'; }),
+          kind.end());
       kind.resize(std::min<size_t>(kind.size(), 24));
       if (std::find(skipped_kinds_.begin(), skipped_kinds_.end(), kind) == skipped_kinds_.end()) {
         skipped_kinds_.push_back(kind);

@@ -108,7 +108,8 @@ class Pipeline {
   void Seek(uint32_t epoch, uint32_t batch);
 
   // The next batch; null where it was not ready within `patience`. A batch with a fault is handed
-  // over too. Throws std::bad_alloc where there was no memory for a batch. Without `run_ahead` an epoch's end must be followed by Seek.
+  // over too. Throws std::bad_alloc where there was no memory for a batch. Without `run_ahead` an
+  // epoch's end must be followed by Seek.
   std::shared_ptr<Batch> Next(std::chrono::milliseconds patience);
 
   Stats GetStats() const;

@@ -111,7 +111,8 @@ struct Apply {
   void operator()(const op::Resize& op) {
     Each([&](uint32_t v, View* view) {
       Sampling sampling = op.sampling;
-      if (op.randomize) sampling.method = static_cast<Method>(Below(draws.Block(op.stream, v)[0], 4));
+      if (op.randomize)
+        sampling.method = static_cast<Method>(Below(draws.Block(op.stream, v)[0], 4));
       Resize(view, op.height, op.width, sampling);
     });
   }

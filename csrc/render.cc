@@ -284,9 +284,9 @@ void Renderer::Write(const Strip& strip, const Normalization& by, bool stream, u
   const size_t size = 3 / pieces * n * element;
   for (size_t c = 0; c < pieces; ++c) {
     uint8_t* const target =
-        out + (format_.channels_first ? c * format_.ViewValues() / 3 + strip.first
-                                      : 3 * strip.first) *
-                  element;
+        out +
+        (format_.channels_first ? c * format_.ViewValues() / 3 + strip.first : 3 * strip.first) *
+            element;
     uint8_t* const to = stream ? Grown(&staging_, size) : target;
     float* const floats = reinterpret_cast<float*>(to);
     uint16_t* const halves = reinterpret_cast<uint16_t*>(to);

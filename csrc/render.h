@@ -88,7 +88,7 @@ class Renderer {
   size_t canvas_count_ = 0;
   std::vector<float> line_;       // a blended row of source pixels
   std::vector<float> gray_line_;  // the same, the mean of its channels
-  std::vector<float> planes_;  // a strip, or a whole view where its statistics are needed
+  std::vector<float> planes_;     // a strip, or a whole view where its statistics are needed
   std::vector<const uint8_t*> rows_;
   std::vector<float> weights_;
   std::vector<uint8_t> canvas_;   // what several views are copied from

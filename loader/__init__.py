@@ -1,11 +1,13 @@
 """The data pipeline: ImageNet TFRecords to ready batches of views, through a compiled core.
 
-    from pretexture.loader import Loader, TFRecords, presets
+```python
+from pretexture.loader import Loader, TFRecords, presets
 
-    records = TFRecords("/data/imagenet/train-*")
-    loader = Loader(records, presets.ROTATION, batch_size=64, seed=0, threads=8)
-    for batch in loader:  # one epoch
-        batch.image, batch.label, batch.index
+records = TFRecords("/data/imagenet/train-*")
+loader = Loader(records, presets.ROTATION, batch_size=64, seed=0, threads=8)
+for batch in loader:  # one epoch
+    batch.image, batch.label, batch.index
+```
 """
 
 from . import presets

@@ -4,7 +4,7 @@ A backend makes batches: `seek` says which comes next, `next` gives it and moves
 """
 
 import time
-from typing import Any, Dict, List, Optional, Tuple, Union
+from typing import Any, Dict, List, Optional, Set, Tuple, Union
 
 import numpy as np
 
@@ -92,9 +92,11 @@ class NativeBackend:
         )
 
     def seek(self, epoch: int, batch: int) -> None:
+        """Says which batch comes next."""
         self._core.seek(epoch, batch)
 
     def next(self) -> Arrays:
+        """Image, label and index of the next batch. Raises: RecordError."""
         image, label, index, fault = self._core.next()
         if fault is not None:
             raise RecordError(*fault)
@@ -102,12 +104,15 @@ class NativeBackend:
         return image, label, index
 
     def stats(self) -> Dict[str, Any]:
+        """The fields of `Stats`."""
         return self._core.stats()
 
     def take_skipped(self) -> List[RecordError]:
+        """What was skipped since the last call: the first of each kind of failure."""
         return [RecordError(*fault) for fault in self._core.take_skipped()]
 
     def close(self) -> None:
+        """Ends the threads, if there are any."""
         self._core.close()
 
 
@@ -124,25 +129,24 @@ class ReferenceBackend:
         self._records, self._index, self._config = records, index, config
         self._position = (0, 0)
         self._skipped: List[RecordError] = []
-        self._stats: Dict[str, Any] = dict.fromkeys(
-            ("records", "bytes", "skipped", "warnings"), 0
-        )
+        self._skipped_kinds: Set[str] = set()
+        self._stats: Dict[str, Any] = dict.fromkeys(("records", "bytes", "skipped", "warnings"), 0)
         for name in ("read", "decode", "resample", "color", "wait"):
             self._stats[f"{name}_seconds"] = 0.0
 
     def seek(self, epoch: int, batch: int) -> None:
+        """Says which batch comes next."""
         self._position = (epoch, batch)
 
     def next(self) -> Arrays:
+        """Image, label and index of the next batch. Raises: RecordError."""
         begin = time.perf_counter()
         config = self._config
         epoch, batch = self._position
         shard, shards = config.shard
         total = len(self._index.offsets)
         own = total // shards if config.drop_remainder else -(-(total - shard) // shards)
-        places = range(
-            batch * config.batch_size, min(own, (batch + 1) * config.batch_size)
-        )
+        places = range(batch * config.batch_size, min(own, (batch + 1) * config.batch_size))
         rows = [
             self._record(
                 record_at(config.seed, epoch, total, config.shuffle, shard + shards * place), epoch
@@ -163,9 +167,7 @@ class ReferenceBackend:
         for attempt in range(REPLACEMENTS + 1):
             path, offset, length = self._records.locate(number, self._index)
             try:
-                data = self._reference.read_record(
-                    path, offset, length, self._records.verify_crc
-                )
+                data = self._reference.read_record(path, offset, length, self._records.verify_crc)
                 image, label = self._reference.parse_example(
                     data, self._records.image_key, self._records.label_key
                 )
@@ -180,10 +182,11 @@ class ReferenceBackend:
                 if not config.skip_errors or attempt == REPLACEMENTS:
                     raise fault from None
                 self._stats["skipped"] += 1
-                self._skipped.append(fault)
-                words = draws.Draws(config.seed, epoch, wanted).block(
-                    draws.REPLACEMENT, 0, attempt
-                )
+                kind = "".join(c for c in reason if not c.isdigit())[:24]
+                if kind not in self._skipped_kinds:
+                    self._skipped_kinds.add(kind)
+                    self._skipped.append(fault)
+                words = draws.Draws(config.seed, epoch, wanted).block(draws.REPLACEMENT, 0, attempt)
                 number = draws.below(words[0], len(self._index.offsets))
                 continue
             self._stats["records"] += 1
@@ -192,14 +195,16 @@ class ReferenceBackend:
         raise AssertionError("the last attempt returns or raises")
 
     def stats(self) -> Dict[str, Any]:
+        """The fields of `Stats`."""
         return dict(self._stats)
 
     def take_skipped(self) -> List[RecordError]:
+        """What was skipped since the last call: the first of each kind of failure."""
         skipped, self._skipped = self._skipped, []
         return skipped
 
     def close(self) -> None:
-        pass
+        """Ends the threads, if there are any."""
 
 
 Backend = Union[NativeBackend, ReferenceBackend]

@@ -29,7 +29,7 @@ class Batch(NamedTuple):
 
     image: np.ndarray
     label: np.ndarray
-    index: np.ndarray
+    index: np.ndarray  # type: ignore[assignment]  # not tuple.index
 
 
 class ArraySpec(NamedTuple):
@@ -134,7 +134,7 @@ class Loader:
         self.layout = _choice("layout", layout, LAYOUTS)
         self.on_error = _choice("on_error", on_error, ("raise", "skip"))
 
-        index = records.index(on_error)
+        index = records.shard_index(on_error)
         self._shard_faults = len(index.faults)
         for fault in index.faults:
             _log.warning("the rest of a broken shard is left out: %s", fault)

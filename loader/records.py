@@ -8,7 +8,7 @@ import os
 import re
 import tempfile
 import zipfile
-from typing import List, NamedTuple, Optional, Sequence, Tuple, Union, overload
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple, Union, overload
 
 import numpy as np
 
@@ -90,7 +90,7 @@ class TFRecords(collections.abc.Sequence):
         self._cache_dir = _default_cache_dir() if cache_dir is None else os.fspath(cache_dir)
         self._index: Optional[Index] = None
 
-    def index(self, on_error: str = "raise") -> Index:
+    def shard_index(self, on_error: str = "raise") -> Index:
         """Where the records are, from the cache or by a scan.
 
         Args:
@@ -104,7 +104,7 @@ class TFRecords(collections.abc.Sequence):
         return self._index
 
     def __len__(self) -> int:
-        return len(self.index().offsets)
+        return len(self.shard_index().offsets)
 
     @overload
     def __getitem__(self, i: int) -> Record: ...
@@ -113,7 +113,7 @@ class TFRecords(collections.abc.Sequence):
     def __getitem__(self, i):
         if isinstance(i, slice):
             return [self[k] for k in range(*i.indices(len(self)))]
-        index = self.index()
+        index = self.shard_index()
         number = int(i) + (len(index.offsets) if i < 0 else 0)
         if not 0 <= number < len(index.offsets):
             raise IndexError(f"record {i} of {len(index.offsets)}")
@@ -165,7 +165,7 @@ def imagenet(root: _Path, split: str, **kwargs) -> TFRecords:
 def _numbered_shards(root: str, name: str) -> List[str]:
     if not os.path.isdir(root):
         raise FileNotFoundError(f"there is no folder {root}")
-    found = {}
+    found: Dict[int, Dict[int, str]] = {}
     for entry in os.listdir(root):
         match = re.fullmatch(re.escape(name) + r"-(\d{5})-of-(\d{5})", entry)
         if match:
@@ -192,8 +192,8 @@ def _resolve(pattern_or_paths: Union[_Path, Sequence[_Path]]) -> List[str]:
         pattern = os.fspath(pattern_or_paths)
         if os.path.isdir(pattern):
             raise IsADirectoryError(
-                f"{pattern} is a folder; name the shards, such as {os.path.join(pattern, 'train-*')}"
-                ", or use imagenet(folder, split)"
+                f"{pattern} is a folder; name its shards, such as "
+                f"{os.path.join(pattern, 'train-*')}, or use imagenet(folder, split)"
             )
         paths = [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern))
         if not paths:

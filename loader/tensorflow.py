@@ -26,8 +26,8 @@ def dataset(loader: Loader) -> Any:
     spec = loader.element_spec
     from_generator = tf.data.Dataset.from_generator
     if "output_signature" in inspect.signature(from_generator).parameters:
-        signature = Batch(*(tf.TensorSpec(s.shape, s.dtype) for s in spec))  # type: ignore
+        signature = Batch(*(tf.TensorSpec(s.shape, s.dtype) for s in spec))
         return from_generator(lambda: iter(loader), output_signature=signature)
-    types = Batch(*(tf.as_dtype(s.dtype) for s in spec))  # type: ignore
-    shapes = Batch(*(tf.TensorShape(s.shape) for s in spec))  # type: ignore
+    types = Batch(*(tf.as_dtype(s.dtype) for s in spec))
+    shapes = Batch(*(tf.TensorShape(s.shape) for s in spec))
     return from_generator(lambda: iter(loader), types, shapes)

@@ -72,7 +72,7 @@ def run(*arguments):
 
 def features(out, split):
     records = TFRecords(str(out / f"{split}-*"))
-    index = records.index()
+    index = records.shard_index()
     for i in range(len(records)):
         path, offset, length = records.locate(i, index)
         yield parse_example(_core.read_record(path, offset, length, True))
@@ -397,7 +397,7 @@ def test_ctrl_c_leaves_whole_shards_and_the_same_command_goes_on(tmp_path):
     assert not (out / "dataset.json").exists()
     before = contents(out)
     assert 0 < len(before) < 20
-    TFRecords(str(out / "train-*")).index()  # raises where a shard is not whole
+    TFRecords(str(out / "train-*")).shard_index()  # raises where a shard is not whole
     assert subprocess.run([*command, "--workers", "2"], stderr=subprocess.PIPE).returncode == 0
     assert description(out)["splits"]["train"]["records"] == 108
     assert contents(out).items() >= before.items()
