@@ -68,12 +68,14 @@ class TFRecordWriter:
 
     def discard(self) -> None:
         """Drops what was written; whatever stood under the shard's name stays."""
-        if self._file is not None:
-            self._file, file = None, self._file
-            try:
-                file.close()
-            finally:
-                os.unlink(self._temporary)
+        file = self._file
+        if file is None:
+            return
+        self._file = None
+        try:
+            file.close()
+        finally:
+            os.unlink(self._temporary)
 
     def __enter__(self) -> "TFRecordWriter":
         return self
