@@ -1,0 +1,113 @@
+#include "order.h"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "philox.h"
+#include "test.h"
+
+namespace pretexture {
+namespace {
+
+std::vector<uint32_t> Epoch(const Order& order, uint32_t epoch) {
+  std::vector<uint32_t> records(order.records);
+  for (uint32_t i = 0; i < order.records; ++i) records[i] = order.RecordAt(epoch, i);
+  return records;
+}
+
+bool IsPermutation(std::vector<uint32_t> records) {
+  std::sort(records.begin(), records.end());
+  for (uint32_t i = 0; i < records.size(); ++i) {
+    if (records[i] != i) return false;
+  }
+  return true;
+}
+
+Order Make(Shuffle shuffle, uint32_t records, uint32_t block = 1024, uint32_t blocks = 16,
+           uint64_t seed = 7) {
+  Order order;
+  order.seed = seed;
+  order.records = records;
+  order.shuffle = shuffle;
+  order.block = block;
+  order.blocks = blocks;
+  return order;
+}
+
+TEST(each_record_stands_at_one_place_of_an_epoch) {
+  for (const uint32_t n : {1u, 2u, 3u, 4u, 5u, 15u, 16u, 17u, 255u, 256u, 257u, 1000u, 20000u}) {
+    CHECK(IsPermutation(Epoch(Make(Shuffle::kGlobal, n), 0)));
+    CHECK(IsPermutation(Epoch(Make(Shuffle::kNone, n), 0)));
+  }
+}
+
+TEST(the_inverse_permutation_leads_back) {
+  test::Random random(1);
+  for (const uint32_t n : {1u, 2u, 7u, 1000u, 1281167u, ~0u}) {
+    for (int i = 0; i < 200; ++i) {
+      const uint32_t index = random.Next() % n;
+      const uint32_t there = Permute(3, 1, kOrderRecords, 2, n, index);
+      CHECK(there < n);
+      CHECK_EQ(PermuteInverse(3, 1, kOrderRecords, 2, n, there), index);
+    }
+  }
+}
+
+TEST(orders_of_other_seeds_and_epochs_differ) {
+  const Order order = Make(Shuffle::kGlobal, 1000);
+  CHECK(Epoch(order, 0) == Epoch(order, 0));
+  CHECK(Epoch(order, 0) != Epoch(order, 1));
+  CHECK(Epoch(order, 0) != Epoch(Make(Shuffle::kGlobal, 1000, 1024, 16, 8), 0));
+}
+
+// Over many epochs each record comes to each place about equally often: chi-squared with n - 1
+// degrees of freedom, within five standard deviations of its mean.
+TEST(a_record_is_as_likely_in_any_place) {
+  constexpr uint32_t kRecords = 50, kEpochs = 5000;
+  std::vector<double> seen(kRecords * kRecords);
+  const Order order = Make(Shuffle::kGlobal, kRecords);
+  for (uint32_t epoch = 0; epoch < kEpochs; ++epoch) {
+    for (uint32_t i = 0; i < kRecords; ++i) seen[i * kRecords + order.RecordAt(epoch, i)] += 1;
+  }
+  const double expected = double(kEpochs) / kRecords;
+  double chi = 0;
+  for (const double count : seen) chi += (count - expected) * (count - expected) / expected;
+  const double freedom = (kRecords - 1.0) * (kRecords - 1.0);
+  CHECK(std::abs(chi - freedom) < 5 * std::sqrt(2 * freedom));
+}
+
+TEST(windows_hold_whole_blocks_and_every_record_once) {
+  test::Random random(2);
+  for (int round = 0; round < 300; ++round) {
+    const auto n = static_cast<uint32_t>(random.Between(1, 400));
+    const auto block = static_cast<uint32_t>(random.Between(1, 40));
+    const auto blocks = static_cast<uint32_t>(random.Between(1, 8));
+    const std::vector<uint32_t> records = Epoch(Make(Shuffle::kWindow, n, block, blocks, round), 3);
+    CHECK(IsPermutation(records));
+    // A block's records lie within one window, which holds at most `blocks` blocks.
+    const uint32_t count = (n + block - 1) / block;
+    std::vector<uint32_t> first(count, ~0u), last(count, 0);
+    for (uint32_t i = 0; i < n; ++i) {
+      const uint32_t b = records[i] / block;
+      first[b] = std::min(first[b], i);
+      last[b] = std::max(last[b], i);
+    }
+    for (uint32_t b = 0; b < count; ++b) CHECK(last[b] - first[b] < block * blocks);
+  }
+}
+
+TEST(huge_windows_and_blocks_do_not_overflow) {
+  for (const uint32_t block : {1u, 1000u, 1u << 31, ~0u}) {
+    for (const uint32_t blocks : {1u, 1000u, 1u << 31, ~0u}) {
+      CHECK(IsPermutation(Epoch(Make(Shuffle::kWindow, 300, block, blocks), 0)));
+      const Order order = Make(Shuffle::kWindow, ~0u, block, blocks);
+      for (const uint32_t position : {0u, 1u, 1u << 31, ~0u - 1}) {
+        CHECK(order.RecordAt(5, position) < order.records);
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace pretexture
