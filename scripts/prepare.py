@@ -89,23 +89,27 @@ def main(arguments: Optional[List[str]] = None) -> int:
     flags = parser.parse_args(arguments)
     if bool(flags.demo) == bool(flags.src) or bool(flags.src) != bool(flags.out):
         parser.error("give either SRC and OUT, or --demo DIR")
-    with short_errors(flags.traceback):
-        counts = {"train": flags.train_shards, "validation": flags.validation_shards}
-        if flags.demo:
-            flags.src, flags.out = _demo_images(flags.demo), flags.demo
-            counts = {split: given or DEMO_SHARDS[split] for split, given in counts.items()}
-        print(f"looking through {flags.src}", flush=True)
-        found = image_folder.find(flags.src, flags.validation_fraction, flags.seed)
-        _report_found(flags.src, found)
-        shards = _plan(flags.src, flags.out, found, counts, flags.on_error == "skip")
-        os.makedirs(flags.out, exist_ok=True)
-        try:
-            written = _write_all(shards, flags.out, flags.workers, flags.force)
-        except KeyboardInterrupt:
-            print("\ninterrupted; the same command goes on from here", file=sys.stderr)
-            return 130
-        _finish(flags.out, found.classes, shards, written)
+    try:
+        with short_errors(flags.traceback):
+            _prepare(flags)
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on from here", file=sys.stderr)
+        return 130
     return 0
+
+
+def _prepare(flags: argparse.Namespace) -> None:
+    counts = {"train": flags.train_shards, "validation": flags.validation_shards}
+    if flags.demo:
+        flags.src, flags.out = _demo_images(flags.demo), flags.demo
+        counts = {split: given or DEMO_SHARDS[split] for split, given in counts.items()}
+    print(f"looking through {flags.src}", flush=True)
+    found = image_folder.find(flags.src, flags.validation_fraction, flags.seed)
+    _report_found(flags.src, found)
+    shards = _plan(flags.src, flags.out, found, counts, flags.on_error == "skip")
+    os.makedirs(flags.out, exist_ok=True)
+    written = _write_all(shards, flags.out, flags.workers, flags.force)
+    _finish(flags.out, found.classes, shards, written)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -301,7 +305,7 @@ def _in_parallel(
     pending: Dict[Any, Shard] = {}
     try:
         with Interrupt() as interrupt:
-            with _signals_blocked():  # for good in the workers, which are started here
+            with _signals_blocked():  # the workers, which start here, inherit that for good
                 for shard in shards:
                     pending[pool.submit(_write, shard)] = shard
             while pending:
