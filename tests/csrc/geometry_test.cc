@@ -53,7 +53,7 @@ Axis Drawn(Random* random, int size) {
 
 TEST(weights_sum_to_1_and_lie_within_the_image) {
   Random random(1);
-  for (int round = 0; round < 4000; ++round) {
+  for (int round = 0; round < 1500; ++round) {
     const int size = random.Between(1, 50);
     const Axis axis = Drawn(&random, size);
     for (const Sampling& sampling : kSamplings) {

@@ -1,0 +1,313 @@
+#include "jpeg.h"
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "error.h"
+#include "jpegs.h"
+#include "test.h"
+
+namespace pretexture {
+namespace {
+
+using namespace test;
+
+using Bytes = std::vector<uint8_t>;
+
+Span Of(const Bytes& data) { return {data.data(), data.size()}; }
+
+// A region's pixels without gaps between rows.
+Bytes Pixels(const Region& region) {
+  Bytes pixels;
+  for (int y = region.rect.y0; y < region.rect.y1; ++y) {
+    const uint8_t* row = region.Row(y);
+    pixels.insert(pixels.end(), row, row + 3 * region.rect.width());
+  }
+  return pixels;
+}
+
+Bytes DecodeWhole(JpegDecoder* decoder, const Bytes& data, JpegDecoder::Size* size) {
+  *size = decoder->Open(Of(data));
+  return Pixels(decoder->Decode({0, 0, size->width, size->height}));
+}
+
+Bytes Crop(const Bytes& pixels, int width, const Rect& rect) {
+  Bytes crop;
+  for (int y = rect.y0; y < rect.y1; ++y) {
+    const auto row = pixels.begin() + (static_cast<std::ptrdiff_t>(y) * width + rect.x0) * 3;
+    crop.insert(crop.end(), row, row + 3 * rect.width());
+  }
+  return crop;
+}
+
+void CheckRegion(JpegDecoder* decoder, const Bytes& data, const Bytes& whole, int width,
+                 const Rect& rect, const std::string& what) {
+  decoder->Open(Of(data));
+  if (Pixels(decoder->Decode(rect)) == Crop(whole, width, rect)) return;
+  Fail(__FILE__, __LINE__,
+       what + ": columns " + std::to_string(rect.x0) + ".." + std::to_string(rect.x1) + ", rows " +
+           std::to_string(rect.y0) + ".." + std::to_string(rect.y1) +
+           " differ from the same part of a full decode");
+}
+
+Rect Drawn(Random* random, int width, int height) {
+  Rect rect;
+  rect.x0 = random->Between(0, width - 1);
+  rect.x1 = random->Between(rect.x0 + 1, width);
+  rect.y0 = random->Between(0, height - 1);
+  rect.y1 = random->Between(rect.y0 + 1, height);
+  return rect;
+}
+
+// Regions that begin and end near every edge and block border, and some at random.
+void CheckRegions(const Bytes& data, const std::string& what, int count) {
+  JpegDecoder decoder;
+  JpegDecoder::Size size;
+  const Bytes whole = DecodeWhole(&decoder, data, &size);
+  Random random(whole.size());
+  for (int x = 0; x < size.width; ++x) {
+    CheckRegion(&decoder, data, whole, size.width, {x, 0, x + 1, size.height}, what);
+    CheckRegion(&decoder, data, whole, size.width, {x, 0, size.width, 1}, what);
+    CheckRegion(&decoder, data, whole, size.width, {0, size.height - 1, x + 1, size.height}, what);
+  }
+  for (int y = 0; y < size.height; ++y) {
+    CheckRegion(&decoder, data, whole, size.width, {0, y, size.width, y + 1}, what);
+    CheckRegion(&decoder, data, whole, size.width, {0, y, 1, size.height}, what);
+    CheckRegion(&decoder, data, whole, size.width, {size.width - 1, 0, size.width, y + 1}, what);
+  }
+  for (int i = 0; i < count; ++i) {
+    const Rect rect = Drawn(&random, size.width, size.height);
+    CheckRegion(&decoder, data, whole, size.width, rect, what);
+  }
+}
+
+struct Kind {
+  const char* name;
+  J_COLOR_SPACE stored;
+  std::vector<std::pair<int, int>> sampling;
+};
+
+const std::vector<Kind>& Kinds() {
+  static const std::vector<Kind> kinds = {{"4:4:4", JCS_YCbCr, {{1, 1}, {1, 1}, {1, 1}}},
+                                          {"4:2:2", JCS_YCbCr, {{2, 1}, {1, 1}, {1, 1}}},
+                                          {"4:2:0", JCS_YCbCr, {{2, 2}, {1, 1}, {1, 1}}},
+                                          {"4:4:0", JCS_YCbCr, {{1, 2}, {1, 1}, {1, 1}}},
+                                          {"4:1:1", JCS_YCbCr, {{4, 1}, {1, 1}, {1, 1}}},
+                                          {"4:1:0", JCS_YCbCr, {{4, 2}, {1, 1}, {1, 1}}},
+                                          {"3:1:1", JCS_YCbCr, {{3, 1}, {1, 1}, {1, 1}}},
+                                          {"each its own", JCS_YCbCr, {{2, 2}, {2, 1}, {1, 2}}},
+                                          {"more chroma", JCS_YCbCr, {{1, 1}, {2, 2}, {2, 2}}},
+                                          {"RGB", JCS_RGB, {{1, 1}, {1, 1}, {1, 1}}},
+                                          {"grey", JCS_GRAYSCALE, {}},
+                                          {"CMYK", JCS_CMYK, {{1, 1}, {1, 1}, {1, 1}, {1, 1}}},
+                                          {"YCCK", JCS_YCCK, {{2, 2}, {1, 1}, {1, 1}, {2, 2}}}};
+  return kinds;
+}
+
+TEST(a_region_is_a_part_of_the_full_decode_for_every_sampling_and_coding) {
+  const std::pair<int, int> sizes[] = {{1, 1}, {7, 5}, {17, 33}, {64, 48}, {71, 40}};
+  for (const Kind& kind : Kinds()) {
+    for (const auto& size : sizes) {
+      for (const bool progressive : {false, true}) {
+        for (const unsigned restart : {0u, 2u}) {
+          JpegOptions options;
+          options.stored = kind.stored;
+          options.sampling = kind.sampling;
+          options.progressive = progressive;
+          options.restart_blocks = restart;
+          const std::string what = std::string(kind.name) + " " + std::to_string(size.first) + "x" +
+                                   std::to_string(size.second) +
+                                   (progressive ? " progressive" : "") +
+                                   (restart ? " with restarts" : "");
+          CheckRegions(EncodeJpeg(size.first, size.second, options), what, 20);
+        }
+      }
+    }
+  }
+}
+
+TEST(every_region_of_a_small_image_is_a_part_of_the_full_decode) {
+  for (const Kind& kind : Kinds()) {
+    JpegOptions options;
+    options.stored = kind.stored;
+    options.sampling = kind.sampling;
+    const Bytes data = EncodeJpeg(19, 9, options);
+    JpegDecoder decoder;
+    JpegDecoder::Size size;
+    const Bytes whole = DecodeWhole(&decoder, data, &size);
+    for (int x0 = 0; x0 < 19; ++x0) {
+      for (int x1 = x0 + 1; x1 <= 19; ++x1) {
+        for (int y0 = 0; y0 < 9; y0 += 2) {
+          for (int y1 = y0 + 1; y1 <= 9; y1 += 3) {
+            CheckRegion(&decoder, data, whole, 19, {x0, y0, x1, y1}, kind.name);
+          }
+        }
+      }
+    }
+  }
+}
+
+// libjpeg smooths what a progressive JPEG without its last scans has of them, over blocks around.
+TEST(a_region_of_a_progressive_image_that_lacks_scans_is_a_part_of_the_full_decode) {
+  for (const Kind& kind : Kinds()) {
+    JpegOptions options;
+    options.stored = kind.stored;
+    options.sampling = kind.sampling;
+    options.progressive = true;
+    const Bytes data = EncodeJpeg(72, 50, options);
+    const std::vector<size_t> scans = FindMarkers(data, 0xda);
+    for (size_t n = 1; n < scans.size(); ++n) {
+      // A scan's Huffman tables stand before it.
+      size_t end = scans[n];
+      for (const size_t table : FindMarkers(data, 0xc4)) {
+        if (scans[n - 1] < table && table < end) end = table;
+      }
+      Bytes cut(data.begin(), data.begin() + static_cast<std::ptrdiff_t>(end));
+      cut.insert(cut.end(), {0xff, 0xd9});
+      CheckRegions(cut, std::string(kind.name) + " with " + std::to_string(n) + " scans", 10);
+    }
+  }
+}
+
+TEST(data_that_end_anywhere_are_an_error) {
+  for (const bool progressive : {false, true}) {
+    JpegOptions options;
+    options.progressive = progressive;
+    const Bytes data = EncodeJpeg(40, 24, options);
+    JpegDecoder decoder;
+    JpegDecoder::Size size;
+    for (size_t cut = 0; cut + 2 < data.size(); ++cut) {
+      const Bytes part(data.begin(), data.begin() + static_cast<std::ptrdiff_t>(cut));
+      CHECK(!Thrown([&] { DecodeWhole(&decoder, part, &size); }).empty());
+    }
+    DecodeWhole(&decoder, data, &size);
+  }
+}
+
+TEST(data_that_end_below_the_region_go_unseen) {
+  const Bytes data = EncodeJpeg(64, 64);
+  const Bytes part(data.begin(), data.end() - 400);
+  JpegDecoder decoder;
+  JpegDecoder::Size size;
+  const Bytes whole = DecodeWhole(&decoder, data, &size);
+  CHECK_THROWS(DecodeWhole(&decoder, part, &size), "data end early");
+  CheckRegion(&decoder, part, whole, 64, {10, 0, 40, 16}, "top");
+}
+
+TEST(a_marker_in_the_data_is_a_warning) {
+  const Bytes data = EncodeJpeg(64, 64);
+  Bytes part(data.begin(), data.end() - 400);
+  part.insert(part.end(), {0xff, 0xd9});
+  JpegDecoder decoder;
+  JpegDecoder::Size size;
+  DecodeWhole(&decoder, part, &size);
+  CHECK_EQ(decoder.warnings(), uint64_t{1});
+  CheckRegions(part, "cut and ended", 50);
+}
+
+TEST(stray_bytes_before_a_marker_are_a_warning) {
+  Bytes data = EncodeJpeg(20, 20);
+  JpegDecoder decoder;
+  JpegDecoder::Size size;
+  const Bytes whole = DecodeWhole(&decoder, data, &size);
+  CHECK_EQ(decoder.warnings(), uint64_t{0});
+  const auto place = static_cast<std::ptrdiff_t>(FindMarkers(data, 0xdb)[0]);
+  data.insert(data.begin() + place, {1, 2, 3});
+  CHECK(DecodeWhole(&decoder, data, &size) == whole);
+  CHECK_EQ(decoder.warnings(), uint64_t{1});
+}
+
+TEST(what_is_not_a_jpeg_is_named) {
+  JpegDecoder decoder;
+  const auto open = [&](const std::string& text) {
+    const Bytes data(text.begin(), text.end());
+    decoder.Open(Of(data));
+  };
+  CHECK_THROWS(open("\x89PNG\r\n\x1a\n and more"), "not a JPEG but a PNG");
+  CHECK_THROWS(open("GIF89a and more"), "not a JPEG but a GIF");
+  CHECK_THROWS(open("RIFF1234WEBPVP8 "), "not a JPEG but a WebP");
+  CHECK_THROWS(open("BM and more"), "not a JPEG but a BMP");
+  CHECK_THROWS(open("<html>"), "not a JPEG");
+  CHECK_THROWS(open(""), "not a JPEG");
+  CHECK_THROWS(open("\xff"), "not a JPEG");
+}
+
+// The frame header: its length, precision, height, width.
+Bytes WithFrame(Bytes data, uint8_t marker, uint8_t precision, uint16_t height, uint16_t width) {
+  const size_t frame = FindMarkers(data, 0xc0)[0];
+  data[frame + 1] = marker;
+  data[frame + 4] = precision;
+  data[frame + 5] = static_cast<uint8_t>(height >> 8);
+  data[frame + 6] = static_cast<uint8_t>(height);
+  data[frame + 7] = static_cast<uint8_t>(width >> 8);
+  data[frame + 8] = static_cast<uint8_t>(width);
+  return data;
+}
+
+TEST(an_absurd_size_is_refused_before_anything_is_allocated) {
+  JpegDecoder decoder;
+  const Bytes data = EncodeJpeg(16, 16);
+  const Bytes huge = WithFrame(data, 0xc0, 8, 65500, 65500);
+  CHECK_THROWS(decoder.Open(Of(huge)), "65500x65500 pixels");
+  CHECK_THROWS(decoder.Open(Of(WithFrame(data, 0xc0, 8, 0, 16))), "cannot be decoded");
+  CHECK_THROWS(decoder.Open(Of(WithFrame(data, 0xc0, 8, 65535, 65535))), "65500 pixels");
+}
+
+TEST(other_precisions_and_processes_are_refused) {
+  JpegDecoder decoder;
+  JpegDecoder::Size size;
+  const Bytes data = EncodeJpeg(16, 16);
+  CHECK_THROWS(DecodeWhole(&decoder, WithFrame(data, 0xc1, 12, 16, 16), &size), "precision 12");
+  CHECK_THROWS(DecodeWhole(&decoder, WithFrame(data, 0xc3, 8, 16, 16), &size), "SOF type 0xc3");
+}
+
+TEST(a_decoder_works_on_after_an_error) {
+  JpegDecoder decoder;
+  JpegDecoder::Size size;
+  const Bytes good = EncodeJpeg(33, 21);
+  const Bytes whole = DecodeWhole(&decoder, good, &size);
+  const Bytes broken(good.begin(), good.begin() + static_cast<std::ptrdiff_t>(good.size() / 2));
+  for (int i = 0; i < 3; ++i) {
+    CHECK(!Thrown([&] { DecodeWhole(&decoder, broken, &size); }).empty());
+    CHECK(DecodeWhole(&decoder, good, &size) == whole);
+    decoder.Open(Of(good));  // and leaves it undecoded
+  }
+}
+
+TEST(damaged_files_never_crash_and_their_regions_are_parts_of_the_full_decode) {
+  Random random(6);
+  JpegDecoder decoder;
+  int decoded = 0;
+  for (const Kind& kind : Kinds()) {
+    for (int coding = 0; coding < 4; ++coding) {
+      JpegOptions options;
+      options.stored = kind.stored;
+      options.sampling = kind.sampling;
+      options.progressive = coding & 1;
+      options.restart_blocks = coding & 2;
+      const Bytes good = EncodeJpeg(40, 30, options);
+      for (int round = 0; round < 60; ++round) {
+        Bytes damaged = good;
+        Mutate(&random, &damaged);
+        Bytes whole;
+        JpegDecoder::Size size = {0, 0};
+        Thrown([&] {
+          size = decoder.Open(Of(damaged));
+          if (int64_t{size.width} * size.height > 1000000) return;
+          whole = DecodeWhole(&decoder, damaged, &size);
+        });
+        if (whole.empty()) continue;
+        ++decoded;
+        for (int i = 0; i < 3; ++i) {
+          const Rect rect = Drawn(&random, size.width, size.height);
+          CheckRegion(&decoder, damaged, whole, size.width, rect, kind.name);
+        }
+      }
+    }
+  }
+  CHECK(decoded > 1000);
+}
+
+}  // namespace
+}  // namespace pretexture
