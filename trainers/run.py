@@ -11,10 +11,11 @@ from pretexture.loader import Loader, Pipeline, imagenet
 from .checkpoints import Checkpoints
 from .engines import tf2
 from .interrupt import Interrupt
+from .metrics import describe, read_metrics
 from .optimization import schedule
 from .progress import duration
 from .recipes import Recipe
-from .report import Report, describe, read_metrics
+from .report import Report
 from .splits import overlap
 from .workdir import Config, check_config, write_config
 

@@ -1,0 +1,120 @@
+"""Draws the loss, the metrics and the learning rate of one run, or of several over each other.
+
+Each RUN is a workdir of scripts/pretrain.py. A thin line is what `metrics.jsonl` says, a thick one
+its running mean.
+"""
+
+import argparse
+import os
+import sys
+from typing import Any, Dict, List, Optional, Sequence
+
+from pretexture.trainers import commandline
+from pretexture.trainers.metrics import METRICS, TIMINGS, read_metrics
+
+Lines = List[Dict[str, Any]]
+
+
+def main(arguments: Optional[List[str]] = None) -> int:
+    """Runs the command; returns its exit status."""
+    flags = _parser().parse_args(arguments)
+    with commandline.short_errors(flags.traceback):
+        runs = {_name(run, flags.runs): _read(run) for run in flags.runs}
+        out = flags.out or os.path.join(flags.runs[0], "curves.png")
+        draw(runs, out, flags.smooth)
+    print(f"{out}: {len(runs)} run{'s' if len(runs) > 1 else ''}")
+    return 0
+
+
+def draw(runs: Dict[str, Lines], out: str, smooth: int) -> None:
+    """Draws the runs' lines of metrics, by name, to an image file.
+
+    Args:
+        runs: lines of metrics by the name to show.
+        out: a file whose ending says its format.
+        smooth: how many lines a running mean is taken over.
+
+    Raises: ImportError without matplotlib; ValueError for an ending that it does not know.
+    """
+    try:
+        import matplotlib
+    except ImportError:
+        raise ImportError(
+            "plots need matplotlib: pip install 'pretexture[demo]', or matplotlib alone"
+        ) from None
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    left_out = {"step", "epoch", *TIMINGS}
+    names = list(dict.fromkeys(key for lines in runs.values() for key in lines[0]))
+    names = [name for name in names if name not in left_out]
+    figure, axes = pyplot.subplots(
+        1, len(names), figsize=(5 * len(names), 3.6), squeeze=False, constrained_layout=True
+    )
+    for axis, name in zip(axes[0], names):
+        for number, (run, lines) in enumerate(runs.items()):
+            steps = [line["step"] for line in lines if name in line]
+            values = [line[name] for line in lines if name in line]
+            color = f"C{number}"
+            axis.plot(steps, values, color=color, linewidth=0.8, alpha=0.35)
+            axis.plot(steps, _running_mean(values, smooth), color=color, label=run)
+        axis.set_title("learning rate" if name == "lr" else name)
+        axis.set_xlabel("step")
+        axis.grid(alpha=0.3)
+        if name == "accuracy":
+            axis.set_ylim(0, 1)
+            axis.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
+    if len(runs) > 1:
+        axes[0][0].legend()
+    else:
+        figure.suptitle(next(iter(runs)))
+    figure.savefig(out, dpi=120)
+    pyplot.close(figure)
+
+
+def _running_mean(values: Sequence[float], width: int) -> List[float]:
+    """The mean of each value and up to `width` - 1 before it."""
+    sums = [0.0]
+    for value in values:
+        sums.append(sums[-1] + value)
+    first = [max(0, i + 1 - width) for i in range(len(values))]
+    return [(sums[i + 1] - sums[first[i]]) / (i + 1 - first[i]) for i in range(len(values))]
+
+
+def _read(run: str) -> Lines:
+    lines = read_metrics(run)
+    if not lines:
+        raise ValueError(f"{os.path.join(run, METRICS)} holds no metrics yet, or is no run's")
+    return lines
+
+
+def _name(run: str, runs: Sequence[str]) -> str:
+    """The folder's name, or the whole path where two have the same."""
+    name = os.path.basename(os.path.normpath(run))
+    same = [r for r in runs if os.path.basename(os.path.normpath(r)) == name]
+    return name if len(same) == 1 else run
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder")
+    parser.add_argument(
+        "--out", metavar="FILE", help="the picture (default: curves.png in the first run)"
+    )
+    parser.add_argument(
+        "--smooth",
+        type=commandline.whole,
+        default=10,
+        metavar="N",
+        help="lines that the running mean is taken over (default: 10)",
+    )
+    parser.add_argument(
+        "--traceback", action="store_true", help="where an error comes from, not just its message"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

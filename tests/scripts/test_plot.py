@@ -1,0 +1,58 @@
+"""Curves of runs, from their metrics alone."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("matplotlib")
+Image = pytest.importorskip("PIL.Image")
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "plot.py"
+
+
+def run(folder, losses):
+    folder.mkdir()
+    lines = [
+        {"step": 10 * i, "epoch": i / 10, "loss": loss, "accuracy": 1 - loss / 2, "lr": 0.1}
+        for i, loss in enumerate(losses, 1)
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+def plot(*arguments):
+    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
+    return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
+
+
+def colors(path):
+    """How many pixels the picture has of matplotlib's first and second colour."""
+    pixels = [tuple(p) for row in np.asarray(Image.open(path).convert("RGB")) for p in row]
+    return pixels.count((0x1F, 0x77, 0xB4)), pixels.count((0xFF, 0x7F, 0x0E))
+
+
+def test_one_run_is_drawn_into_its_folder(tmp_path):
+    folder = run(tmp_path / "one", [1.4, 1.2, 1.0])
+    assert plot(folder).returncode == 0
+    first, second = colors(folder / "curves.png")
+    assert first > 100
+    assert second == 0
+
+
+def test_several_runs_are_drawn_over_each_other(tmp_path):
+    folders = [run(tmp_path / "one", [1.4, 1.2, 1.0]), run(tmp_path / "two", [1.9, 1.8, 1.7])]
+    out = tmp_path / "both.png"
+    assert plot(*folders, "--out", out).returncode == 0
+    assert min(colors(out)) > 100
+
+
+def test_a_folder_without_metrics_is_named(tmp_path):
+    result = plot(tmp_path)
+    assert result.returncode == 1
+    assert result.stderr.decode().startswith("error: ")
+    assert str(tmp_path / "metrics.jsonl") in result.stderr.decode()
+    assert "Traceback" not in result.stderr.decode()

@@ -1,0 +1,34 @@
+"""What `metrics.jsonl` says of a run; needs no TensorFlow."""
+
+import json
+import os
+from typing import Any, Dict, List, Mapping
+
+METRICS = "metrics.jsonl"
+
+# Fields of a line that say how fast the run was, not what was learned.
+TIMINGS = ("images_per_second", "waiting")
+
+
+def read_metrics(folder: str) -> List[Dict[str, Any]]:
+    """The lines of a run's `metrics.jsonl`; without a last one that was cut short, [] for none."""
+    try:
+        with open(os.path.join(folder, METRICS), encoding="utf-8") as file:
+            text = file.read()
+    except FileNotFoundError:
+        return []
+    return [json.loads(line) for line in text.split("\n")[:-1]]
+
+
+def describe(line: Mapping[str, Any]) -> str:
+    """A line of metrics in words."""
+    if not line:
+        return "starting"
+    known = ("step", "epoch", "loss", "lr", *TIMINGS)
+    words = [f"loss {line['loss']:.4f}"]
+    words += [f"{name} {value:.1%}" for name, value in line.items() if name not in known]
+    words += [
+        f"{line['images_per_second']:.0f} images/s",
+        f"waiting for data {line['waiting']:.1%}",
+    ]
+    return ", ".join(words)
