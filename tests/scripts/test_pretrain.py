@@ -1,0 +1,99 @@
+import dataclasses
+
+import evaluate
+import pretrain
+import pytest
+from pretexture.trainers import commandline
+from pretexture.trainers.recipes import RECIPES, Recipe
+
+
+def _recipe(*arguments):
+    flags = pretrain._parser().parse_args(["--data", "d", "--workdir", "w", *arguments])
+    return commandline.chosen_recipe(flags)
+
+
+def _written(value):
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return str(value)
+
+
+CHANGED = {str: "changed", int: 7, float: 2.5, bool: None, tuple: (3.0, 4.5)}
+
+
+@pytest.mark.parametrize(
+    "field", [field for field in dataclasses.fields(Recipe) if field.name != "task"], ids=str
+)
+def test_any_field_of_a_recipe_is_a_flag(field):
+    before = getattr(RECIPES["jigsaw"], field.name)
+    value = not before if isinstance(before, bool) else CHANGED[type(before)]
+    assert before != value
+    recipe = _recipe("jigsaw", f"--{field.name.replace('_', '-')}", _written(value))
+    assert recipe == dataclasses.replace(RECIPES["jigsaw"], **{field.name: value})
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_without_flags_a_recipe_is_as_it_is(name):
+    assert _recipe(name) == RECIPES[name]
+
+
+def test_an_empty_list_of_decay_epochs_is_none():
+    assert _recipe("rotation", "--decay-epochs", "").decay_epochs == ()
+
+
+@pytest.mark.parametrize(
+    "arguments,message",
+    [
+        (["colorization"], "invalid choice: 'colorization'"),
+        (["rotation", "--last-relu", "yes"], "must be true or false, not 'yes'"),
+        (["rotation", "--decay-epochs", "a,b"], "must be numbers such as 15,25, not 'a,b'"),
+        (["rotation", "--steps", "0"], "must be 1 or more, not 0"),
+        (["rotation", "--learning-rate", "1"], "unrecognized arguments: --learning-rate"),
+        (["rotation", "--steps", "5", "--epochs", "1"], "not allowed with argument"),
+    ],
+)
+def test_flags_that_make_no_sense_are_refused(arguments, message, capsys):
+    with pytest.raises(SystemExit) as exit:
+        pretrain.main(["--data", "d", "--workdir", "w", *arguments])
+    assert exit.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments,message",
+    [
+        (["rotation"], "there is no folder"),
+        (["rotation", "--lr", "-1"], "lr must be above 0, not -1"),
+        (["rotation", "--decay-epochs", "3,2"], "decay_epochs must ascend"),
+        (["rotation", "--pipeline", "resize(8)|turn"], "there is no step 'turn'"),
+        (["rotation", "--device", "npu"], "npu_device (TensorFlow 2.6.5) or npu_bridge"),
+        (["rotation", "--device", "gpu"], "TensorFlow"),
+    ],
+)
+def test_an_error_is_one_line(arguments, message, tmp_path):
+    tf = pytest.importorskip("tensorflow")
+    if "gpu" in arguments and tf.config.list_physical_devices("GPU"):
+        pytest.skip("there is a GPU")
+    with pytest.raises(SystemExit) as exit:
+        pretrain.main(
+            [*arguments, "--data", str(tmp_path / "none"), "--workdir", str(tmp_path / "w")]
+        )
+    assert exit.value.code.startswith("error: ") and "\n" not in exit.value.code
+    assert message in exit.value.code
+    assert not (tmp_path / "w").exists()
+
+
+def test_with_traceback_an_error_passes(tmp_path):
+    pytest.importorskip("tensorflow")
+    with pytest.raises(FileNotFoundError):
+        pretrain.main(
+            ["rotation", "--traceback", "--data", str(tmp_path / "none"), "--workdir", "w"]
+        )
+
+
+def test_evaluating_a_folder_without_a_run_is_an_error_of_one_line(tmp_path):
+    pytest.importorskip("tensorflow")
+    with pytest.raises(SystemExit, match=r"error: .* holds no run"):
+        evaluate.main(["--workdir", str(tmp_path), "--data", str(tmp_path)])
