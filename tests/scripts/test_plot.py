@@ -26,7 +26,7 @@ def run(folder, losses):
 
 def plot(*arguments):
     command = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
+    return subprocess.run(command, capture_output=True, check=False)
 
 
 def colors(path):
