@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <new>
+#include <sstream>
 #include <utility>
 
 #include "example.h"
@@ -29,6 +30,16 @@ constexpr std::chrono::milliseconds kBufferGrace{5};
 uint64_t Nanoseconds(Clock::duration duration) {
   return static_cast<uint64_t>(
       std::chrono::duration_cast<std::chrono::nanoseconds>(duration).count());
+}
+
+// A reason without its details, which are the words that have digits in them.
+std::string KindOf(const std::string& reason) {
+  std::istringstream words(reason);
+  std::string kind;
+  for (std::string word; words >> word;) {
+    if (word.find_first_of("0123456789") == std::string::npos) kind += word + ' ';
+  }
+  return kind;
 }
 
 }  // namespace
@@ -122,6 +133,7 @@ void Pipeline::Close() {
   ready_.notify_all();
   for (std::thread& thread : threads_) thread.join();
   threads_.clear();
+  const std::lock_guard<std::mutex> lock(mutex_);
   under_way_.clear();
   issuing_.reset();
   pool_->Close();
@@ -144,7 +156,7 @@ void Pipeline::Seek(uint32_t epoch, uint32_t batch) {
       next_epoch_ = epoch;
       next_number_ = batch;
     }
-    if (!started_) {
+    if (!started_ && !stop_) {
       started_ = true;
       const bool stream = config_.format.RecordBytes() * config_.batch_size > kCacheBytes;
       for (int i = 0; i < config_.threads; ++i) {
@@ -162,11 +174,13 @@ std::shared_ptr<Batch> Pipeline::Next(std::chrono::milliseconds patience) {
   const auto front_is_done = [&] {
     return !under_way_.empty() && under_way_.front()->pending == 0;
   };
-  const bool ready =
-      ready_.wait_for(lock, patience, [&] { return front_is_done() || out_of_memory_; });
+  ready_.wait_for(lock, patience, [&] { return front_is_done() || stop_; });
   stats_.waiting += Nanoseconds(Clock::now() - begin);
-  if (out_of_memory_ && !front_is_done()) throw std::bad_alloc();
-  if (!ready) return nullptr;
+  if (!front_is_done()) {
+    if (out_of_memory_) throw std::bad_alloc();
+    if (stop_) throw std::runtime_error("the Loader was closed while a batch was awaited");
+    return nullptr;
+  }
   std::shared_ptr<Batch> batch = std::move(under_way_.front());
   under_way_.pop_front();
   handed_over_ = Clock::now();
@@ -242,14 +256,9 @@ void Pipeline::Run(Worker* worker) {
     stats_.color += s.color;
     s = Stats();
     for (RecordFault& fault : worker->skipped) {
-      // One of a kind: the numbers in a reason are its details.
-      std::string kind = fault.reason;
-      kind.erase(
-          std::remove_if(kind.begin(), kind.end(), [](char c) { return c >= '0' && c <= '9'; }),
-          kind.end());
-      kind.resize(std::min<size_t>(kind.size(), 24));
+      std::string kind = KindOf(fault.reason);
       if (std::find(skipped_kinds_.begin(), skipped_kinds_.end(), kind) == skipped_kinds_.end()) {
-        skipped_kinds_.push_back(kind);
+        skipped_kinds_.push_back(std::move(kind));
         skipped_.push_back(std::move(fault));
       }
     }

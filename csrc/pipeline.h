@@ -115,7 +115,8 @@ class Pipeline {
   Stats GetStats() const;
   // The first skipped record of each kind of reason since the last call.
   std::vector<RecordFault> TakeSkipped();
-  // Stops and joins the threads. Next must not be called again.
+  // Stops and joins the threads. A thread that waits in Next, or calls it later, gets a
+  // std::runtime_error.
   void Close();
 
  private:
