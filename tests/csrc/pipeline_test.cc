@@ -1,0 +1,372 @@
+#include "pipeline.h"
+
+#include <algorithm>
+#include <atomic>
+#include <memory>
+#include <set>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "jpegs.h"
+#include "shards.h"
+#include "test.h"
+
+namespace pretexture {
+namespace {
+
+using namespace test;
+
+constexpr int kRecords = 23;
+constexpr int kSide = 16;
+
+// Records in two shards, with the index that the pipeline reads.
+struct Data {
+  explicit Data(const std::vector<Bytes>& examples) {
+    const auto middle = examples.begin() + static_cast<std::ptrdiff_t>(examples.size() / 2);
+    shards[0].Write(Shard({examples.begin(), middle}));
+    shards[1].Write(Shard({middle, examples.end()}));
+    records.shard_begin = {0};
+    for (const TemporaryFile& shard : shards) {
+      const ShardIndex index = ScanShard(shard.path());
+      offsets.insert(offsets.end(), index.offsets.begin(), index.offsets.end());
+      lengths.insert(lengths.end(), index.lengths.begin(), index.lengths.end());
+      records.paths.push_back(shard.path());
+      records.shard_begin.push_back(offsets.size());
+    }
+    records.offsets = offsets.data();
+    records.lengths = lengths.data();
+    records.image_key = "image/encoded";
+    records.label_key = "image/class/label";
+  }
+
+  TemporaryFile shards[2];
+  std::vector<uint64_t> offsets;
+  std::vector<uint32_t> lengths;
+  Records records;
+};
+
+std::vector<Bytes> GoodExamples() {
+  std::vector<Bytes> examples;
+  for (int i = 0; i < kRecords; ++i) {
+    examples.push_back(ImageExample(EncodeJpeg(20 + i, 40 - i), i + 1));
+  }
+  return examples;
+}
+
+const Data& GoodData() {
+  static const Data data(GoodExamples());
+  return data;
+}
+
+PipelineConfig Config(int threads = 2, uint32_t batch_size = 4) {
+  PipelineConfig config;
+  config.ops = {op::InceptionCrop{16, {0.05, 1}, {3. / 4, 4. / 3}},
+                op::Resize{32, kSide, kSide, {}, false}, op::Flip{48}, op::Distort{64, true}};
+  config.format.height = config.format.width = kSide;
+  config.order.seed = 5;
+  config.order.records = kRecords;
+  config.order.shuffle = Shuffle::kGlobal;
+  config.batch_size = batch_size;
+  config.threads = threads;
+  return config;
+}
+
+std::shared_ptr<Batch> Next(Pipeline* pipeline) {
+  for (int i = 0; i < 600; ++i) {
+    if (auto batch = pipeline->Next(std::chrono::milliseconds(100))) return batch;
+  }
+  Fail(__FILE__, __LINE__, "no batch within a minute");
+}
+
+Bytes Pixels(const Batch& batch) {
+  const size_t bytes = Config().format.RecordBytes() * batch.size;
+  return Bytes(batch.image.get(), batch.image.get() + bytes);
+}
+
+struct Content {
+  Bytes pixels;
+  std::vector<int32_t> label;
+  std::vector<int64_t> index;
+  bool operator==(const Content& o) const {
+    return pixels == o.pixels && label == o.label && index == o.index;
+  }
+};
+
+Content Of(const Batch& batch) { return {Pixels(batch), batch.label, batch.index}; }
+
+std::vector<Content> Run(const PipelineConfig& config, int epochs) {
+  Pipeline pipeline(GoodData().records, config);
+  std::vector<Content> contents;
+  for (int epoch = 0; epoch < epochs; ++epoch) {
+    pipeline.Seek(static_cast<uint32_t>(epoch), 0);
+    for (uint32_t i = 0; i < pipeline.BatchesPerEpoch(); ++i) {
+      contents.push_back(Of(*Next(&pipeline)));
+    }
+  }
+  return contents;
+}
+
+TEST(batches_do_not_depend_on_threads_or_prefetching) {
+  const std::vector<Content> expected = Run(Config(1), 3);
+  CHECK_EQ(expected.size(), size_t{3 * (kRecords / 4)});
+  for (const int threads : {2, 4, 7}) {
+    for (const int prefetch : {1, 2, 9}) {
+      PipelineConfig config = Config(threads);
+      config.prefetch = prefetch;
+      CHECK(Run(config, 3) == expected);
+    }
+  }
+  PipelineConfig config = Config(3);
+  config.run_ahead = false;
+  CHECK(Run(config, 3) == expected);
+}
+
+TEST(any_batch_can_be_sought) {
+  const std::vector<Content> expected = Run(Config(), 2);
+  const auto per_epoch = static_cast<uint32_t>(expected.size() / 2);
+  Pipeline pipeline(GoodData().records, Config());
+  Random random(1);
+  for (int i = 0; i < 60; ++i) {
+    const auto at = static_cast<uint32_t>(random.Between(0, static_cast<int>(expected.size()) - 1));
+    pipeline.Seek(at / per_epoch, at % per_epoch);
+    CHECK(Of(*Next(&pipeline)) == expected[at]);
+  }
+}
+
+TEST(workers_share_an_epoch) {
+  for (const bool drop : {false, true}) {
+    std::multiset<int64_t> seen;
+    std::set<uint32_t> counts;
+    for (uint32_t worker = 0; worker < 3; ++worker) {
+      PipelineConfig config = Config();
+      config.shard = worker;
+      config.shards = 3;
+      config.drop_remainder = drop;
+      Pipeline pipeline(GoodData().records, config);
+      counts.insert(pipeline.BatchesPerEpoch());
+      pipeline.Seek(0, 0);
+      for (uint32_t i = 0; i < pipeline.BatchesPerEpoch(); ++i) {
+        const auto batch = Next(&pipeline);
+        seen.insert(batch->index.begin(), batch->index.end());
+      }
+    }
+    CHECK_EQ(counts.size(), size_t{1});
+    CHECK_EQ(seen.size(), drop ? size_t{12} : size_t{kRecords});
+    CHECK_EQ(std::set<int64_t>(seen.begin(), seen.end()).size(), seen.size());
+  }
+}
+
+TEST(batches_that_are_kept_are_not_overwritten_and_buffers_come_back) {
+  Pipeline pipeline(GoodData().records, Config());
+  std::vector<std::shared_ptr<Batch>> kept;
+  std::vector<Content> copies;
+  pipeline.Seek(0, 0);
+  for (int i = 0; i < 20; ++i) {
+    kept.push_back(Next(&pipeline));
+    copies.push_back(Of(*kept.back()));
+  }
+  std::set<const uint8_t*> places;
+  for (size_t i = 0; i < kept.size(); ++i) {
+    CHECK(Of(*kept[i]) == copies[i]);
+    CHECK_EQ(reinterpret_cast<uintptr_t>(kept[i]->image.get()) % 64, uintptr_t{0});
+    places.insert(kept[i]->image.get());
+  }
+  CHECK_EQ(places.size(), kept.size());
+  kept.clear();
+  for (int i = 0; i < 60; ++i) places.insert(Next(&pipeline)->image.get());
+  // Those under way while the others were kept may be new.
+  CHECK(places.size() <= copies.size() + 4);
+}
+
+TEST(a_batch_outlives_its_pipeline) {
+  std::shared_ptr<Batch> batch;
+  Content copy;
+  {
+    Pipeline pipeline(GoodData().records, Config());
+    pipeline.Seek(0, 0);
+    batch = Next(&pipeline);
+    copy = Of(*batch);
+  }
+  CHECK(Of(*batch) == copy);
+}
+
+TEST(a_pipeline_can_be_closed_at_any_time) {
+  Random random(2);
+  for (int round = 0; round < 60; ++round) {
+    Pipeline pipeline(GoodData().records, Config(random.Between(1, 5)));
+    if (round % 5 != 0) pipeline.Seek(0, 0);
+    for (int i = random.Between(0, 3) * (round % 5 != 0); i > 0; --i) Next(&pipeline);
+    if (round % 2) pipeline.Close();
+  }
+}
+
+TEST(who_waits_for_a_batch_while_the_pipeline_is_closed_gets_an_error) {
+  for (int round = 0; round < 20; ++round) {
+    Pipeline pipeline(GoodData().records, Config());
+    std::string thrown;
+    std::thread consumer([&] {
+      thrown = Thrown([&] {
+        for (uint32_t epoch = 0;; ++epoch) {
+          pipeline.Seek(epoch, 0);
+          Next(&pipeline);
+        }
+      });
+    });
+    std::this_thread::sleep_for(std::chrono::milliseconds(round));
+    pipeline.Close();
+    consumer.join();
+    CheckContains(__FILE__, __LINE__, thrown, "closed");
+  }
+}
+
+TEST(statistics_can_be_read_while_batches_are_made) {
+  Pipeline pipeline(GoodData().records, Config(3));
+  std::atomic<bool> done{false};
+  uint64_t most = 0;
+  std::thread reader([&] {
+    while (!done) {
+      most = std::max(most, pipeline.GetStats().records);
+      pipeline.TakeSkipped();
+    }
+  });
+  pipeline.Seek(0, 0);
+  for (int i = 0; i < 50; ++i) Next(&pipeline);
+  done = true;
+  reader.join();
+  const Stats stats = pipeline.GetStats();
+  CHECK(stats.records >= 200 && most <= stats.records);
+  CHECK(stats.decode > 0 && stats.resample > 0 && stats.color > 0 && stats.read > 0);
+}
+
+// Of each three records one is broken, each in another way.
+std::vector<Bytes> BrokenExamples() {
+  std::vector<Bytes> examples = GoodExamples();
+  for (size_t i = 0; i < examples.size(); i += 3) {
+    Bytes image = EncodeJpeg(30, 30);
+    if (i % 4 == 0) image.resize(image.size() / 2);
+    if (i % 4 == 1) image = Text("\x89PNG and more");
+    if (i % 4 == 2) image.clear();
+    examples[i] = i % 4 == 3 ? Text("\xff\xff") : ImageExample(image, 1);
+  }
+  return examples;
+}
+
+TEST(an_error_names_the_record_in_the_lowest_place_and_the_next_batches_go_on) {
+  const Data data(BrokenExamples());
+  for (const int threads : {1, 4}) {
+    PipelineConfig config = Config(threads, 8);
+    config.order.shuffle = Shuffle::kNone;
+    Pipeline pipeline(data.records, config);
+    pipeline.Seek(0, 0);
+    for (int64_t batch = 0; batch < 2; ++batch) {
+      const auto faulty = Next(&pipeline);
+      const uint32_t place = batch == 0 ? 0 : 1;
+      CHECK_EQ(faulty->fault_place, place);
+      const uint32_t record = static_cast<uint32_t>(batch) * 8 + place;
+      CHECK_EQ(faulty->fault.record, record);
+      CHECK_EQ(faulty->fault.path, data.shards[0].path());
+      CHECK_EQ(faulty->fault.offset, data.offsets[record]);
+      CHECK(!faulty->fault.reason.empty());
+    }
+  }
+}
+
+TEST(skipped_records_are_replaced_by_the_same_others_on_any_number_of_threads) {
+  const Data data(BrokenExamples());
+  std::vector<Content> expected;
+  for (const int threads : {1, 2, 4}) {
+    PipelineConfig config = Config(threads);
+    config.skip_errors = true;
+    config.run_ahead = false;
+    Pipeline pipeline(data.records, config);
+    pipeline.Seek(0, 0);
+    std::vector<Content> contents;
+    for (uint32_t i = 0; i < pipeline.BatchesPerEpoch(); ++i) {
+      const auto batch = Next(&pipeline);
+      CHECK_EQ(batch->fault_place, UINT32_MAX);
+      for (const int64_t record : batch->index) CHECK(record % 3 != 0);
+      contents.push_back(Of(*batch));
+    }
+    if (threads == 1) expected = contents;
+    CHECK(contents == expected);
+    CHECK(pipeline.GetStats().skipped >= 4);
+    std::set<std::string> reasons;
+    for (const RecordFault& fault : pipeline.TakeSkipped()) {
+      CHECK_EQ(fault.record % 3, 0u);
+      reasons.insert(fault.reason);
+    }
+    CHECK(reasons.size() >= 3);
+    CHECK(pipeline.TakeSkipped().empty());
+  }
+}
+
+TEST(of_records_that_fail_alike_the_first_is_reported) {
+  std::vector<Bytes> examples = GoodExamples();
+  Data data(examples);
+  // The last byte of each record's data, in the first shard.
+  Bytes shard = Shard({examples.begin(), examples.begin() + kRecords / 2});
+  for (size_t i = 0; i < kRecords / 2; ++i) ++shard[data.offsets[i] + 12 + data.lengths[i] - 1];
+  data.shards[0].Write(shard);
+  PipelineConfig config = Config();
+  config.skip_errors = true;
+  Pipeline pipeline(data.records, config);
+  pipeline.Seek(0, 0);
+  for (uint32_t i = 0; i < pipeline.BatchesPerEpoch(); ++i) Next(&pipeline);
+  CHECK(pipeline.GetStats().skipped > 3);
+  CHECK_EQ(pipeline.TakeSkipped().size(), size_t{1});
+}
+
+TEST(where_nothing_can_be_used_skipping_ends_with_an_error) {
+  const Data data(std::vector<Bytes>(kRecords, ImageExample(Text("no image"), 1)));
+  PipelineConfig config = Config(3);
+  config.skip_errors = true;
+  Pipeline pipeline(data.records, config);
+  pipeline.Seek(0, 0);
+  const auto batch = Next(&pipeline);
+  CHECK_EQ(batch->fault_place, 0u);
+  CHECK(batch->fault.reason.find("not a JPEG") != std::string::npos);
+  CHECK(batch->fault.reason.find("the last of 100 records tried") != std::string::npos);
+}
+
+TEST(a_shard_that_is_cut_or_gone_after_its_scan_is_an_error) {
+  Data data(GoodExamples());
+  data.shards[1].Write({});
+  PipelineConfig config = Config(2, 1);
+  config.order.shuffle = Shuffle::kNone;
+  Pipeline pipeline(data.records, config);
+  pipeline.Seek(0, kRecords - 1);
+  CHECK(Next(&pipeline)->fault.reason.find("truncated after it was indexed") != std::string::npos);
+  Records gone = data.records;
+  gone.paths[1] += "-gone";
+  Pipeline other(gone, config);
+  other.Seek(0, kRecords - 1);
+  CHECK(Next(&other)->fault.reason.find("No such file") != std::string::npos);
+}
+
+TEST(more_shards_than_may_be_open_at_a_time_are_read) {
+  constexpr size_t kShards = 600;
+  // One file under many names: each of them is opened.
+  const Bytes example = ImageExample(EncodeJpeg(8, 8), 1);
+  const TemporaryFile file(Shard({example}));
+  std::vector<uint64_t> offsets(kShards, 0);
+  std::vector<uint32_t> lengths;
+  Records records = GoodData().records;
+  records.paths.clear();
+  records.shard_begin = {0};
+  for (size_t i = 0; i < kShards; ++i) {
+    records.paths.push_back(file.path());
+    records.shard_begin.push_back(i + 1);
+    lengths.push_back(static_cast<uint32_t>(example.size()));
+  }
+  records.offsets = offsets.data();
+  records.lengths = lengths.data();
+  PipelineConfig config = Config(4, 50);
+  config.order.records = kShards;
+  Pipeline pipeline(records, config);
+  pipeline.Seek(0, 0);
+  for (int i = 0; i < 24; ++i) CHECK_EQ(Next(&pipeline)->fault_place, UINT32_MAX);
+}
+
+}  // namespace
+}  // namespace pretexture
