@@ -56,8 +56,10 @@ def draw(runs: Dict[str, Lines], out: str, smooth: int) -> None:
             steps = [line["step"] for line in lines if name in line]
             values = [line[name] for line in lines if name in line]
             color = f"C{number}"
-            axis.plot(steps, values, color=color, linewidth=0.8, alpha=0.35)
-            axis.plot(steps, _running_mean(values, smooth), color=color, label=run)
+            if name != "lr":
+                axis.plot(steps, values, color=color, linewidth=0.8, alpha=0.35)
+                values = _running_mean(values, smooth)
+            axis.plot(steps, values, color=color, label=run)
         axis.set_title("learning rate" if name == "lr" else name)
         axis.set_xlabel("step")
         axis.grid(alpha=0.3)
@@ -73,12 +75,10 @@ def draw(runs: Dict[str, Lines], out: str, smooth: int) -> None:
 
 
 def _running_mean(values: Sequence[float], width: int) -> List[float]:
-    """The mean of each value and up to `width` - 1 before it."""
-    sums = [0.0]
-    for value in values:
-        sums.append(sums[-1] + value)
-    first = [max(0, i + 1 - width) for i in range(len(values))]
-    return [(sums[i + 1] - sums[first[i]]) / (i + 1 - first[i]) for i in range(len(values))]
+    """The mean of each value and up to (width - 1) // 2 on either side."""
+    half = (width - 1) // 2
+    around = [values[max(0, i - half) : i + half + 1] for i in range(len(values))]
+    return [sum(some) / len(some) for some in around]
 
 
 def _read(run: str) -> Lines:
@@ -106,9 +106,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--smooth",
         type=commandline.whole,
-        default=10,
+        default=5,
         metavar="N",
-        help="lines that the running mean is taken over (default: 10)",
+        help="lines that the running mean is taken over (default: 5)",
     )
     parser.add_argument(
         "--traceback", action="store_true", help="where an error comes from, not just its message"
