@@ -1,0 +1,350 @@
+"""Measures the Loader against other ways from TFRecords to batches.
+
+Contenders take turns, each in a fresh process pinned to the same processors, once a round; what is
+reported are medians. Prints Markdown tables, and progress on standard error.
+"""
+
+import argparse
+import dataclasses
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+from benchmarking import chart, machine, report
+from benchmarking.jobs import CONTENDERS, OURS, TASKS, Job, Outcome
+from pretexture.loader import imagenet, presets
+from pretexture.trainers import commandline
+
+
+def main(arguments: Optional[List[str]] = None) -> int:
+    """Runs the command; returns its exit status."""
+    flags = _parser().parse_args(arguments)
+    with commandline.short_errors(flags.traceback):
+        _run(flags)
+    return 0
+
+
+def _run(flags: argparse.Namespace) -> None:
+    if flags.plot:
+        chart.pyplot()
+    if flags.markdown:
+        report.replace(pathlib.Path(flags.markdown).read_text(), "")
+    cpus = machine.available()
+    limit = len(cpus) or os.cpu_count() or 1
+    threads = _threads(flags, limit)
+    records = imagenet(flags.data, "trainval")
+    total = len(records)
+    if total < flags.batch_size:
+        raise ValueError(f"{flags.data} has {total} records, fewer than --batch-size")
+    for path in records.paths:
+        _read(path)
+
+    columns = _columns(flags.tasks)
+    contenders, left_out = _present([OURS, *flags.against], flags.dtype)
+    jobs = [
+        Job(name, task, records.paths, total, flags.batch_size, count, flags.dtype,
+            flags.seconds_per_run, tuple(cpus[-count:]), 0)
+        for count in threads
+        for task in columns
+        for name in contenders
+        if count <= (CONTENDERS[name].most_threads or count)
+    ]  # fmt: skip
+    runs, failures = _measure(jobs, len(contenders), flags.rounds)
+    left_out += failures
+    _check_shapes(runs)
+
+    summaries = report.summarize(runs)
+    settings = {
+        "rounds": flags.rounds,
+        "seconds": flags.seconds_per_run,
+        "batch_size": flags.batch_size,
+        "dtype": flags.dtype,
+        "data": pathlib.Path(flags.data).resolve().name,
+        "records": total,
+        "pinned": "; ".join(",".join(map(str, cpus[-count:])) for count in threads if cpus),
+    }
+    described, versions = machine.description(), _versions(contenders)
+    text = report.markdown(summaries, columns, settings, described, versions, left_out)
+    print(text, end="")
+    if flags.markdown:
+        page = pathlib.Path(flags.markdown)
+        page.write_text(report.replace(page.read_text(), text))
+    if flags.plot:
+        chart.draw(summaries, columns, flags.plot)
+    if flags.json:
+        result = {
+            "settings": settings,
+            "machine": described,
+            "versions": versions,
+            "left_out": left_out,
+            "pipelines": {task: str(presets.ALL[TASKS[task].preset]) for task in columns},
+            "summaries": [
+                {"contender": key[0], "task": key[1], "threads": key[2], **_plain(summary)}
+                for key, summary in summaries.items()
+            ],
+            "runs": [_flat(run) for run in runs],
+        }
+        pathlib.Path(flags.json).write_text(json.dumps(result, indent=1) + "\n")
+
+
+def _threads(flags: argparse.Namespace, limit: int) -> List[int]:
+    """The numbers of threads to measure with."""
+    if flags.scaling:
+        most = max(flags.threads or [limit])
+        counts = [2**k for k in range(most.bit_length()) if 2**k < most] + [most]
+    else:
+        counts = flags.threads or [1]
+    if max(counts) > limit:
+        raise ValueError(
+            f"--threads {max(counts)} is more than the {limit} processors that may be used"
+        )
+    return sorted(set(counts))
+
+
+def _read(path: str) -> None:
+    """Brings a file into the page cache."""
+    with open(path, "rb", buffering=0) as file:
+        while file.read(1 << 22):
+            pass
+
+
+def _columns(tasks: Sequence[str]) -> Dict[str, str]:
+    """The tasks to measure and their titles; those with the same pipeline are measured once."""
+    same: Dict[Any, List[str]] = {}
+    for task in dict.fromkeys(tasks):
+        same.setdefault(TASKS[task], []).append(task)
+    # Each under the name that contenders know it by, the first of its pipeline.
+    names = list(TASKS)
+    first = {pipeline: names[list(TASKS.values()).index(pipeline)] for pipeline in same}
+    return {
+        first[pipeline]: ", ".join(title.replace("_", " ") for title in titles)
+        for pipeline, titles in same.items()
+    }
+
+
+def _present(names: Sequence[str], dtype: str) -> Tuple[List[str], List[str]]:
+    """The contenders that can take part, and a line for each that cannot."""
+    present, left_out = [], []
+    for name in dict.fromkeys(names):
+        contender = CONTENDERS[name]
+        missing = [module for module in contender.requires if not _installed(module)]
+        if missing:
+            wanted = " ".join(contender.requires[module][0] for module in missing)
+            left_out.append(f"{name} (not installed: pip install {wanted})")
+        elif dtype not in contender.dtypes:
+            left_out.append(f"{name} (makes no {dtype})")
+        else:
+            present.append(name)
+    return present, left_out
+
+
+def _installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of the package that holds it
+        return False
+
+
+def _versions(contenders: Sequence[str]) -> List[str]:
+    wanted: List[Tuple[str, ...]] = [("pretexture",), ("numpy",)]
+    for name in contenders:
+        wanted += list(CONTENDERS[name].requires.values())
+    found = [machine.version(names) for names in dict.fromkeys(wanted)]
+    found.append(machine.libjpeg_version())
+    return [f"Python {machine.description()['python']}", *(text for text in found if text)]
+
+
+def _measure(
+    jobs: Sequence[Job], contenders: int, rounds: int
+) -> Tuple[List[report.Run], List[str]]:
+    """Runs all jobs once a round, the contenders of a task one after the other.
+
+    Returns the runs, and a line for each contender that failed at a task; it is not tried again.
+    """
+    runs: List[report.Run] = []
+    failed: Dict[Tuple[str, str, int], str] = {}
+    done = 0
+    for number in range(rounds):
+        for group in _groups(jobs):
+            # Another one begins each round.
+            turn = number % len(group)
+            for job in group[turn:] + group[:turn]:
+                done += 1
+                key = (job.contender, job.task, job.threads)
+                if key in failed:
+                    continue
+                where = f"{job.contender} at {job.task}, {job.threads} thread(s)"
+                job = dataclasses.replace(job, seed=number)
+                try:
+                    outcome = _run_job(job)
+                except RuntimeError as error:
+                    if job.contender == OURS:
+                        raise ValueError(f"{where}: {error}") from None
+                    failed[key] = f"{where}: {error}"
+                    _say(failed[key])
+                    continue
+                runs.append(report.Run(job, outcome))
+                _say(f"{done}/{rounds * len(jobs)} {where}: {outcome.rate:,.0f} images/s")
+    return runs, list(failed.values())
+
+
+def _groups(jobs: Sequence[Job]) -> List[List[Job]]:
+    groups: Dict[Tuple[str, int], List[Job]] = {}
+    for job in jobs:
+        groups.setdefault((job.task, job.threads), []).append(job)
+    return list(groups.values())
+
+
+def _run_job(job: Job) -> Outcome:
+    """Measures in a fresh process. Raises: RuntimeError with the last thing that it said."""
+    threads = str(job.threads)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.path.dirname(os.path.abspath(__file__)),
+        "OMP_NUM_THREADS": threads,
+        "OPENBLAS_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    process = subprocess.run(
+        [sys.executable, "-m", "benchmarking.worker", json.dumps(dataclasses.asdict(job))],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    if process.returncode != 0:
+        said = [line.strip() for line in process.stderr.splitlines() if line.strip()]
+        raise RuntimeError(said[-1] if said else f"exit status {process.returncode}")
+    fields = json.loads(process.stdout.splitlines()[-1])
+    for name in ("shape", "label_shape"):
+        fields[name] = tuple(fields[name])
+    return Outcome(**fields)
+
+
+def _check_shapes(runs: Sequence[report.Run]) -> None:
+    """All contenders make the same arrays, or the comparison would be worth nothing."""
+    shapes: Dict[str, Tuple[str, Any]] = {}
+    for job, outcome in runs:
+        if not outcome.shape:
+            continue
+        found = (outcome.shape, outcome.label_shape, outcome.dtype)
+        name, expected = shapes.setdefault(job.task, (job.contender, found))
+        if found != expected:
+            raise ValueError(f"at {job.task} {name} makes {expected}, {job.contender} {found}")
+
+
+def _plain(summary: report.Summary) -> Dict[str, Any]:
+    fields = summary._asdict()
+    return {**fields, "rate": fields["rate"]._asdict(), "cpu_rate": fields["cpu_rate"]._asdict()}
+
+
+def _flat(run: report.Run) -> Dict[str, Any]:
+    """A run without the paths, which are the same for all."""
+    job = {k: v for k, v in dataclasses.asdict(run.job).items() if k != "paths"}
+    return {**job, **dataclasses.asdict(run.outcome), "measured_seconds": run.outcome.seconds}
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _names(known: Sequence[str]) -> Any:
+    """A parser of comma-separated names."""
+
+    def parse(text: str) -> List[str]:
+        names = [name.strip() for name in text.split(",") if name.strip()]
+        for name in names:
+            if name not in known:
+                raise argparse.ArgumentTypeError(f"{name!r} is not one of {', '.join(known)}")
+        return names
+
+    return parse
+
+
+def _counts(text: str) -> List[int]:
+    return [commandline.whole(part) for part in text.split(",")]
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"must be above 0, not {text}")
+    return value
+
+
+def _parser() -> argparse.ArgumentParser:
+    others = [name for name in CONTENDERS if name != OURS]
+    contenders = "\n".join(f"  {name:<14}{c.about}" for name, c in CONTENDERS.items())
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog=f"contenders:\n{contenders}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--data", required=True, metavar="DIR", help="folder with shards train-*-of-*"
+    )
+    parser.add_argument(
+        "--tasks",
+        type=_names(list(TASKS)),
+        default=list(TASKS),
+        metavar="A,B,…",
+        help=f"of {', '.join(TASKS)} (default: all)",
+    )
+    parser.add_argument(
+        "--against",
+        type=_names(others),
+        default=others,
+        metavar="A,B,…",
+        help=f"of {', '.join(others)} (default: all that are installed); '' for none",
+    )
+    parser.add_argument(
+        "--rounds", type=commandline.whole, default=5, metavar="N", help="(default: 5)"
+    )
+    parser.add_argument(
+        "--seconds-per-run",
+        type=_seconds,
+        default=5.0,
+        metavar="X",
+        help="measured, after a warm-up (default: 5)",
+    )
+    parser.add_argument(
+        "--threads",
+        type=_counts,
+        metavar="N[,N…]",
+        help="of each contender, on as many processors (default: 1)",
+    )
+    parser.add_argument(
+        "--scaling",
+        action="store_true",
+        help="measure with 1, 2, 4, … threads up to --threads (default: one a processor)",
+    )
+    parser.add_argument(
+        "--batch-size", type=commandline.whole, default=64, metavar="N", help="(default: 64)"
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "float16", "uint8"),
+        default="float32",
+        help="of the images (default: float32); contenders that cannot make it are left out",
+    )
+    parser.add_argument("--json", metavar="FILE", help="write every run and all medians")
+    parser.add_argument("--plot", metavar="FILE", help="draw a bar chart, as PNG, SVG or PDF")
+    parser.add_argument(
+        "--markdown",
+        metavar="FILE",
+        help=f"put the report into this page, between {report.BEGIN} and {report.END}",
+    )
+    parser.add_argument(
+        "--traceback", action="store_true", help="where an error comes from, not just its message"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

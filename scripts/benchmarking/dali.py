@@ -1,0 +1,202 @@
+"""NVIDIA DALI on CPU, as its documentation would have these pipelines written.
+
+Where one of its operators does several steps at once, it is used: decoding of random crops, resize
+with crop, `color_twist` for all colour. Brightness is thus a factor where ours is a shift, and grey
+is the luma where ours is the mean: less work than ours, not more.
+"""
+
+import importlib
+import pathlib
+import tempfile
+from typing import Any, Dict, Iterator, List, Tuple
+
+import numpy as np
+from pretexture.loader import TFRecords
+
+from .jobs import Job, Source
+
+# DALI's own types are too wide to check against.
+dali: Any = importlib.import_module("nvidia.dali")
+fn: Any = importlib.import_module("nvidia.dali.fn")
+types: Any = importlib.import_module("nvidia.dali.types")
+tfrecord: Any = importlib.import_module("nvidia.dali.tfrecord")
+
+SHUFFLE = 1024
+ASPECT, AREA = (3 / 4, 4 / 3), (0.05, 1.0)
+GRAY = 0.66
+VIEWS = 8
+
+
+def open(job: Job) -> "_Pipeline":
+    """The pipeline of a job, built."""
+    return _Pipeline(job)
+
+
+class _Pipeline(Source):
+    def __init__(self, job: Job):
+        with tempfile.TemporaryDirectory() as folder:
+            indexes = _write_indexes(job.paths, pathlib.Path(folder))
+            self._pipeline = _graph(
+                job,
+                indexes,
+                batch_size=job.batch_size,
+                num_threads=job.threads,
+                device_id=None,
+                seed=job.seed,
+                prefetch_queue_depth=2,
+            )
+            self._pipeline.build()
+
+    def __iter__(self) -> Iterator[Tuple[Any, Any]]:
+        while True:
+            image, label = self._pipeline.run()
+            # Views of DALI's own memory, without a copy.
+            yield np.asarray(image.as_tensor()), np.asarray(label.as_tensor())
+
+
+def _write_indexes(paths: Tuple[str, ...], folder: pathlib.Path) -> List[str]:
+    """What DALI's `tfrecord2idx` writes: offset and size of each record, with its framing."""
+    index = TFRecords(paths).shard_index()
+    names = []
+    for shard, (begin, end) in enumerate(zip(index.shard_begin, index.shard_begin[1:])):
+        rows = zip(index.offsets[begin:end].tolist(), index.lengths[begin:end].tolist())
+        name = folder / f"{shard}.idx"
+        name.write_text("".join(f"{offset} {length + 16}\n" for offset, length in rows))
+        names.append(str(name))
+    return names
+
+
+@dali.pipeline_def(enable_conditionals=True)
+def _graph(job: Job, indexes: List[str]) -> Tuple[Any, Any]:
+    record = fn.readers.tfrecord(
+        path=list(job.paths),
+        index_path=indexes,
+        features={
+            "image/encoded": tfrecord.FixedLenFeature((), tfrecord.string, ""),
+            "image/class/label": tfrecord.FixedLenFeature([1], tfrecord.int64, -1),
+        },
+        random_shuffle=True,
+        initial_fill=SHUFFLE,
+    )
+    label = fn.squeeze(fn.cast(record["image/class/label"], dtype=types.INT32) - 1, axes=0)
+    if job.task == "rotation":
+        label = types.Constant(np.arange(4, dtype=np.int32))
+    return _VIEWS[job.task](record["image/encoded"]), label
+
+
+def _crop(encoded: Any) -> Any:
+    """Decodes and resizes an Inception crop."""
+    crop = fn.decoders.image_random_crop(
+        encoded,
+        output_type=types.RGB,
+        random_aspect_ratio=ASPECT,
+        random_area=AREA,
+        num_attempts=100,
+    )
+    return fn.resize(crop, size=(224, 224), antialias=False)
+
+
+def _twist(image: Any, gray: Any = None) -> Any:
+    saturation = fn.random.uniform(range=(0.5, 1.5))
+    if gray is not None:
+        saturation = saturation * (1 - gray)
+    brightness = fn.random.uniform(range=(1 - 32 / 255, 1 + 32 / 255))
+    return fn.color_twist(image, brightness=brightness, saturation=saturation)
+
+
+def _finish(image: Any, **options: Any) -> Any:
+    """To [-1, 1], mirrored where asked."""
+    return fn.crop_mirror_normalize(
+        image, dtype=types.FLOAT, output_layout="HWC", mean=127.5, std=127.5, **options
+    )
+
+
+def _standardize(views: List[Any]) -> Any:
+    """Each view to mean 0 and standard deviation 1, in one array."""
+    return fn.normalize(fn.stack(*views, axis_name="F"), axis_names="HWC")
+
+
+def _supervised(encoded: Any) -> Any:
+    return _finish(_twist(_crop(encoded)), mirror=fn.random.coin_flip())
+
+
+def _rotation(encoded: Any) -> Any:
+    # Turned while it is still bytes, which is faster; so is normalising one stack.
+    image = fn.flip(_twist(_crop(encoded)), horizontal=fn.random.coin_flip())
+    across = fn.transpose(image, perm=[1, 0, 2], transpose_layout=False)
+    turns = fn.stack(
+        image,
+        fn.flip(across, horizontal=0, vertical=1),
+        fn.flip(image, horizontal=1, vertical=1),
+        fn.flip(across, horizontal=1, vertical=0),
+        axis_name="F",
+    )
+    return fn.normalize(turns, mean=127.5, stddev=127.5)
+
+
+def _exemplar(encoded: Any) -> Any:
+    image = fn.decoders.image(encoded, output_type=types.RGB)
+    gray = fn.random.coin_flip(probability=GRAY)
+    views = []
+    for _ in range(VIEWS):
+        view = fn.random_resized_crop(
+            image,
+            size=(224, 224),
+            random_aspect_ratio=ASPECT,
+            random_area=AREA,
+            num_attempts=100,
+            antialias=False,
+        )
+        views.append(fn.flip(_twist(view, gray), horizontal=fn.random.coin_flip()))
+    return _standardize(views)
+
+
+def _below(n: int) -> Any:
+    """Two whole numbers below n."""
+    return fn.random.uniform(values=list(range(n)), shape=2, dtype=types.INT32)
+
+
+def _patches(image: Any, cell: int, jitter: int, offset: Any) -> Any:
+    """Nine patches of an image from an offset on."""
+    patches = []
+    for row in range(3):
+        for column in range(3):
+            start = offset + np.array([row * cell, column * cell], np.int32)
+            if jitter:
+                start = start + _below(jitter + 1)
+            side = cell - jitter
+            patches.append(fn.slice(image, start, [side, side], axes=(0, 1)))
+    return _standardize(patches)
+
+
+def _jigsaw(encoded: Any) -> Any:
+    image = fn.decoders.image(encoded, output_type=types.RGB)
+    image = fn.resize(image, size=(292, 292), antialias=False)
+    gray = fn.random.coin_flip(probability=GRAY, dtype=types.BOOL)
+    if gray:
+        image = fn.color_space_conversion(image, image_type=types.RGB, output_type=types.GRAY)
+        image = fn.color_space_conversion(image, image_type=types.GRAY, output_type=types.RGB)
+    return _patches(image, 85, 21, _below(292 - 255 + 1))
+
+
+def _resize_centre(encoded: Any, smaller: int, side: int) -> Any:
+    image = fn.decoders.image(encoded, output_type=types.RGB)
+    return fn.resize_crop_mirror(image, resize_shorter=smaller, crop=(side, side))
+
+
+def _eval(encoded: Any) -> Any:
+    return _finish(_resize_centre(encoded, 256, 224))
+
+
+def _eval_patches(encoded: Any) -> Any:
+    return _patches(_resize_centre(encoded, 224, 192), 64, 0, np.zeros(2, np.int32))
+
+
+_VIEWS: Dict[str, Any] = {
+    "supervised": _supervised,
+    "rotation": _rotation,
+    "exemplar": _exemplar,
+    "jigsaw": _jigsaw,
+    "eval": _eval,
+    "eval_patches": _eval_patches,
+}

@@ -1,0 +1,171 @@
+"""Tasks, contenders, and one measurement of one contender at one task.
+
+Imports nothing but the standard library: the process that measures reads its job here before it
+lets any other library start threads.
+"""
+
+import dataclasses
+from typing import Any, Dict, Mapping, NamedTuple, Optional, Tuple
+
+
+class Task(NamedTuple):
+    """A preset of `pretexture.loader.presets`, in training or in evaluation."""
+
+    preset: str
+    training: bool
+
+
+TASKS = {
+    "supervised": Task("SUPERVISED", True),
+    "rotation": Task("ROTATION", True),
+    "exemplar": Task("EXEMPLAR", True),
+    "jigsaw": Task("PATCHES", True),
+    "relative_patch_location": Task("PATCHES", True),
+    "eval": Task("EVAL", False),
+    "eval_patches": Task("EVAL_PATCHES", False),
+}
+
+
+class Contender(NamedTuple):
+    """Something that makes batches.
+
+    Attributes:
+        module: of this package, with a function `open(job)` that returns a `Source`.
+        requires: modules and the distributions that they come from.
+        about: what it is, in a line.
+        dtypes: those that it can make.
+        most_threads: threads that it can use; None where there is no limit.
+    """
+
+    module: str
+    requires: Mapping[str, Tuple[str, ...]]
+    about: str
+    dtypes: Tuple[str, ...] = ("float32",)
+    most_threads: Optional[int] = None
+
+
+_TENSORFLOW = {"tensorflow": ("tensorflow", "tensorflow-cpu", "tensorflow_cpu")}
+_OPENCV = {"cv2": ("opencv-python-headless", "opencv-python", "opencv-contrib-python")}
+
+OURS = "pretexture"
+CONTENDERS = {
+    OURS: Contender(
+        "pretexture_loader", {}, "`pretexture.loader.Loader`", ("float32", "float16", "uint8")
+    ),
+    "tfdata": Contender(
+        "tfdata",
+        _TENSORFLOW,
+        "tf.data, the published pipeline: whole decode, float conversion, then crop and resize",
+    ),
+    "tfdata-fused": Contender(
+        "tfdata",
+        _TENSORFLOW,
+        "tf.data written for speed: `decode_and_crop_jpeg`, no whole-image conversion, vectorised "
+        "standardisation",
+    ),
+    "dali": Contender(
+        "dali",
+        {"nvidia.dali": ("nvidia-dali-cuda120", "nvidia-dali-cuda130", "nvidia-dali-cuda110")},
+        "NVIDIA DALI on CPU, its fused operators where they do the same",
+    ),
+    "opencv": Contender(
+        "opencv", _OPENCV, "OpenCV, one image at a time in Python threads, no colour distortion"
+    ),
+    "torch": Contender(
+        "pillow_torch",
+        {"torch": ("torch",), "PIL": ("pillow",)},
+        "PyTorch's `DataLoader` over Pillow transforms, worker processes for threads",
+    ),
+    "decode": Contender(
+        "decode",
+        {},
+        "libjpeg-turbo alone: the regions that our views need, from memory, nothing else done",
+        ("float32", "float16", "uint8"),
+        most_threads=1,
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One measurement.
+
+    Attributes:
+        contender: a name of CONTENDERS.
+        task: a name of TASKS.
+        paths: of the shards.
+        records: in them.
+        batch_size: images a batch.
+        threads: that the contender may use.
+        dtype: of the images that it makes.
+        seconds: how long to measure.
+        cpus: processors to run on; none of them where there is no way to choose.
+        seed: of the random draws.
+    """
+
+    contender: str
+    task: str
+    paths: Tuple[str, ...]
+    records: int
+    batch_size: int
+    threads: int
+    dtype: str
+    seconds: float
+    cpus: Tuple[int, ...]
+    seed: int
+
+    @property
+    def training(self) -> bool:
+        """Whether the pipeline runs in training."""
+        return TASKS[self.task].training
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a measurement gave.
+
+    Attributes:
+        images: made in `seconds`.
+        seconds: by the clock.
+        cpu_seconds: of all threads and processes.
+        peak_bytes: largest resident memory of the process and its workers, libraries included.
+        shape: of a batch's images; empty where it makes none.
+        label_shape: of its labels.
+        dtype: of its images.
+        times: seconds within the loader, by name; see `pretexture.loader.Stats`.
+        thread_seconds: processor time of the consumer's thread.
+    """
+
+    images: int
+    seconds: float
+    cpu_seconds: float
+    peak_bytes: int
+    shape: Tuple[int, ...]
+    label_shape: Tuple[int, ...]
+    dtype: str
+    times: Dict[str, float]
+    thread_seconds: float
+
+    @property
+    def rate(self) -> float:
+        """Images a second."""
+        return self.images / self.seconds
+
+    @property
+    def cpu_rate(self) -> float:
+        """Images a CPU-second."""
+        return self.images / self.cpu_seconds
+
+
+class Source:
+    """Batches without end, shuffled anew each epoch: pairs of images and labels.
+
+    What it gives has a shape and a dtype; None stands for images that are not kept.
+    """
+
+    def __iter__(self) -> Any:
+        raise NotImplementedError
+
+    def times(self) -> Dict[str, float]:
+        """Seconds spent so far, by name."""
+        return {}

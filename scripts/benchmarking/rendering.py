@@ -1,0 +1,37 @@
+"""Renders a fixed number of records: `python -m benchmarking.rendering SHARD PRESET BATCHES`.
+
+Two runs that differ in BATCHES alone differ by the work for those batches, whatever else the
+process does: beyond them it makes `PREFETCH` more, no matter how the threads are scheduled.
+"""
+
+import sys
+import time
+
+from pretexture.loader import Loader, TFRecords, presets
+
+BATCH_SIZE, PREFETCH = 4, 1
+
+
+def main() -> None:
+    """Takes the batches, then waits until what is prefetched is there."""
+    shard, preset, batches = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    training = not preset.startswith("EVAL")
+    loader = Loader(
+        TFRecords(shard),
+        presets.ALL[preset],
+        BATCH_SIZE,
+        training=training,
+        shuffle=False,
+        threads=1,
+        prefetch=PREFETCH,
+    )
+    iterator = iter(loader)
+    for _ in range(batches):
+        next(iterator)
+    while loader.stats.records < (batches + PREFETCH) * BATCH_SIZE:
+        time.sleep(0.05)
+    loader.close()
+
+
+if __name__ == "__main__":
+    main()

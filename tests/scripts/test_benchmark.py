@@ -1,0 +1,315 @@
+import importlib.util
+import io
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+pytest.importorskip("PIL")
+pytest.importorskip("google.protobuf")
+
+import bench_instructions
+import benchmark
+from benchmarking import decode, report
+from benchmarking.jobs import CONTENDERS, OURS, TASKS, Job, Outcome
+from PIL import Image
+from pretexture.loader import draws, presets, reference
+from pretexture.loader.writer import TFRecordWriter, example
+
+SCRIPTS = pathlib.Path(benchmark.__file__).parent
+SHAPES = {
+    "supervised": ((4, 224, 224, 3), (4,)),
+    "rotation": ((4, 4, 224, 224, 3), (4, 4)),
+    "exemplar": ((4, 8, 224, 224, 3), (4,)),
+    "jigsaw": ((4, 9, 64, 64, 3), (4,)),
+    "eval": ((4, 224, 224, 3), (4,)),
+    "eval_patches": ((4, 9, 64, 64, 3), (4,)),
+}
+
+# Prints the shapes and dtypes that a contender gives at each task; as a program, since some
+# libraries cannot be set up twice in a process.
+DRIVER = """
+import dataclasses, importlib, json, sys
+from benchmarking.jobs import CONTENDERS, Job
+job = Job(**json.loads(sys.argv[1]))
+module = importlib.import_module("benchmarking." + CONTENDERS[job.contender].module)
+for task in sys.argv[2:]:
+    batches = iter(module.open(dataclasses.replace(job, task=task)))
+    for _ in range(2):
+        image, label = next(batches)
+    name = getattr(image.dtype, "name", str(image.dtype))
+    print(task, tuple(image.shape), tuple(label.shape), name.replace("torch.", ""), sep=";")
+sys.stdout.flush()
+import os; os._exit(0)
+"""
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shards")
+    random = np.random.RandomState(0)
+    for shard in range(2):
+        with TFRecordWriter(folder / f"train-{shard:05d}-of-00002") as writer:
+            for label in range(1, 7):
+                pixels = random.randint(0, 256, (60 + 7 * label, 90, 3), np.uint8)
+                file = io.BytesIO()
+                Image.fromarray(pixels).save(file, "JPEG")
+                writer.write(
+                    example({"image/encoded": file.getvalue(), "image/class/label": label})
+                )
+    return folder
+
+
+def installed(contender):
+    return all(benchmark._installed(module) for module in CONTENDERS[contender].requires)
+
+
+def environment(tmp_path):
+    return {**os.environ, "PYTHONPATH": str(SCRIPTS), "XDG_CACHE_HOME": str(tmp_path)}
+
+
+def run_benchmark(tmp_path, *arguments):
+    return subprocess.run(
+        [sys.executable, str(SCRIPTS / "benchmark.py"), *map(str, arguments)],
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_it_writes_tables_json_a_chart_and_a_page(shards, tmp_path):
+    pytest.importorskip("matplotlib")
+    against = "tfdata,decode" if installed("tfdata") else "decode"
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{report.BEGIN}\nold figures\n{report.END}\nafter\n")
+    arguments = ["--data", shards, "--tasks", "jigsaw,relative_patch_location"]
+    arguments += ["--against", against, "--rounds", 1, "--seconds-per-run", 0.05, "--batch-size", 4]
+    arguments += ["--json", tmp_path / "out.json", "--plot", tmp_path / "out.png"]
+    process = run_benchmark(tmp_path, *arguments, "--markdown", page)
+    assert process.returncode == 0, process.stderr
+
+    for contender in [OURS, *against.split(",")]:
+        assert f"| {contender} |" in process.stdout
+    assert "|  | jigsaw, relative patch location |" in process.stdout
+    text = page.read_text()
+    assert text.startswith("before\n") and text.endswith("\nafter\n")
+    assert process.stdout in text and "old figures" not in text
+    assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
+
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert result["settings"]["rounds"] == 1 and result["settings"]["records"] == 12
+    assert len(result["runs"]) == 1 + len(against.split(","))
+    for run in result["runs"]:
+        assert run["images"] > 0 and run["cpu_seconds"] > 0 and run["peak_bytes"] > 1e6
+        if run["contender"] != "decode":
+            shapes = tuple(run["shape"]), tuple(run["label_shape"])
+            assert shapes == SHAPES[run["task"]], run
+
+
+@pytest.mark.parametrize("contender", [name for name in CONTENDERS if name != "decode"])
+def test_every_contender_makes_the_same_arrays(contender, shards, tmp_path):
+    if not installed(contender):
+        pytest.skip(f"{contender} is not installed")
+    paths = sorted(map(str, shards.iterdir()))
+    job = {"contender": contender, "task": "", "paths": paths, "records": 12, "batch_size": 4}
+    job.update(threads=1, dtype="float32", seconds=0.0, cpus=[], seed=0)
+    process = subprocess.run(
+        [sys.executable, "-c", DRIVER, json.dumps(job), *SHAPES],
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 0, process.stderr
+    lines = [line for line in process.stdout.splitlines() if ";" in line]
+    assert lines == [f"{task};{a};{b};float32" for task, (a, b) in SHAPES.items()]
+
+
+def test_every_task_is_measured_under_the_name_that_contenders_know():
+    assert set(benchmark._columns(list(TASKS))) == set(SHAPES)
+    assert benchmark._columns(["relative_patch_location"]) == {"jigsaw": "relative patch location"}
+
+
+def test_a_contender_that_is_not_installed_is_named_and_left_out(monkeypatch):
+    monkeypatch.setattr(benchmark, "_installed", lambda module: module != "nvidia.dali")
+    present, left_out = benchmark._present([OURS, "dali", "opencv"], "float32")
+    assert present == [OURS, "opencv"]
+    assert left_out == ["dali (not installed: pip install nvidia-dali-cuda120)"]
+    present, left_out = benchmark._present([OURS, "opencv"], "uint8")
+    assert present == [OURS] and left_out == ["opencv (makes no uint8)"]
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--data", "/nowhere"], "there is no folder /nowhere"),
+        (["--data", "{shards}", "--batch-size", "13"], "has 12 records, fewer than --batch-size"),
+        (["--data", "{shards}", "--threads", "100000"], "more than the"),
+    ],
+)
+def test_what_cannot_be_measured_is_one_line(arguments, message, shards, tmp_path):
+    process = run_benchmark(tmp_path, *(text.format(shards=shards) for text in arguments))
+    assert process.returncode == 1
+    assert message in process.stderr and process.stderr.count("\n") == 1
+
+
+def test_an_unknown_task_is_named_with_the_known_ones(capsys):
+    with pytest.raises(SystemExit):
+        benchmark.main(["--data", "x", "--tasks", "eval,colour"])
+    assert "'colour' is not one of supervised, rotation" in capsys.readouterr().err
+
+
+def outcome(rate, cpu_rate=1.0, **fields):
+    values = {
+        "images": rate,
+        "seconds": 1.0,
+        "cpu_seconds": rate / cpu_rate,
+        "peak_bytes": 5_000_000,
+        "shape": (),
+        "label_shape": (),
+        "dtype": "float32",
+        "times": {},
+        "thread_seconds": 0.01,
+    }
+    return Outcome(**{**values, **fields})
+
+
+def run(contender, rate, threads=1, **fields):
+    job = Job(contender, "eval", (), 10, 2, threads, "float32", 1.0, (), 0)
+    return report.Run(job, outcome(rate, **fields))
+
+
+def test_medians_spread_and_ratios_are_of_all_rounds():
+    times = {"records": 1000, "read_seconds": 0.1, "decode_seconds": 0.6}
+    times.update(resample_seconds=0.1, color_seconds=0.1, wait_seconds=0.99)
+    runs = [run(OURS, rate, times=times) for rate in (1200, 900, 1000)]
+    runs += [run("tfdata", rate, cpu_rate=0.8) for rate in (500, 100, 510)]
+    summaries = report.summarize(runs)
+    assert summaries[OURS, "eval", 1].rate == (1000, 900, 1200)
+    assert summaries["tfdata", "eval", 1].rate == (500, 100, 510)
+    settings = {"rounds": 3, "seconds": 1, "batch_size": 2, "dtype": "float32", "data": "d"}
+    settings.update(records=10, pinned="1")
+    machine = {"processor": "p", "processors": "2", "system": "s"}
+    text = report.markdown(summaries, {"eval": "eval"}, settings, machine, ["v"], ["dali (no)"])
+    for line in (
+        f"| {OURS} | 1,000 ± 15% |",
+        "| tfdata | 500 ± 41% |",
+        "| tfdata | 2.00 |",
+        "| tfdata | 1.25 |",
+        "| decode | 60.0% |",
+        "| the rest: hand-over, idle | 10.0% |",
+        "| time not waiting for a batch | 1.00% |",
+        "Left out: dali (no).",
+    ):
+        assert line in text
+
+
+def test_scaling_is_a_share_of_what_one_thread_does():
+    summaries = report.summarize([run(OURS, 100), run(OURS, 190, threads=2)])
+    parts = report._scaling(summaries, {"eval": "eval"}, [1, 2])
+    assert f"| {OURS} | 100 (100%) | 190 (95%) |" in parts[1]
+
+
+def test_a_page_without_markers_is_left_alone():
+    with pytest.raises(ValueError, match="no markers"):
+        report.replace("# Performance\n", "figures")
+
+
+@pytest.mark.parametrize("task", SHAPES)
+def test_the_decoded_region_is_all_that_the_views_need_and_no_more(task, monkeypatch):
+    preset, training = TASKS[task]
+    plan = presets.ALL[preset].compile(training)
+    renderer = reference.Renderer(plan, seed=3, dtype="uint8", layout="NHWC")
+    image = np.random.RandomState(0).randint(0, 256, (700, 900, 3)).astype(np.uint8)
+
+    def views(changed, record):
+        monkeypatch.setattr(reference, "decode_jpeg", lambda encoded: changed)
+        return renderer.views(b"", 0, record, 1)[0]
+
+    for record in range(3):
+        top, left, height, width = decode.needed_region(
+            plan.ops, draws.Draws(3, 1, record), *image.shape[:2]
+        )
+        expected = views(image, record)
+        outside = 255 - image
+        outside[top : top + height, left : left + width] = image[
+            top : top + height, left : left + width
+        ]
+        assert np.array_equal(views(outside, record), expected)
+        # Three pixels of source lie between two of a view here, at most.
+        margin = 4
+        for edge in (
+            np.s_[top : top + margin, left : left + width],
+            np.s_[top + height - margin : top + height, left : left + width],
+            np.s_[top : top + height, left : left + margin],
+            np.s_[top : top + height, left + width - margin : left + width],
+        ):
+            inside = image.copy()
+            inside[edge] = 255 - inside[edge]
+            assert not np.array_equal(views(inside, record), expected)
+
+
+CALLGRIND = """\
+version: 1
+summary: 66
+fn=(1) main
+ob=(1) /usr/bin/python
+16 10
++3 5
+calls=2 0
+cob=(2) /lib/_core.so
+cfn=(2)
+17 51
+ob=(2)
+fn=(2) decode
+1 20
+cob=(3) /lib/libjpeg.so
+calls=1 0
+* 31
+- 31
+
+ob=(1)
+fn=(3)
+0 0
+totals: 66
+"""
+
+
+def test_instructions_are_counted_where_they_lie_and_once():
+    costs = bench_instructions._costs_by_object(iter(CALLGRIND.splitlines(keepends=True)))
+    assert costs == {"/usr/bin/python": 15, "/lib/_core.so": 51}
+
+
+@pytest.mark.parametrize(
+    "now, libjpeg, status, said",
+    [
+        ((102, 51), "3.0", 0, "+2.0%"),
+        ((104, 51), "3.0", 1, "SUPERVISED (total) by 4.0%"),
+        ((100, 53), "3.0", 1, "SUPERVISED (core) by 6.0%"),
+        ((150, 99), "3.1", 0, "not compared, since the figures were kept elsewhere: libjpeg 3.1"),
+    ],
+)
+def test_growth_beyond_the_tolerance_fails(
+    now, libjpeg, status, said, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(bench_instructions, "KEPT", tmp_path / "instructions.json")
+    count = bench_instructions.Count
+    bench_instructions._keep({"SUPERVISED": count(100, 50)}, {"libjpeg": "3.0"})
+    result = bench_instructions._compare({"SUPERVISED": count(*now)}, {"libjpeg": libjpeg})
+    assert result == status
+    printed = capsys.readouterr()
+    assert said in printed.out + printed.err
+
+
+def test_the_counted_images_are_always_the_same(tmp_path):
+    first = bench_instructions._jpeg(0, 40, 50, "4:2:0")
+    assert first == bench_instructions._jpeg(0, 40, 50, "4:2:0")
+    assert first != bench_instructions._jpeg(1, 40, 50, "4:2:0")
+
+
+def test_contenders_have_modules():
+    for contender in CONTENDERS.values():
+        assert importlib.util.find_spec(f"benchmarking.{contender.module}") is not None
