@@ -59,6 +59,8 @@ def short_errors(traceback: bool) -> Iterator[None]:
     """
     try:
         yield
+    except KeyboardInterrupt:
+        sys.exit(130)
     except (ValueError, OSError, ArithmeticError, ImportError) as error:
         if traceback:
             raise

@@ -195,6 +195,8 @@ def _result(
         f"{waited / seconds:.1%} of the time waiting for data"
     ]
     metrics = read_metrics(options.workdir)
+    # Means over few steps, as at the end, say little; without others they must do.
+    metrics = [m for m in metrics if m["step"] % options.log_steps == 0] or metrics
     best = max(metrics, key=lambda line: line.get("accuracy", -line["loss"]))
     for name, line in (("last", metrics[-1]), ("best", best)):
         lines.append(f"{name} metrics, at step {line['step']:,}: {describe(line)}")

@@ -15,8 +15,8 @@ import tiny  # noqa: E402
 from pretexture.loader import Loader, Pipeline, imagenet  # noqa: E402
 from pretexture.trainers import run as run_module  # noqa: E402
 from pretexture.trainers.evaluation import evaluate  # noqa: E402
-from pretexture.trainers.recipes import RECIPES  # noqa: E402
 from pretexture.trainers.metrics import TIMINGS, read_metrics  # noqa: E402
+from pretexture.trainers.recipes import RECIPES  # noqa: E402
 from pretexture.trainers.run import DivergedError, Options, pretrain  # noqa: E402
 from pretexture.trainers.workdir import WorkdirError, read_config  # noqa: E402
 

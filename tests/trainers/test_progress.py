@@ -1,0 +1,56 @@
+import io
+
+import pytest
+from pretexture.trainers import progress
+from pretexture.trainers.progress import Bar, duration
+
+
+class _Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_elsewhere_than_on_a_terminal_a_line_comes_now_and_then(clock):
+    shown = io.StringIO()
+    bar = Bar(40, shown)
+    for step in range(1, 41):
+        bar.update(step, f"loss {step}")
+        clock[0] += 1
+    bar.close()
+    # The first step sets up, so the 39 others take a second each.
+    assert shown.getvalue().splitlines() == [
+        "step  1/40  loss 1",
+        "step 11/40  loss 11, 0:29 left",
+        "step 21/40  loss 21, 0:19 left",
+        "step 31/40  loss 31, 0:09 left",
+        "step 40/40  loss 40",
+    ]
+
+
+def test_on_a_terminal_one_line_is_drawn_over_and_over(clock, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    shown = _Terminal()
+    bar = Bar(4, shown)
+    for step in range(1, 5):
+        bar.update(step, "loss 1")
+        clock[0] += 60
+    bar.close()
+    drawn = shown.getvalue().rstrip("\n").split("\r\033[K")[1:]
+    assert drawn[0].startswith("1/4 ━━━━━━ ") and drawn[0].endswith("loss 1")
+    assert drawn[2].endswith("loss 1, 1:00 left")
+    assert all(len(line) < 40 for line in drawn)
+    assert shown.getvalue().endswith("\n")
+
+
+@pytest.mark.parametrize(
+    "seconds,text", [(0, "0:00"), (59.6, "1:00"), (125, "2:05"), (3723, "1:02:03")]
+)
+def test_durations_are_written_as_on_a_clock(seconds, text):
+    assert duration(seconds) == text
