@@ -1,0 +1,69 @@
+"""Small shards of generated JPEGs."""
+
+import io
+import os
+
+import numpy as np
+import pytest
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+@pytest.fixture(autouse=True)
+def cache_home(tmp_path_factory, monkeypatch):
+    """Keeps the loader's indexes out of the user's cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="session")
+def tf():
+    """TensorFlow, eager; skips the test where there is none."""
+    tensorflow = pytest.importorskip("tensorflow")
+    if not tensorflow.executing_eagerly():
+        pytest.skip("needs eager TensorFlow")
+    return tensorflow
+
+
+def _jpeg(seed):
+    image = pytest.importorskip("PIL.Image")
+    random = np.random.RandomState(seed)
+    width, height = random.randint(40, 90, 2)
+    coarse = image.fromarray(random.randint(0, 256, (6, 7, 3), np.uint8).astype(np.uint8))
+    picture = coarse.resize((int(width), int(height)), image.BICUBIC)
+    if seed % 11 == 5:
+        picture = picture.convert("L")
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=90, subsampling=seed % 3, progressive=seed % 7 == 3)
+    return file.getvalue()
+
+
+@pytest.fixture(scope="session")
+def images():
+    """37 JPEGs of different sizes; some are progressive, grey or without chroma subsampling."""
+    return [_jpeg(seed) for seed in range(37)]
+
+
+@pytest.fixture(scope="session")
+def write_shards():
+    """write_shards(folder, images, shards=1, name="train"): labels are 1, 2, …; returns paths."""
+    writer = pytest.importorskip("pretexture.loader.writer")
+
+    def write(folder, images, shards=1, name="train"):
+        paths = [os.path.join(str(folder), f"{name}-{i:05}-of-{shards:05}") for i in range(shards)]
+        cuts = [len(images) * i // shards for i in range(shards + 1)]
+        for path, begin, end in zip(paths, cuts, cuts[1:]):
+            with writer.TFRecordWriter(path) as shard:
+                for number in range(begin, end):
+                    features = {"image/class/label": number + 1}
+                    if images[number] is not None:
+                        features["image/encoded"] = images[number]
+                    shard.write(writer.example(features))
+        return paths
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def shards(images, write_shards, tmp_path_factory):
+    """Paths of three shards with the 37 images; not to be changed."""
+    return write_shards(tmp_path_factory.mktemp("shards"), images, 3)

@@ -1,0 +1,295 @@
+"""TFRecords: the index and its cache, random access, and the splits of ImageNet."""
+
+import logging
+import os
+import pickle
+import struct
+
+import numpy as np
+import pytest
+from pretexture.loader import Record, RecordError, TFRecords, _core, imagenet
+
+
+def scan(path):
+    """(offset, length) of each record of an intact shard."""
+    found, offset = [], 0
+    with open(path, "rb") as file:
+        data = file.read()
+    while offset < len(data):
+        (length,) = struct.unpack_from("<Q", data, offset)
+        found.append((offset, length))
+        offset += 16 + length
+    return found
+
+
+def test_records_come_in_the_order_of_the_shards(shards, images):
+    records = TFRecords(shards)
+    places = [(path, offset) for path in shards for offset, _ in scan(path)]
+    assert len(records) == len(images) == 37
+    for number, record in enumerate(records):
+        assert isinstance(record, Record)
+        assert record.image == images[number]
+        assert record.label == number  # the shards count from 1
+        assert (record.path, record.offset) == places[number]
+
+
+def test_records_are_indexed_as_a_sequence(shards):
+    records = TFRecords(shards)
+    assert records[-1] == records[36]
+    assert records[-37] == records[0]
+    assert records[np.int64(5)] == records[5]
+    assert records[30:40] == [records[i] for i in range(30, 37)]
+    assert records[::-12] == [records[i] for i in (36, 24, 12, 0)]
+    assert records[5:5] == []
+    for number in (37, -38):
+        with pytest.raises(IndexError, match=f"record {number} of 37"):
+            records[number]
+
+
+def test_shards_are_found_by_pattern_path_or_list(shards, tmp_path):
+    folder = os.path.dirname(shards[0])
+    assert TFRecords(os.path.join(folder, "train-*")).paths == tuple(shards)
+    assert TFRecords(shards[1]).paths == (shards[1],)
+    assert TFRecords(reversed(shards)).paths == tuple(reversed(shards))
+    os.symlink(shards[0], str(tmp_path / "a[1]*"))
+    assert len(TFRecords(tmp_path / "a[1]*")) == len(scan(shards[0]))
+
+
+def test_what_is_not_there_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no file matches .*none-\*"):
+        TFRecords(tmp_path / "none-*")
+    with pytest.raises(FileNotFoundError, match=r"no such file: .*none"):
+        TFRecords([tmp_path / "none"])
+    with pytest.raises(FileNotFoundError, match="no shards are given"):
+        TFRecords([])
+    with pytest.raises(IsADirectoryError, match=r"is a folder.*train-\*.*imagenet"):
+        TFRecords(tmp_path)
+
+
+def test_labels_and_keys_can_be_others(write_shards, images, tmp_path):
+    writer = pytest.importorskip("pretexture.loader.writer")
+    path = tmp_path / "shard"
+    with writer.TFRecordWriter(path) as shard:
+        shard.write(writer.example({"jpeg": images[0], "class": 7}))
+        shard.write(writer.example({"jpeg": images[1]}))
+    records = TFRecords(path, image_key="jpeg", label_key="class", label_offset=5)
+    assert [record.label for record in records] == [2, -1]
+    with pytest.raises(RecordError, match=r"shard at byte 0 \(record 0\): .*'image/encoded'"):
+        TFRecords(path)[0]
+
+
+def test_checksums_are_checked_unless_told_not_to(write_shards, images, tmp_path):
+    (path,) = write_shards(tmp_path, images[:3])
+    offset, length = scan(path)[1]
+    with open(path, "r+b") as file:
+        file.seek(offset + 12 + length + 3)
+        file.write(b"\x77")
+    records = TFRecords(path)
+    assert records[0].image == images[0]
+    with pytest.raises(RecordError, match=r"CRC32C of the data is 0x.*, the file says 0x77") as info:
+        records[1]
+    assert (info.value.path, info.value.offset, info.value.record) == (path, offset, 1)
+    assert TFRecords(path, verify_crc=False)[1].image == images[1]
+
+
+def test_a_record_error_survives_pickling():
+    error = RecordError("/a", 5, 3, "why")
+    copy = pickle.loads(pickle.dumps(error))
+    assert str(copy) == str(error) == "/a at byte 5 (record 3): why"
+    assert (copy.path, copy.offset, copy.record, copy.reason) == ("/a", 5, 3, "why")
+    assert str(RecordError("/a", 0, None, "why")) == "/a at byte 0: why"
+
+
+def test_records_can_be_pickled(shards):
+    records = TFRecords(shards)
+    before = pickle.loads(pickle.dumps(records))
+    assert records[3] == before[3] == pickle.loads(pickle.dumps(records))[3]
+
+
+@pytest.fixture
+def scans(monkeypatch):
+    """The paths that are scanned, call by call."""
+    calls, scan_shards = [], _core.scan_shards
+
+    def counted(paths, threads):
+        calls.append(list(paths))
+        return scan_shards(paths, threads)
+
+    monkeypatch.setattr(_core, "scan_shards", counted)
+    return calls
+
+
+def test_nothing_is_read_before_it_is_needed(shards, scans, tmp_path):
+    TFRecords(shards, cache_dir=tmp_path / "cache")
+    assert not scans
+    assert not (tmp_path / "cache").exists()
+
+
+def test_the_index_is_cached_and_found_again(shards, scans, tmp_path, monkeypatch):
+    cache = tmp_path / "deep" / "cache"
+    first = TFRecords(shards, cache_dir=cache)
+    assert len(first) == len(first) == 37
+    assert scans == [shards]
+    assert len(os.listdir(str(cache))) == 1
+    second = TFRecords(shards, cache_dir=str(cache))
+    assert second[20] == first[20]
+    monkeypatch.chdir(os.path.dirname(shards[0]))
+    assert len(TFRecords([os.path.basename(path) for path in shards], cache_dir=cache)) == 37
+    assert len(scans) == 1
+    assert len(os.listdir(str(cache))) == 1
+
+
+def test_other_shards_have_an_index_of_their_own(shards, scans, tmp_path):
+    for paths in (shards, shards[:2], shards[::-1]):
+        assert len(TFRecords(paths, cache_dir=tmp_path)) == len(TFRecords(paths)) > 0
+    assert TFRecords(shards[::-1], cache_dir=tmp_path)[0] == TFRecords(shards[-1])[0]
+    assert len(os.listdir(str(tmp_path))) == 3
+
+
+def test_the_cache_lies_where_the_user_keeps_caches(shards, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    len(TFRecords(shards))
+    assert len(os.listdir(str(tmp_path / "xdg" / "pretexture"))) == 1
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    len(TFRecords(shards))
+    assert len(os.listdir(str(tmp_path / "home" / ".cache" / "pretexture"))) == 1
+
+
+def test_a_changed_shard_is_scanned_anew(write_shards, images, scans, tmp_path):
+    (path,) = write_shards(tmp_path, images[:3])
+    cache = tmp_path / "cache"
+    assert len(TFRecords(path, cache_dir=cache)) == 3
+    write_shards(tmp_path, images[:4])
+    assert len(TFRecords(path, cache_dir=cache)) == 4
+    # Of the same size, at another time.
+    status = os.stat(path)
+    write_shards(tmp_path, [images[1], images[0], *images[2:4]])
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    assert os.stat(path).st_size == status.st_size
+    assert [r.image for r in TFRecords(path, cache_dir=cache)][:2] == [images[1], images[0]]
+    assert len(scans) == 3
+
+
+def test_a_cache_that_cannot_be_written_costs_a_scan(shards, scans, tmp_path, caplog):
+    (tmp_path / "file").write_text("in the way")
+    with caplog.at_level(logging.WARNING, "pretexture.loader"):
+        for _ in range(2):
+            assert len(TFRecords(shards, cache_dir=tmp_path / "file" / "cache")) == 37
+    assert len(scans) == 2
+    assert "cannot be cached" in caplog.text
+    assert str(tmp_path / "file") in caplog.text
+
+
+def damaged(data):
+    """Ways in which a cached index may be broken."""
+    yield b""
+    yield b"not an index"
+    yield data[: len(data) // 2]
+    yield data[:-1]
+    yield bytes(len(data))
+    # Anywhere, and in the part of the archive's directory that says how a member is stored.
+    directory = data.index(b"PK\x01\x02")
+    for place in [*range(0, len(data), 97), *range(directory + 6, directory + 12)]:
+        for bit in range(8):
+            yield data[:place] + bytes([data[place] ^ 1 << bit]) + data[place + 1 :]
+
+
+@pytest.mark.xfail(strict=True, reason="what zipfile and NumPy raise is not all caught")
+def test_a_damaged_cache_is_made_anew(shards, tmp_path):
+    records = TFRecords(shards, cache_dir=tmp_path)
+    expected = [record.offset for record in records]
+    (path,) = tmp_path.glob("index-*")
+    intact = path.read_bytes()
+    for data in damaged(intact):
+        path.write_bytes(data)
+        assert [r.offset for r in TFRecords(shards, cache_dir=tmp_path)] == expected
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.xfail(strict=True, reason="what zipfile and NumPy raise is not all caught")
+def test_a_foreign_file_in_the_cache_is_not_trusted(shards, scans, tmp_path):
+    len(TFRecords(shards, cache_dir=tmp_path))
+    (path,) = tmp_path.glob("index-*")
+    np.savez(str(path), offsets=np.zeros(4, np.uint64))
+    assert len(TFRecords(shards, cache_dir=tmp_path)) == 37
+    np.save(str(path), np.zeros(4))
+    os.replace(str(path) + ".npy", str(path))
+    assert len(TFRecords(shards, cache_dir=tmp_path)) == 37
+    assert len(scans) == 3
+
+
+def test_the_index_of_a_broken_shard_is_not_cached(write_shards, images, tmp_path):
+    paths = write_shards(tmp_path, images[:4], 2)
+    with open(paths[1], "r+b") as file:
+        file.truncate(os.path.getsize(paths[1]) - 1)
+    cache = tmp_path / "cache"
+    for _ in range(2):
+        with pytest.raises(RecordError, match=r"00001-of-00002 at byte .*truncated"):
+            len(TFRecords(paths, cache_dir=cache))
+    assert not cache.exists()
+
+
+def fake_imagenet(folder, train, validation=2):
+    for name, count in (("train", train), ("validation", validation)):
+        for i in range(count):
+            (folder / f"{name}-{i:05}-of-{count:05}").write_bytes(b"")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("shards", "held_out"),
+    # 40 of 1,024, rounded, but at least one.
+    [(2, 1), (8, 1), (26, 1), (38, 1), (39, 2), (64, 2), (128, 5), (512, 20), (1024, 40)],
+)
+def test_val_is_the_last_of_the_training_shards(shards, held_out, tmp_path):
+    fake_imagenet(tmp_path, shards)
+    whole = imagenet(tmp_path, "trainval").paths
+    assert [os.path.basename(path) for path in whole] == [
+        f"train-{i:05}-of-{shards:05}" for i in range(shards)
+    ]
+    assert imagenet(tmp_path, "val").paths == whole[-held_out:]
+    assert imagenet(str(tmp_path), "train").paths == whole[:-held_out]
+    names = [os.path.basename(path) for path in imagenet(tmp_path, "test").paths]
+    assert names == ["validation-00000-of-00002", "validation-00001-of-00002"]
+
+
+def test_a_single_training_shard_cannot_be_split(tmp_path):
+    fake_imagenet(tmp_path, 1)
+    for split in ("train", "val"):
+        with pytest.raises(ValueError, match=r"single training shard.*use trainval and test"):
+            imagenet(tmp_path, split)
+    assert len(imagenet(tmp_path, "trainval").paths) == 1
+
+
+def test_a_missing_shard_is_named(tmp_path):
+    fake_imagenet(tmp_path, 8)
+    (tmp_path / "train-00003-of-00008").unlink()
+    (tmp_path / "train-00007-of-00008").unlink()
+    for split in ("train", "val", "trainval"):
+        with pytest.raises(
+            FileNotFoundError, match=r"lacks 2 of 8 train shards, .* train-00003-of-00008"
+        ):
+            imagenet(tmp_path, split)
+    assert len(imagenet(tmp_path, "test").paths) == 2
+
+
+def test_what_else_can_be_wrong_with_a_folder_is_said(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"there is no folder .*none"):
+        imagenet(tmp_path / "none", "train")
+    with pytest.raises(FileNotFoundError, match=r"has no shards train-\*-of-\*"):
+        imagenet(tmp_path, "train")
+    with pytest.raises(ValueError, match="train, val, trainval or test, not 'validation'"):
+        imagenet(tmp_path, "validation")
+    fake_imagenet(tmp_path, 2)
+    fake_imagenet(tmp_path, 3)
+    with pytest.raises(FileNotFoundError, match="mixes train shards of 2 and of 3"):
+        imagenet(tmp_path, "train")
+
+
+def test_other_files_in_the_folder_do_not_matter(write_shards, images, tmp_path):
+    write_shards(tmp_path, images[:5], 2)
+    for name in (".train-00000-of-00002.17.part", "train-00000-of-00002.bak", "dataset.json"):
+        (tmp_path / name).write_text("{}")
+    records = imagenet(tmp_path, "trainval", label_offset=0)
+    assert [record.label for record in records] == [1, 2, 3, 4, 5]
