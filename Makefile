@@ -8,8 +8,9 @@
 #   make wheel    a wheel that needs nothing but NumPy, in dist/
 #   make clean    removes all that the targets made
 #
-# Compatibility: make test-py37, make test-py39 (the loader without TensorFlow), make sanitize (the
-# C++ tests under AddressSanitizer and UBSan).
+# Compatibility: make test-py37, make test-py39 (the loader without TensorFlow). Proof: make sanitize
+# (the C++ tests under AddressSanitizer and UBSan), make bench-instructions (that nothing has become
+# slower, in instructions an image).
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -19,7 +20,7 @@ LOADER_TESTS := tests/loader tests/permutations
 
 PIP_INSTALL = $(1)/bin/python -m pip install -q --disable-pip-version-check
 
-.PHONY: demo test test-py37 test-py39 sanitize lint bench wheel clean
+.PHONY: demo test test-py37 test-py39 sanitize lint bench bench-instructions wheel clean
 
 # $(VENV)/EXTRAS: an editable install with these extras, redone when the C++ sources change.
 define INSTALL
@@ -65,6 +66,11 @@ lint: $(VENV)/dev
 
 bench: $(VENV)/dev
 	$(VENV)/bin/python scripts/benchmark.py --data $(DATA)
+
+# Instructions an image of each preset under valgrind, against the figures kept in the repository.
+bench-instructions: $(VENV)/dev
+	@scripts/system_packages.sh valgrind
+	$(VENV)/bin/python scripts/bench_instructions.py
 
 # auditwheel puts libjpeg-turbo into the wheel.
 wheel: $(VENV)/dev

@@ -3,6 +3,7 @@
 A backend makes batches: `seek` says which comes next, `next` gives it and moves on.
 """
 
+import re
 import time
 from typing import Any, Dict, List, Optional, Set, Tuple, Union
 
@@ -182,7 +183,8 @@ class ReferenceBackend:
                 if not config.skip_errors or attempt == REPLACEMENTS:
                     raise fault from None
                 self._stats["skipped"] += 1
-                kind = "".join(c for c in reason if not c.isdigit())[:24]
+                # Words with digits in them are details.
+                kind = " ".join(re.sub(r"\S*\d\S*", "", reason).split())
                 if kind not in self._skipped_kinds:
                     self._skipped_kinds.add(kind)
                     self._skipped.append(fault)
