@@ -27,8 +27,9 @@ def describe(line: Mapping[str, Any]) -> str:
     known = ("step", "epoch", "loss", "lr", *TIMINGS)
     words = [f"loss {line['loss']:.4f}"]
     words += [f"{name} {value:.1%}" for name, value in line.items() if name not in known]
+    speed = line["images_per_second"]
     words += [
-        f"{line['images_per_second']:.0f} images/s",
+        f"{speed:.0f} images/s" if speed >= 10 else f"{speed:.2g} images/s",
         f"waiting for data {line['waiting']:.1%}",
     ]
     return ", ".join(words)

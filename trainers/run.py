@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 import time
 from typing import Any, Callable, Iterator, List, Optional
 
@@ -45,6 +46,10 @@ class Options:
     checkpoint_seconds: float = 600.0
     checkpoint_steps: Optional[int] = None
     log_steps: int = 10
+
+    def __post_init__(self):
+        if not 0 <= self.seed < 2**31:
+            raise ValueError(f"seed must be from 0 to {2**31 - 1}, not {self.seed}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +101,7 @@ def pretrain(recipe: Recipe, options: Options, say: Callable[[str], None] = prin
         steps_per_epoch=len(loader),
         steps=options.steps or math.ceil(recipe.epochs * len(loader)),
         parameters=engine.parameters,
-        data=options.data,
+        data=os.path.abspath(options.data),
         tensorflow=tf.__version__,
     )
     checkpoints = Checkpoints(options.workdir)
@@ -154,7 +159,7 @@ def _plan(config: Config, options: Options, device: str, step: int) -> List[str]
     rate = schedule(recipe, config.steps_per_epoch)
     words = [f"{recipe.optimizer}, learning rate {rate.base:g}"]
     if rate.warmup_epochs:
-        words.append(f"risen to over {rate.warmup_epochs:g} epochs")
+        words.append(f"warmed up over {rate.warmup_epochs:g} epochs")
     if rate.decay_epochs:
         epochs = ", ".join(f"{epoch:g}" for epoch in rate.decay_epochs)
         words.append(f"times {rate.decay_factor:g} after epochs {epochs}")
@@ -186,6 +191,8 @@ def _result(
 ) -> List[str]:
     """What a run did."""
     steps = step - first
+    if not steps and interrupted:
+        return [f"interrupted before step {step + 1:,} of {config.steps:,}"]
     if not steps:
         return [f"nothing to do: step {step:,} of {config.steps:,} was made already"]
     lines = [

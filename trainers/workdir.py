@@ -29,7 +29,7 @@ class Config:
         records: in the training split.
         steps_per_epoch, steps: an epoch's, and the run's in all.
         parameters: that the model has.
-        data: folder of the shards.
+        data: folder of the shards, absolute.
         tensorflow: its version.
     """
 

@@ -67,6 +67,7 @@ def test_flags_that_make_no_sense_are_refused(arguments, message, capsys):
         (["rotation"], "there is no folder"),
         (["rotation", "--lr", "-1"], "lr must be above 0, not -1"),
         (["rotation", "--decay-epochs", "3,2"], "decay_epochs must ascend"),
+        (["rotation", "--seed", "-1"], "seed must be from 0 to 2147483647, not -1"),
         (["rotation", "--pipeline", "resize(8)|turn"], "there is no step 'turn'"),
         (["rotation", "--device", "npu"], "npu_device (TensorFlow 2.6.5) or npu_bridge"),
         (["rotation", "--device", "gpu"], "TensorFlow"),

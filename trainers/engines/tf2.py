@@ -22,13 +22,17 @@ def open_device(name: str) -> str:
 
     Raises: ValueError where there is no such device.
     """
-    gpus = tf.config.list_physical_devices("GPU")
     if name == "npu":
         raise ValueError(
             "--device npu needs an engine on Huawei's npu_device (TensorFlow 2.6.5) or npu_bridge "
             "(TensorFlow 1.15), wheels that come with the CANN toolkit; this version of Pretexture "
             "has none yet: use --device cpu or gpu"
         )
+    if not tf.executing_eagerly():
+        raise ValueError(
+            f"training and evaluation need TensorFlow 2.6 or later; this is {tf.__version__}"
+        )
+    gpus = tf.config.list_physical_devices("GPU")
     if name == "gpu" and not gpus:
         raise ValueError(
             f"--device gpu: TensorFlow {tf.__version__} sees no GPU "
