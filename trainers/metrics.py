@@ -27,9 +27,15 @@ def describe(line: Mapping[str, Any]) -> str:
     known = ("step", "epoch", "loss", "lr", *TIMINGS)
     words = [f"loss {line['loss']:.4f}"]
     words += [f"{name} {value:.1%}" for name, value in line.items() if name not in known]
-    speed = line["images_per_second"]
     words += [
-        f"{speed:.0f} images/s" if speed >= 10 else f"{speed:.2g} images/s",
+        speed(line["images_per_second"]),
         f"waiting for data {line['waiting']:.1%}",
     ]
     return ", ".join(words)
+
+
+def speed(images_per_second: float) -> str:
+    """Such as 253 images/s, or 0.028 images/s."""
+    if images_per_second >= 10:
+        return f"{images_per_second:.0f} images/s"
+    return f"{images_per_second:.2g} images/s"

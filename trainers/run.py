@@ -12,7 +12,7 @@ from pretexture.loader import Loader, Pipeline, imagenet
 from .checkpoints import Checkpoints
 from .engines import tf2
 from .interrupt import Interrupt
-from .metrics import describe, read_metrics
+from .metrics import describe, read_metrics, speed
 from .optimization import schedule
 from .progress import duration
 from .recipes import Recipe
@@ -198,7 +198,7 @@ def _result(
     lines = [
         f"{'interrupted' if interrupted else 'done'} after step {step:,} of {config.steps:,}: "
         f"{steps:,} steps in {duration(seconds)}, "
-        f"{steps * config.recipe.batch_size / seconds:.0f} images/s, "
+        f"{speed(steps * config.recipe.batch_size / seconds)}, "
         f"{waited / seconds:.1%} of the time waiting for data"
     ]
     metrics = read_metrics(options.workdir)
