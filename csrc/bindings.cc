@@ -196,11 +196,11 @@ py::array_t<uint8_t> DecodeJpeg(const py::buffer& data, const py::object& region
   Rect rect{0, 0, size.width, size.height};
   if (!region.is_none()) {
     const auto [top, left, height, width] = region.cast<std::tuple<int, int, int, int>>();
-    rect = {left, top, left + width, top + height};
-    if (top < 0 || left < 0 || height < 1 || width < 1 || rect.x1 > size.width ||
-        rect.y1 > size.height) {
+    if (top < 0 || left < 0 || height < 1 || width < 1 || height > size.height - top ||
+        width > size.width - left) {
       throw py::value_error("the region does not lie within the image");
     }
+    rect = {left, top, left + width, top + height};
   }
   const Region decoded = decoder.Decode(rect);
   py::array_t<uint8_t> result({rect.height(), rect.width(), 3});
@@ -322,6 +322,7 @@ class PyPipeline {
   }
 
   py::dict GetStats() const {
+    CheckProcess();
     const Stats s = pipeline_->GetStats();
     py::dict d;
     d["records"] = s.records;
@@ -338,6 +339,7 @@ class PyPipeline {
 
   py::list TakeSkipped() {
     py::list list;
+    if (getpid() != process_) return list;  // Its lock may be held by a thread of the parent.
     for (const RecordFault& fault : pipeline_->TakeSkipped()) list.append(ToTuple(fault));
     return list;
   }
