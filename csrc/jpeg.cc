@@ -35,7 +35,7 @@ std::string NotJpeg(Span data) {
 struct JpegDecoder::State {
   // First, so that a j_common_ptr's `err` leads back to the whole.
   jpeg_error_mgr errors;
-  jpeg_decompress_struct info;
+  jpeg_decompress_struct info{};
   jpeg_source_mgr source;
   std::jmp_buf jump;
   char message[JMSG_LENGTH_MAX];
@@ -73,10 +73,18 @@ struct JpegDecoder::State {
     info->src->bytes_in_buffer -= static_cast<size_t>(count);
   }
 
+  // A decompressor keeps its tables for images that come without, so that what such an image
+  // becomes would depend on the one before. A new one has none, and is made in no time.
+  void Renew() {
+    jpeg_destroy_decompress(&info);
+    jpeg_create_decompress(&info);
+    info.src = &source;
+  }
+
   // The three stages below hold no C++ objects that a longjmp could skip.
   bool TryOpen(Span data) {
     if (setjmp(jump)) return false;
-    jpeg_abort_decompress(&info);
+    Renew();
     source.next_input_byte = data.data;
     source.bytes_in_buffer = data.size;
     jpeg_read_header(&info, TRUE);
@@ -133,15 +141,13 @@ JpegDecoder::JpegDecoder() : state_(new State) {
   s.errors.output_message = State::Output;
   // The only failure here is a library of another version than the header's.
   if (setjmp(s.jump)) throw Error(std::string("libjpeg cannot be used: ") + s.message);
-  jpeg_create_decompress(&s.info);
-  s.info.client_data = &s;
+  s.Renew();
   s.source = {};
   s.source.init_source = State::InitSource;
   s.source.fill_input_buffer = State::Fill;
   s.source.skip_input_data = State::SkipInput;
   s.source.resync_to_restart = jpeg_resync_to_restart;
   s.source.term_source = State::TermSource;
-  s.info.src = &s.source;
 }
 
 JpegDecoder::~JpegDecoder() { jpeg_destroy_decompress(&state_->info); }
