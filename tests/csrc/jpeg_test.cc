@@ -275,6 +275,25 @@ TEST(a_decoder_works_on_after_an_error) {
   }
 }
 
+// Files without Huffman tables get the standard ones; files without quantisation tables are broken.
+TEST(a_decoder_keeps_no_tables_from_one_file_to_the_next) {
+  JpegOptions other;
+  other.quality = 30;
+  const Bytes before = EncodeJpeg(33, 21, other);
+  Bytes without_quantisation = EncodeJpeg(33, 21), without_huffman = without_quantisation;
+  for (const size_t place : FindMarkers(without_quantisation, 0xdb)) {
+    without_quantisation[place + 1] = 0xeb;
+  }
+  for (const size_t place : FindMarkers(without_huffman, 0xc4)) without_huffman[place + 1] = 0xe4;
+  JpegDecoder used, fresh;
+  JpegDecoder::Size size;
+  DecodeWhole(&used, before, &size);
+  CHECK_THROWS(DecodeWhole(&used, without_quantisation, &size), "Quantization table");
+  other.progressive = true;  // Its Huffman tables are made for it alone.
+  DecodeWhole(&used, EncodeJpeg(33, 21, other), &size);
+  CHECK(DecodeWhole(&used, without_huffman, &size) == DecodeWhole(&fresh, without_huffman, &size));
+}
+
 TEST(damaged_files_never_crash_and_their_regions_are_parts_of_the_full_decode) {
   Random random(6);
   JpegDecoder decoder;
