@@ -92,7 +92,7 @@ def damage_data_crc(path):
 def test_a_flipped_bit_names_its_record(shard, damage):
     offset = offsets(shard)[BAD]
     damage(shard)
-    with pytest.raises(RecordError, match="CRC32C of the data is 0x.*the file says 0x") as info:
+    with pytest.raises(RecordError, match=r"CRC32C of the data is 0x.*the file says 0x") as info:
         one_epoch(TFRecords(shard))
     error = info.value
     assert (error.path, error.offset, error.record) == (shard, offset, BAD)
