@@ -29,59 +29,74 @@ def main(arguments: Optional[List[str]] = None) -> int:
 
 
 def _run(flags: argparse.Namespace) -> None:
+    # What would fail at the end fails now.
     if flags.plot:
         chart.pyplot()
     if flags.markdown:
         report.replace(pathlib.Path(flags.markdown).read_text(), "")
     cpus = machine.available()
-    limit = len(cpus) or os.cpu_count() or 1
-    threads = _threads(flags, limit)
+    threads = _threads(flags, len(cpus) or os.cpu_count() or 1)
     records = imagenet(flags.data, "trainval")
-    total = len(records)
-    if total < flags.batch_size:
-        raise ValueError(f"{flags.data} has {total} records, fewer than --batch-size")
-    for path in records.paths:
-        _read(path)
-
-    columns = _columns(flags.tasks)
+    if len(records) < flags.batch_size:
+        raise ValueError(f"{flags.data} has {len(records)} records, fewer than --batch-size")
+    titles = _titles(flags.tasks)
     contenders, left_out = _present([OURS, *flags.against], flags.dtype)
     jobs = [
-        Job(name, task, records.paths, total, flags.batch_size, count, flags.dtype,
-            flags.seconds_per_run, tuple(cpus[-count:]), 0)
+        Job(
+            contender=name,
+            task=task,
+            paths=records.paths,
+            batch_size=flags.batch_size,
+            threads=count,
+            dtype=flags.dtype,
+            seconds=flags.seconds_per_run,
+            cpus=tuple(cpus[-count:]),
+            seed=0,
+        )
         for count in threads
-        for task in columns
+        for task in titles
         for name in contenders
         if count <= (CONTENDERS[name].most_threads or count)
-    ]  # fmt: skip
-    runs, failures = _measure(jobs, len(contenders), flags.rounds)
-    left_out += failures
+    ]
+    for path in records.paths:
+        _read(path)
+    runs, failures = _measure(jobs, flags.rounds)
     _check_shapes(runs)
-
-    summaries = report.summarize(runs)
-    settings = {
-        "rounds": flags.rounds,
-        "seconds": flags.seconds_per_run,
-        "batch_size": flags.batch_size,
-        "dtype": flags.dtype,
-        "data": pathlib.Path(flags.data).resolve().name,
-        "records": total,
-        "pinned": "; ".join(",".join(map(str, cpus[-count:])) for count in threads if cpus),
+    about = {
+        "settings": {
+            "rounds": flags.rounds,
+            "seconds": flags.seconds_per_run,
+            "batch_size": flags.batch_size,
+            "dtype": flags.dtype,
+            "data": pathlib.Path(flags.data).resolve().name,
+            "records": len(records),
+            "cpus": cpus[-threads[-1] :],
+        },
+        "machine": machine.description(),
+        "versions": _versions(contenders),
+        "left_out": left_out + failures,
     }
-    described, versions = machine.description(), _versions(contenders)
-    text = report.markdown(summaries, columns, settings, described, versions, left_out)
+    _publish(flags, about, titles, runs)
+
+
+def _publish(
+    flags: argparse.Namespace,
+    about: Dict[str, Any],
+    titles: Dict[str, str],
+    runs: Sequence[report.Run],
+) -> None:
+    summaries = report.summarize(runs)
+    text = report.markdown(summaries, titles, about)
     print(text, end="")
     if flags.markdown:
         page = pathlib.Path(flags.markdown)
         page.write_text(report.replace(page.read_text(), text))
     if flags.plot:
-        chart.draw(summaries, columns, flags.plot)
+        chart.draw(summaries, titles, flags.plot)
     if flags.json:
         result = {
-            "settings": settings,
-            "machine": described,
-            "versions": versions,
-            "left_out": left_out,
-            "pipelines": {task: str(presets.ALL[TASKS[task].preset]) for task in columns},
+            **about,
+            "pipelines": {task: str(presets.ALL[TASKS[task].preset]) for task in titles},
             "summaries": [
                 {"contender": key[0], "task": key[1], "threads": key[2], **_plain(summary)}
                 for key, summary in summaries.items()
@@ -112,7 +127,7 @@ def _read(path: str) -> None:
             pass
 
 
-def _columns(tasks: Sequence[str]) -> Dict[str, str]:
+def _titles(tasks: Sequence[str]) -> Dict[str, str]:
     """The tasks to measure and their titles; those with the same pipeline are measured once."""
     same: Dict[Any, List[str]] = {}
     for task in dict.fromkeys(tasks):
@@ -158,9 +173,7 @@ def _versions(contenders: Sequence[str]) -> List[str]:
     return [f"Python {machine.description()['python']}", *(text for text in found if text)]
 
 
-def _measure(
-    jobs: Sequence[Job], contenders: int, rounds: int
-) -> Tuple[List[report.Run], List[str]]:
+def _measure(jobs: Sequence[Job], rounds: int) -> Tuple[List[report.Run], List[str]]:
     """Runs all jobs once a round, the contenders of a task one after the other.
 
     Returns the runs, and a line for each contender that failed at a task; it is not tried again.
@@ -244,9 +257,10 @@ def _plain(summary: report.Summary) -> Dict[str, Any]:
 
 
 def _flat(run: report.Run) -> Dict[str, Any]:
-    """A run without the paths, which are the same for all."""
-    job = {k: v for k, v in dataclasses.asdict(run.job).items() if k != "paths"}
-    return {**job, **dataclasses.asdict(run.outcome), "measured_seconds": run.outcome.seconds}
+    """A run without what is the same for all."""
+    job = dataclasses.asdict(run.job)
+    names = ("contender", "task", "threads", "seed")
+    return {**{name: job[name] for name in names}, **dataclasses.asdict(run.outcome)}
 
 
 def _say(text: str) -> None:

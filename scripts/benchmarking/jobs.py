@@ -5,7 +5,7 @@ lets any other library start threads.
 """
 
 import dataclasses
-from typing import Any, Dict, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Iterator, Mapping, NamedTuple, Optional, Tuple
 
 
 class Task(NamedTuple):
@@ -94,7 +94,6 @@ class Job:
         contender: a name of CONTENDERS.
         task: a name of TASKS.
         paths: of the shards.
-        records: in them.
         batch_size: images a batch.
         threads: that the contender may use.
         dtype: of the images that it makes.
@@ -106,7 +105,6 @@ class Job:
     contender: str
     task: str
     paths: Tuple[str, ...]
-    records: int
     batch_size: int
     threads: int
     dtype: str
@@ -160,10 +158,10 @@ class Outcome:
 class Source:
     """Batches without end, shuffled anew each epoch: pairs of images and labels.
 
-    What it gives has a shape and a dtype; None stands for images that are not kept.
+    Both have a shape and a dtype, or are None where nothing is kept.
     """
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[Tuple[Any, Any]]:
         raise NotImplementedError
 
     def times(self) -> Dict[str, float]:

@@ -90,23 +90,15 @@ def _summary(runs: List[Run]) -> Summary:
     )
 
 
-def markdown(
-    summaries: Dict[Key, Summary],
-    titles: Dict[str, str],
-    settings: Dict[str, Any],
-    machine: Dict[str, str],
-    versions: Sequence[str],
-    left_out: Sequence[str],
-) -> str:
+def markdown(summaries: Dict[Key, Summary], titles: Dict[str, str], about: Dict[str, Any]) -> str:
     """The whole report.
 
     Args:
         summaries: of all measurements.
         titles: of the tasks, in the order of their columns.
-        settings: `rounds`, `seconds`, `batch_size`, `dtype`, `data`, `records`, `pinned`.
-        machine: see `machine.description`.
-        versions: of the libraries that took part.
-        left_out: a line for each contender that did not, saying why.
+        about: `settings`, with `rounds`, `seconds`, `batch_size`, `dtype`, `data` (its name),
+            `records` and `cpus` (those of the largest number of threads); `machine`, see
+            `machine.description`; `versions`; `left_out`, a line a contender that was.
     """
     parts = []
     threads = sorted({key[2] for key in summaries})
@@ -114,22 +106,24 @@ def markdown(
         parts += _tables(_Grid(summaries, titles, count))
     if len(threads) > 1:
         parts += _scaling(summaries, titles, threads)
-    pinned = settings["pinned"] or "no"
+    settings, machine = about["settings"], about["machine"]
+    pinned = "pinned to no processors in particular"
+    if settings["cpus"]:
+        pinned = "pinned to as many processors as it has threads, the same for all"
     parts.append(
         f"Medians of {_count(settings['rounds'], 'alternating round')} of {settings['seconds']:g} s"
-        f", each contender in a fresh process pinned to the same processors ({pinned}); ± is half "
-        f"of the distance from the lowest to the highest. Batches of {settings['batch_size']}, "
-        f"{settings['dtype']}, from {settings['data']} ({settings['records']:,} records in the page"
-        " cache)."
+        f", each contender in a fresh process, {pinned}; ± is half of the distance from the lowest "
+        f"to the highest. Batches of {settings['batch_size']}, {settings['dtype']}, from "
+        f"{settings['data']} ({settings['records']:,} records, in the page cache)."
     )
     parts.append(
         f"Machine: {machine['processor']}, {machine['processors']} processors, {machine['system']}"
-        f". Versions: {', '.join(versions)}."
+        f". Versions: {', '.join(about['versions'])}."
     )
-    contenders = list(dict.fromkeys(key[0] for key in summaries))
+    contenders = dict.fromkeys(key[0] for key in summaries)
     parts.append("\n".join(f"- {name}: {CONTENDERS[name].about}." for name in contenders))
-    if left_out:
-        parts.append("Left out: " + "; ".join(left_out) + ".")
+    if about["left_out"]:
+        parts.append("Left out: " + "; ".join(about["left_out"]) + ".")
     return "\n\n".join(parts) + "\n"
 
 

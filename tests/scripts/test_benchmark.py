@@ -115,7 +115,7 @@ def test_every_contender_makes_the_same_arrays(contender, shards, tmp_path):
     if not installed(contender):
         pytest.skip(f"{contender} is not installed")
     paths = sorted(map(str, shards.iterdir()))
-    job = {"contender": contender, "task": "", "paths": paths, "records": 12, "batch_size": 4}
+    job = {"contender": contender, "task": "", "paths": paths, "batch_size": 4}
     job.update(threads=1, dtype="float32", seconds=0.0, cpus=[], seed=0)
     process = subprocess.run(
         [sys.executable, "-c", DRIVER, json.dumps(job), *SHAPES],
@@ -129,8 +129,8 @@ def test_every_contender_makes_the_same_arrays(contender, shards, tmp_path):
 
 
 def test_every_task_is_measured_under_the_name_that_contenders_know():
-    assert set(benchmark._columns(list(TASKS))) == set(SHAPES)
-    assert benchmark._columns(["relative_patch_location"]) == {"jigsaw": "relative patch location"}
+    assert set(benchmark._titles(list(TASKS))) == set(SHAPES)
+    assert benchmark._titles(["relative_patch_location"]) == {"jigsaw": "relative patch location"}
 
 
 def test_a_contender_that_is_not_installed_is_named_and_left_out(monkeypatch):
@@ -178,7 +178,7 @@ def outcome(rate, cpu_rate=1.0, **fields):
 
 
 def run(contender, rate, threads=1, **fields):
-    job = Job(contender, "eval", (), 10, 2, threads, "float32", 1.0, (), 0)
+    job = Job(contender, "eval", (), 2, threads, "float32", 1.0, (), 0)
     return report.Run(job, outcome(rate, **fields))
 
 
@@ -190,10 +190,14 @@ def test_medians_spread_and_ratios_are_of_all_rounds():
     summaries = report.summarize(runs)
     assert summaries[OURS, "eval", 1].rate == (1000, 900, 1200)
     assert summaries["tfdata", "eval", 1].rate == (500, 100, 510)
-    settings = {"rounds": 3, "seconds": 1, "batch_size": 2, "dtype": "float32", "data": "d"}
-    settings.update(records=10, pinned="1")
-    machine = {"processor": "p", "processors": "2", "system": "s"}
-    text = report.markdown(summaries, {"eval": "eval"}, settings, machine, ["v"], ["dali (no)"])
+    about = {
+        "settings": {"rounds": 3, "seconds": 1, "batch_size": 2, "dtype": "float32", "data": "d"},
+        "machine": {"processor": "p", "processors": "2", "system": "s"},
+        "versions": ["v"],
+        "left_out": ["dali (no)"],
+    }
+    about["settings"].update(records=10, cpus=[1])
+    text = report.markdown(summaries, {"eval": "eval"}, about)
     for line in (
         f"| {OURS} | 1,000 ± 15% |",
         "| tfdata | 500 ± 41% |",
