@@ -137,6 +137,7 @@ void Pipeline::Close() {
   under_way_.clear();
   issuing_.reset();
   pool_->Close();
+  files_.clear();
 }
 
 uint32_t Pipeline::BatchSize(uint32_t number) const {
