@@ -1,5 +1,6 @@
 """Small shards of generated JPEGs."""
 
+import faulthandler
 import io
 import os
 
@@ -67,3 +68,11 @@ def write_shards():
 def shards(images, write_shards, tmp_path_factory):
     """Paths of three shards with the 37 images; not to be changed."""
     return write_shards(tmp_path_factory.mktemp("shards"), images, 3)
+
+
+@pytest.fixture
+def no_hang():
+    """Ends the test run, with every thread's stack, where a test hangs."""
+    faulthandler.dump_traceback_later(120, exit=True)
+    yield
+    faulthandler.cancel_dump_traceback_later()
