@@ -1,11 +1,11 @@
-"""What a `Loader` runs on: the compiled core, or the reference that it is tested against.
+"""What a `Loader` runs on: the compiled core, the reference that it is tested against, or DALI.
 
 A backend makes batches: `seek` says which comes next, `next` gives it and moves on.
 """
 
 import re
 import time
-from typing import Any, Dict, List, Optional, Set, Tuple, Union
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Set, Tuple, Union
 
 import numpy as np
 
@@ -15,13 +15,16 @@ from .order import WindowShuffle, record_at
 from .pipeline import Plan
 from .records import Index, TFRecords
 
+if TYPE_CHECKING:
+    from .dali import DaliBackend
+
 Arrays = Tuple[np.ndarray, np.ndarray, np.ndarray]
 
 REPLACEMENTS = 100
 
 
 class Config:
-    """What both backends need to know; `Loader` documents and checks the fields."""
+    """What all backends need to know; `Loader` documents and checks the fields."""
 
     def __init__(
         self,
@@ -38,6 +41,7 @@ class Config:
         dtype: str,
         layout: str,
         skip_errors: bool,
+        device: str,
     ):
         self.plan = plan
         self.batch_size = batch_size
@@ -51,6 +55,12 @@ class Config:
         self.dtype = dtype
         self.layout = layout
         self.skip_errors = skip_errors
+        self.device = device
+
+
+def kind_of(reason: str) -> str:
+    """What reasons of one kind have in common: words with digits in them are details."""
+    return " ".join(re.sub(r"\S*\d\S*", "", reason).split())
 
 
 class NativeBackend:
@@ -183,8 +193,7 @@ class ReferenceBackend:
                 if not config.skip_errors or attempt == REPLACEMENTS:
                     raise fault from None
                 self._stats["skipped"] += 1
-                # Words with digits in them are details.
-                kind = " ".join(re.sub(r"\S*\d\S*", "", reason).split())
+                kind = kind_of(reason)
                 if kind not in self._skipped_kinds:
                     self._skipped_kinds.add(kind)
                     self._skipped.append(fault)
@@ -209,13 +218,27 @@ class ReferenceBackend:
         """Ends the threads, if there are any."""
 
 
-Backend = Union[NativeBackend, ReferenceBackend]
-BACKENDS = {"native": NativeBackend, "reference": ReferenceBackend}
+def _dali(records: TFRecords, index: Index, config: Config) -> "DaliBackend":
+    from .dali import DaliBackend
+
+    return DaliBackend(records, index, config)
+
+
+Backend = Union[NativeBackend, ReferenceBackend, "DaliBackend"]
+BACKENDS: Dict[str, Callable[[TFRecords, Index, Config], Backend]] = {
+    "native": NativeBackend,
+    "reference": ReferenceBackend,
+    "dali": _dali,
+}
 
 
 def make(name: str, records: TFRecords, index: Index, config: Config) -> Backend:
-    """The backend of that name. Raises: ValueError for an unknown one."""
-    backend: Optional[type] = BACKENDS.get(name)
-    if backend is None:
+    """The backend of that name. Raises: ValueError for an unknown one, or for its device."""
+    if name not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, not {name!r}")
-    return backend(records, index, config)
+    if name != "dali" and config.device != "cpu":
+        raise ValueError(
+            f"device={config.device!r} needs backend='dali'; the {name} backend makes its batches "
+            "in the memory of the host"
+        )
+    return BACKENDS[name](records, index, config)

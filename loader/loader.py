@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from typing import Any, Dict, Iterator, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
@@ -22,7 +23,8 @@ class Batch(NamedTuple):
     """A batch. The arrays are the caller's for as long as it keeps them.
 
     Attributes:
-        image: [N, *views, H, W, 3], or [N, *views, 3, H, W] with layout NCHW.
+        image: [N, *views, H, W, 3], or [N, *views, 3, H, W] with layout NCHW. On a GPU what DALI
+            returns, for DLPack: `torch.from_dlpack(batch.image)`.
         label: int32 [N, *]: the class label, or what the pretext task asks for.
         index: int64 [N], record numbers.
     """
@@ -88,9 +90,12 @@ class Loader:
         layout: "NHWC" or "NCHW".
         on_error: "raise" a RecordError for a record that cannot be used, or "skip" it: another
             record, drawn by the same counter-based rule, takes its place.
-        backend: "native" or "reference".
+        backend: "native"; "reference", which is slow and written to be read; or "dali", NVIDIA DALI
+            (see `pretexture.loader.dali` for what differs).
+        device: where "dali" makes the views: "cpu"; or "gpu" or "gpu:N", where the images stay.
 
-    Raises: PipelineError, RecordError (a broken shard), ValueError (another argument).
+    Raises: PipelineError, RecordError (a broken shard), ValueError (another argument), ImportError
+        (a backend that is not installed).
     """
 
     def __init__(
@@ -110,6 +115,7 @@ class Loader:
         layout: str = "NHWC",
         on_error: str = "raise",
         backend: str = "native",
+        device: str = "cpu",
     ):
         self._closed = True  # until there is something to close
         self.records = records
@@ -133,6 +139,9 @@ class Loader:
         self.dtype = _choice("dtype", dtype, DTYPES)
         self.layout = _choice("layout", layout, LAYOUTS)
         self.on_error = _choice("on_error", on_error, ("raise", "skip"))
+        if not isinstance(device, str) or not re.fullmatch(r"cpu|gpu(:\d+)?", device):
+            raise ValueError(f"device must be cpu, gpu or gpu:N, not {device!r}")
+        self.device = device
 
         index = records.shard_index(on_error)
         self._shard_faults = len(index.faults)
@@ -170,6 +179,7 @@ class Loader:
                 dtype=self.dtype,
                 layout=self.layout,
                 skip_errors=on_error == "skip",
+                device=device,
             ),
         )
         self._closed = False
