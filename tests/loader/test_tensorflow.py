@@ -1,48 +1,86 @@
 """A Loader as a tf.data.Dataset."""
 
+import sys
+
 import numpy as np
 import pytest
-from pretexture.loader import Loader, TFRecords
+from pretexture.loader import Batch, Loader, TFRecords
+from pretexture.loader import tensorflow as adapter
 
-tf = pytest.importorskip("tensorflow")
-if not tf.executing_eagerly():
-    pytest.skip("needs eager TensorFlow", allow_module_level=True)
-
-from pretexture.loader.tensorflow import dataset  # noqa: E402
+pytestmark = pytest.mark.usefixtures("no_hang")
 
 
-def test_a_dataset_gives_the_loader_s_batches_epoch_by_epoch(shards):
-    options = {"seed": 4, "threads": 2}
-    pipeline = "inception(32)|rotate"
-    with Loader(TFRecords(shards), pipeline, 8, **options) as expected, Loader(
-        TFRecords(shards), pipeline, 8, **options
-    ) as loader:
-        data = dataset(loader)
-        for _ in range(2):
-            batches = list(data)
-            assert len(batches) == len(loader) == 4
-            for got, want in zip(batches, expected):
-                for field in ("image", "label", "index"):
-                    assert np.array_equal(getattr(got, field).numpy(), getattr(want, field))
+def make(shards, pipeline="inception(24)|rotate", **kwargs):
+    return Loader(TFRecords(shards), pipeline, 5, threads=2, **kwargs)
 
 
-def test_shapes_are_static(shards):
-    with Loader(TFRecords(shards), "inception(32)|rotate", 8, dtype="float16") as loader:
-        spec = dataset(loader).element_spec
-        assert (spec.image.shape, spec.image.dtype) == ((8, 4, 32, 32, 3), tf.float16)
-        assert (spec.label.shape, spec.label.dtype) == ((8, 4), tf.int32)
-        assert (spec.index.shape, spec.index.dtype) == ((8,), tf.int64)
+def assert_same(elements, batches):
+    assert len(elements) == len(batches)
+    for element, batch in zip(elements, batches):
+        assert isinstance(element, Batch)
+        for tensor, array in zip(element, batch):
+            np.testing.assert_array_equal(tensor.numpy(), array)
 
 
-def test_an_incomplete_last_batch_has_its_own_size(shards):
-    with Loader(TFRecords(shards), "inception(32)", 8, training=False) as loader:
-        assert dataset(loader).element_spec.image.shape.as_list() == [None, 32, 32, 3]
-        assert [int(b.index.shape[0]) for b in dataset(loader)] == [8, 8, 8, 8, 5]
+def test_a_dataset_gives_what_its_loader_gives(tf, shards):
+    with make(shards) as loader:
+        expected = [list(loader) for _ in range(3)]
+    with make(shards) as loader:
+        dataset = adapter.dataset(loader)
+        for epoch in expected:
+            assert_same(list(dataset), epoch)
 
 
-def test_an_error_reaches_the_consumer(write_shards, images, tmp_path):
-    path = write_shards(tmp_path, [images[0], b"\x89PNG"])[0]
-    with Loader(TFRecords(path), "resize(8)", 1, training=False) as loader, pytest.raises(
-        tf.errors.OpError, match="not a JPEG but a PNG"
-    ):
-        list(dataset(loader))
+def test_elements_have_static_shapes(tf, shards):
+    with make(shards) as loader:
+        spec = tf.data.experimental.get_structure(adapter.dataset(loader))
+        assert isinstance(spec, Batch)
+        assert spec.image.shape == (5, 4, 24, 24, 3)
+        assert spec.label.shape == (5, 4)
+        assert spec.index.shape == (5,)
+        assert [s.dtype for s in spec] == [tf.float32, tf.int32, tf.int64]
+    with make(shards, training=False, dtype="uint8", layout="NCHW") as loader:
+        dataset = adapter.dataset(loader)
+        spec = tf.data.experimental.get_structure(dataset)
+        assert spec.image.shape.as_list() == [None, 4, 3, 24, 24]
+        assert spec.image.dtype == tf.uint8
+        assert [len(batch.index) for batch in dataset] == [5] * 7 + [2]
+
+
+def test_a_dataset_runs_in_a_graph(tf, shards):
+    with make(shards) as loader:
+        expected = sum(int(batch.index.sum()) for batch in loader)
+    with make(shards) as loader:
+        dataset = adapter.dataset(loader)
+
+        @tf.function
+        def total():
+            result = tf.constant(0, tf.int64)
+            for batch in dataset:
+                result += tf.reduce_sum(batch.index)
+            return result
+
+        assert total().numpy() == expected
+
+
+def test_epochs_follow_one_another_in_a_repeated_dataset(tf, shards):
+    with make(shards) as loader:
+        expected = [batch for _ in range(2) for batch in loader]
+    with make(shards) as loader:
+        dataset = adapter.dataset(loader).repeat().prefetch(1)
+        assert_same([element for _, element in zip(range(len(expected)), dataset)], expected)
+
+
+def test_errors_reach_the_consumer_with_what_the_loader_says(tf, write_shards, images, tmp_path):
+    paths = write_shards(tmp_path, [*images[:6], b"GIF89a and more"])
+    with make(paths, training=False) as loader:
+        dataset = adapter.dataset(loader)
+        with pytest.raises(tf.errors.OpError, match=r"\(record 6\): the image is not a JPEG") as e:
+            list(dataset)
+    assert paths[0] in str(e.value)
+
+
+def test_without_tensorflow_one_line_says_what_to_install(shards, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    with make(shards) as loader, pytest.raises(ImportError, match=r"pretexture\[tensorflow\]"):
+        adapter.dataset(loader)
