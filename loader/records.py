@@ -7,7 +7,6 @@ import logging
 import os
 import re
 import tempfile
-import zipfile
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple, Union, overload
 
 import numpy as np
@@ -220,14 +219,13 @@ def _load_index(paths: Sequence[str], cache_dir: str) -> Index:
         key.update(f"{os.path.abspath(path)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     cached = os.path.join(cache_dir, f"index-{key.hexdigest()[:32]}.npz")
     try:
-        with np.load(cached) as arrays:
-            index = Index(arrays["offsets"], arrays["lengths"], arrays["shard_begin"], ())
-        if len(index.shard_begin) == len(paths) + 1 and index.shard_begin[-1] == len(index.offsets):
-            return index
+        index = _read_index(cached, len(paths))
     except FileNotFoundError:
         pass
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # whatever NumPy and zipfile make of a damaged file
         _log.warning("the cached index %s cannot be read and is made anew: %s", cached, error)
+    else:
+        return index
 
     threads = min(32, 4 * (os.cpu_count() or 1), len(paths))
     offsets, lengths, counts, faults = _core.scan_shards(list(paths), threads)
@@ -236,6 +234,19 @@ def _load_index(paths: Sequence[str], cache_dir: str) -> Index:
     index = Index(offsets, lengths, shard_begin, errors)
     if not errors:
         _save_index(index, cached)
+    return index
+
+
+def _read_index(path: str, shards: int) -> Index:
+    with np.load(path) as arrays:
+        index = Index(arrays["offsets"], arrays["lengths"], arrays["shard_begin"], ())
+    kinds = [(array.dtype, array.ndim) for array in index[:3]]
+    sizes = (len(index.offsets), len(index.lengths), len(index.shard_begin))
+    records = int(index.shard_begin[-1])
+    if kinds != [(np.uint64, 1), (np.uint32, 1), (np.uint64, 1)]:
+        raise ValueError("its arrays are of other types")
+    if sizes != (records, records, shards + 1):
+        raise ValueError("its arrays are of other sizes")
     return index
 
 

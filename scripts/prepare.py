@@ -89,12 +89,12 @@ def main(arguments: Optional[List[str]] = None) -> int:
     flags = parser.parse_args(arguments)
     if bool(flags.demo) == bool(flags.src) or bool(flags.src) != bool(flags.out):
         parser.error("give either SRC and OUT, or --demo DIR")
-    try:
-        with short_errors(flags.traceback):
+    with short_errors(flags.traceback):
+        try:
             _prepare(flags)
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on from here", file=sys.stderr)
-        return 130
+        except KeyboardInterrupt:
+            print("\ninterrupted; the same command goes on from here", file=sys.stderr)
+            return 130
     return 0
 
 

@@ -110,14 +110,12 @@ FEATURE = st.lists(
     ),
     max_size=3,
 ).map(b"".join)
+# No unknown fields here: some releases of protobuf refuse them in a map's entry.
 ENTRY = st.builds(
-    lambda key, feature, order, extra: (
-        extra + b"".join(([field(1, key.encode()), field(2, feature)])[::order]) + extra
-    ),
+    lambda key, feature, order: b"".join([field(1, key.encode()), field(2, feature)][::order]),
     KEYS,
     FEATURE,
     st.sampled_from([1, -1]),
-    st.one_of(st.just(b""), UNKNOWN),
 )
 MESSAGE = st.lists(
     st.one_of(
