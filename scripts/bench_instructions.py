@@ -233,7 +233,7 @@ def _compare(counts: Dict[str, Count], conditions: Dict[str, str]) -> int:
             row += f"{growth:>+9.1%}{'':>10}"
             if growth > TOLERANCE:
                 grown.append(f"{name} ({part}) by {growth:.1%}")
-        print(row)
+        print(row.rstrip())
     if differing:
         print(f"not compared, since the figures were kept elsewhere: {'; '.join(differing)}")
     if grown:

@@ -90,6 +90,9 @@ def _publish(
     print(text, end="")
     if flags.markdown:
         page = pathlib.Path(flags.markdown)
+        if flags.plot:
+            picture = pathlib.Path(os.path.relpath(flags.plot, page.parent)).as_posix()
+            text = f"![Images a second by task and loader]({picture})\n\n{text}"
         page.write_text(report.replace(page.read_text(), text))
     if flags.plot:
         chart.draw(summaries, titles, flags.plot)
@@ -352,7 +355,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--markdown",
         metavar="FILE",
-        help=f"put the report into this page, between {report.BEGIN} and {report.END}",
+        help=f"put the report, with the chart of --plot, into this page between {report.BEGIN} and "
+        f"{report.END}",
     )
     parser.add_argument(
         "--traceback", action="store_true", help="where an error comes from, not just its message"

@@ -98,6 +98,7 @@ def test_it_writes_tables_json_a_chart_and_a_page(shards, tmp_path):
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith("\nafter\n")
     assert process.stdout in text and "old figures" not in text
+    assert "](out.png)\n" in text
     assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
 
     result = json.loads((tmp_path / "out.json").read_text())
