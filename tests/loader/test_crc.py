@@ -5,7 +5,7 @@ import struct
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pretexture.loader import _core
 
@@ -36,6 +36,7 @@ def bitwise(data):
     return crc ^ 0xFFFFFFFF
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.binary(max_size=200))
 def test_both_follow_the_definition(data):
     assert _core.crc32c(data) == _core.crc32c_portable(data) == bitwise(data)

@@ -4,7 +4,7 @@ import random
 
 import pytest
 from hypothesis import example as with_example
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pretexture.loader import _core
 
@@ -128,7 +128,7 @@ MESSAGE = st.lists(
 ).map(b"".join)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(MESSAGE)
 def test_whatever_way_a_message_is_written_protobuf_reads_the_same(data):
     assert outcome(parse, data) == outcome(by_protobuf, data)
@@ -139,7 +139,7 @@ WHOLE = example_proto.example(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.binary(max_size=60))
 @with_example(b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01")
 @with_example(b"\xff" * 40)

@@ -7,7 +7,7 @@ import random
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pretexture.loader import _core
 
@@ -108,7 +108,7 @@ def test_regions_along_every_edge_are_parts_of_the_image(kind):
         check_region(data, whole, 0, width - 2, y + 1, 2)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.sampled_from(EVERY_KIND),
     st.sampled_from([*SIZES, (130, 97)]),
