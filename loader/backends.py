@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, List, Set, Tuple, Union
 
 import numpy as np
 
-from . import _core, draws
+from . import _core, draws, ops
 from .errors import RecordError
 from .order import WindowShuffle, record_at
 from .pipeline import Plan
@@ -138,6 +138,9 @@ class ReferenceBackend:
             config.plan, seed=config.seed, dtype=config.dtype, layout=config.layout
         )
         self._records, self._index, self._config = records, index, config
+        self._class_labels = not any(
+            isinstance(op, (ops.Jigsaw, ops.Pair, ops.Rotate)) for op in config.plan.ops
+        )
         self._position = (0, 0)
         self._skipped: List[RecordError] = []
         self._skipped_kinds: Set[str] = set()
@@ -183,15 +186,19 @@ class ReferenceBackend:
                     data, self._records.image_key, self._records.label_key
                 )
                 class_label = -1 if label is None else label - self._records.label_offset
+                if not -(2**31) <= class_label < 2**31:
+                    if self._class_labels:
+                        raise ValueError(f"the label {label} does not fit in 32 bits")
+                    class_label = -1
                 views, labels = self._renderer.views(image, class_label, number, epoch)
             except (ValueError, OSError) as error:
                 reason = str(error)
-                if attempt:
-                    tried = f"the last of {attempt} records tried in place of record {wanted}"
-                    reason += f" ({tried})"
-                fault = RecordError(path, offset, number, reason)
                 if not config.skip_errors or attempt == REPLACEMENTS:
-                    raise fault from None
+                    if attempt:
+                        tried = f"the last of {attempt} records tried in place of record {wanted}"
+                        reason += f" ({tried})"
+                    raise RecordError(path, offset, number, reason) from None
+                fault = RecordError(path, offset, number, reason)
                 self._stats["skipped"] += 1
                 kind = kind_of(reason)
                 if kind not in self._skipped_kinds:

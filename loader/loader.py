@@ -186,7 +186,9 @@ class Loader:
         self._epoch = 0
         self._batch = 0
         self._restored = False
-        self._iteration: Optional[_Epoch] = None
+        # Which `_Epoch` is the current one. Not that itself, which holds this Loader: dropping both
+        # ends the threads at once.
+        self._iteration: Optional[object] = None
 
     def __len__(self) -> int:
         """Batches an epoch."""
@@ -213,8 +215,8 @@ class Loader:
             self._epoch, self._batch = self._epoch + 1, 0
         self._restored = False
         self._backend.seek(self._epoch, self._batch)
-        self._iteration = _Epoch(self)
-        return self._iteration
+        self._iteration = object()
+        return _Epoch(self, self._iteration)
 
     def state_dict(self) -> Dict[str, Any]:
         """Where the Loader is, as plain numbers and strings.
@@ -289,7 +291,7 @@ class Loader:
         if self._closed:
             raise RuntimeError("the Loader is closed")
 
-    def _next(self, iteration: "_Epoch") -> Batch:
+    def _next(self, iteration: object) -> Batch:
         self._check_open()
         if self._iteration is not iteration:
             raise RuntimeError(
@@ -315,8 +317,9 @@ class Loader:
 class _Epoch:
     """The iteration of one epoch."""
 
-    def __init__(self, loader: Loader):
+    def __init__(self, loader: Loader, iteration: object):
         self._loader: Optional[Loader] = loader
+        self._iteration = iteration
 
     def __iter__(self) -> "_Epoch":
         return self
@@ -325,7 +328,7 @@ class _Epoch:
         if self._loader is None:
             raise StopIteration
         try:
-            return self._loader._next(self)
+            return self._loader._next(self._iteration)
         except BaseException:
             self._loader = None
             raise

@@ -16,6 +16,10 @@ except ImportError as error:
     ) from error
 
 
+# How other kinds of image files begin.
+_OTHER_IMAGES = {b"\x89PNG": "a PNG", b"GIF8": "a GIF", b"BM": "a BMP"}
+
+
 def _crc32c_table() -> List[int]:
     """One entry a byte for the reflected polynomial 0x82f63b78 (Castagnoli)."""
     table = []
@@ -103,7 +107,10 @@ def decode_jpeg(data: bytes) -> np.ndarray:
     Raises: ValueError with the reason.
     """
     if data[:3] != b"\xff\xd8\xff":
-        raise ValueError("the image is not a JPEG")
+        kinds = [kind for magic, kind in _OTHER_IMAGES.items() if data.startswith(magic)]
+        if data[8:12] == b"WEBP":
+            kinds = ["a WebP"]
+        raise ValueError(f"the image is not a JPEG but {(kinds or ['unknown bytes'])[0]}")
     height, width, channels = _frame(data)
     if height * width > MAX_PIXELS:
         raise ValueError(f"the JPEG claims {width}x{height} pixels, more than 2^28")

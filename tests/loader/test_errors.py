@@ -288,11 +288,7 @@ FEATURES = {
 
 
 @pytest.mark.parametrize("case", FEATURES)
-def test_a_missing_feature_or_a_label_out_of_range_is_named(
-    case, images, tmp_path, backend, request
-):
-    if case == "a label of 64 bits" and backend == "reference":
-        request.applymarker(pytest.mark.xfail(strict=True, reason="OverflowError, or wraps"))
+def test_a_missing_feature_or_a_label_out_of_range_is_named(case, images, tmp_path, backend):
     features, reason = FEATURES[case]
     features = {name: images[0] if v is None else v for name, v in features.items()}
     path = str(tmp_path / "train-00000-of-00001")
@@ -450,7 +446,6 @@ def test_the_first_of_each_kind_is_logged(spoilt, caplog):
     ]
 
 
-@pytest.mark.xfail(strict=True, reason="its kinds are cut off, its reasons tell of replacements")
 def test_the_reference_logs_what_the_core_logs(spoilt, caplog):
     pytest.importorskip("cv2")
     logged = []

@@ -299,7 +299,6 @@ def test_a_loader_without_its_user_ends_its_threads(shards, threads_before):
     assert threads_return_to(before)
 
 
-@pytest.mark.xfail(strict=True, reason="an unfinished iteration and its Loader hold one another")
 def test_a_loader_dropped_amid_an_iteration_ends_its_threads_at_once(shards, threads_before):
     before = threads_before
     gc.disable()
