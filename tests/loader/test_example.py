@@ -3,8 +3,8 @@
 import random
 
 import pytest
-from hypothesis import example as with_example
 from hypothesis import HealthCheck, given, settings
+from hypothesis import example as with_example
 from hypothesis import strategies as st
 from pretexture.loader import _core
 
