@@ -397,6 +397,29 @@ def spoilt(write_shards, images, tmp_path):
     return paths
 
 
+def test_skipping_replaces_what_is_broken_and_nothing_else(
+    write_shards, images, tmp_path, backend, caplog
+):
+    (path,) = write_shards(tmp_path, [PNG if i == 5 else images[i] for i in range(12)])
+    with caplog.at_level(logging.WARNING, "pretexture.loader"):
+        index, stats = run(path, on_error="skip", backend=backend)
+    assert np.delete(index, 5).tolist() == [i for i in range(12) if i != 5]
+    assert index[5] != 5
+    assert (stats.records, stats.skipped) == (12, 1)
+    (logged,) = [record.getMessage() for record in caplog.records]
+    place = f"{path} at byte {offsets(path)[5]} (record 5)"
+    assert logged == f"skipped: {place}: the image is not a JPEG but a PNG"
+
+
+def test_a_loader_dropped_after_an_error_leaves_nothing_behind(write_shards, images, tmp_path):
+    (path,) = write_shards(tmp_path, [images[0], PNG])
+    for _ in range(5):
+        loader = Loader(TFRecords(path), WHOLE, 1, training=False, threads=4)
+        with pytest.raises(RecordError):
+            list(loader)
+        del loader  # and is not closed
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_skipping_is_the_same_on_any_number_of_threads_and_in_the_reference(
     training, spoilt, caplog
