@@ -9,6 +9,7 @@
 #include <atomic>
 #include <memory>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -163,12 +164,16 @@ py::tuple ScanShards(const std::vector<std::string>& paths, int threads) {
   {
     py::gil_scoped_release release;
     std::atomic<size_t> next{0};
+    const auto scan = [&] {
+      for (size_t i; (i = next++) < paths.size();) shards[i] = ScanShard(paths[i]);
+    };
     std::vector<std::thread> pool;
-    for (int t = 0; t < threads; ++t) {
-      pool.emplace_back([&] {
-        for (size_t i; (i = next++) < paths.size();) shards[i] = ScanShard(paths[i]);
-      });
+    try {
+      while (static_cast<int>(pool.size()) + 1 < threads) pool.emplace_back(scan);
+    } catch (const std::system_error&) {
+      // Where no more threads are to be had, fewer do it.
     }
+    scan();
     for (std::thread& thread : pool) thread.join();
   }
   std::vector<uint64_t> offsets;

@@ -4,6 +4,8 @@
 #include <cstdlib>
 #include <new>
 #include <sstream>
+#include <stdexcept>
+#include <system_error>
 #include <utility>
 
 #include "example.h"
@@ -157,12 +159,17 @@ void Pipeline::Seek(uint32_t epoch, uint32_t batch) {
       next_epoch_ = epoch;
       next_number_ = batch;
     }
-    if (!started_ && !stop_) {
-      started_ = true;
-      const bool stream = config_.format.RecordBytes() * config_.batch_size > kCacheBytes;
-      for (int i = 0; i < config_.threads; ++i) {
-        workers_.push_back(std::make_unique<Worker>(plan_, config_.format, stream));
+    started_ = true;
+    const bool stream = config_.format.RecordBytes() * config_.batch_size > kCacheBytes;
+    while (!stop_ && threads_.size() < static_cast<size_t>(config_.threads)) {
+      workers_.push_back(std::make_unique<Worker>(plan_, config_.format, stream));
+      try {
         threads_.emplace_back(&Pipeline::Run, this, workers_.back().get());
+      } catch (const std::system_error& error) {
+        workers_.pop_back();
+        throw std::runtime_error("only " + std::to_string(threads_.size()) + " of " +
+                                 std::to_string(config_.threads) + " threads can be started (" +
+                                 error.what() + "); ask for fewer");
       }
     }
   }

@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <new>
 
 #include "crc32c.h"
 
@@ -110,6 +111,8 @@ ShardIndex ScanShard(const std::string& path) {
     index.fault_offset = 0;
   } catch (const Error& error) {
     index.fault = error.what();
+  } catch (const std::bad_alloc&) {
+    index.fault = "there is not enough memory for its index";
   }
   return index;
 }

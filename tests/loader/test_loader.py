@@ -3,6 +3,7 @@
 import collections
 import gc
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -523,3 +524,23 @@ def test_a_forked_child_is_told_to_make_its_own_loader(shards):
         assert "made before a fork" in line
         assert "make it in the process that uses it" in line
     assert output[3] == "parent went on"
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="counts threads in /proc")
+def test_threads_that_cannot_be_started_are_an_error_and_those_that_were_end(shards):
+    script = """
+        import os, resource, sys
+        from pretexture.loader import Loader, TFRecords
+        loader = Loader(TFRecords(sys.argv[1:]), "resize(8)", 1, threads=500)
+        used = int(open("/proc/self/statm").read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        resource.setrlimit(resource.RLIMIT_AS, (used + (200 << 20),) * 2)  # 25 stacks of 8 MB
+        try:
+            next(iter(loader))
+        except RuntimeError as error:
+            print(error)
+        loader.close()
+        print(len(os.listdir("/proc/self/task")))
+        """
+    error, threads = finish(run_script(script, *shards)).splitlines()
+    assert re.match(r"only \d+ of 500 threads can be started \(.*\); ask for fewer", error)
+    assert threads == "1"
