@@ -6,7 +6,7 @@ A recipe says everything that decides what is learned, except the data and the s
 import dataclasses
 from typing import Any, Dict, Tuple
 
-from pretexture.loader import presets
+from pretexture.loader import Pipeline, presets
 
 
 def _field(text: str, **options: Any) -> Any:
@@ -40,8 +40,24 @@ class Recipe:
     patch_strides: bool = _field(
         "strides for patches: root convolution 1, blocks 1, 2, 2, 1", default=False
     )
+    reversible: bool = _field(
+        "a RevNet's backward pass recomputes activations: less memory, more time", default=False
+    )
+    precision: str = _field(
+        "float32, or mixed: activations of 16 bits, variables of 32", default="float32"
+    )
+    representation_pipeline: str = _field(
+        "how an image becomes what linear evaluation shows the network", default=str(presets.EVAL)
+    )
 
-    embed_dim: int = _field("length of a patch's embedding", default=1000)
+    num_classes: int = _field("class labels of the data (supervised)", default=1000)
+    embed_dim: int = _field("length of an embedding (exemplar, patches)", default=1000)
+    margin: float = _field("of the triplet loss (exemplar)", default=0.5)
+    normalize_axis: int = _field(
+        "embeddings have length 1 per example (1), or per channel over the batch (0), as in the "
+        "published code (exemplar)",
+        default=1,
+    )
     permutations: str = _field(
         "jigsaw's set: maximal-N, published, or the path of a file", default="maximal-100"
     )
@@ -62,18 +78,42 @@ class Recipe:
     )
 
     def __post_init__(self):
-        for name in ("batch_size", "eval_batch_size", "embed_dim", "permutations_per_batch"):
+        for name in (
+            "batch_size",
+            "eval_batch_size",
+            "num_classes",
+            "embed_dim",
+            "permutations_per_batch",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more, not {getattr(self, name)}")
         for name in ("epochs", "lr", "lr_scale_batch_size", "filters_factor"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
-        for name in ("warmup_epochs", "weight_decay", "lr_decay_factor"):
+        for name in ("warmup_epochs", "weight_decay", "lr_decay_factor", "margin"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
         if list(self.decay_epochs) != sorted(self.decay_epochs):
             raise ValueError(f"decay_epochs must ascend, not {self.decay_epochs}")
+        for name, values in (("precision", ("float32", "mixed")), ("normalize_axis", (0, 1))):
+            if getattr(self, name) not in values:
+                words = " or ".join(map(str, values))
+                raise ValueError(f"{name} must be {words}, not {getattr(self, name)}")
 
+
+SUPERVISED = Recipe(
+    task="supervised",
+    pipeline=str(presets.SUPERVISED),
+    train_split="trainval",
+    eval_split="test",
+    batch_size=256,
+    eval_batch_size=32,
+    epochs=90.0,
+    decay_epochs=(30.0, 60.0, 80.0),
+)
+
+# As the port to Ascend NPU trained it.
+SUPERVISED_NPU = dataclasses.replace(SUPERVISED, batch_size=128, decay_epochs=())
 
 ROTATION = Recipe(
     task="rotation",
@@ -85,12 +125,23 @@ ROTATION = Recipe(
     epochs=35.0,
 )
 
+EXEMPLAR = Recipe(
+    task="exemplar",
+    pipeline=str(presets.EXEMPLAR),
+    mode="v1",
+    filters_factor=12.0,
+    batch_size=64,
+    eval_batch_size=8,
+    epochs=35.0,
+)
+
 JIGSAW = Recipe(
     task="jigsaw",
     pipeline=str(presets.PATCHES),
     mode="v1",
     filters_factor=8.0,
     patch_strides=True,
+    representation_pipeline=str(presets.EVAL_PATCHES),
     batch_size=128,
     eval_batch_size=8,
     epochs=35.0,
@@ -112,9 +163,49 @@ ROTATION_SMALL = Recipe(
     decay_epochs=(6.0, 8.0),
 )
 
+
+def _paper(recipe: Recipe, names: str, **fields: Any) -> Recipe:
+    """The recipe with the published code's preprocessing, TensorFlow 1's sampling included.
+
+    Args:
+        recipe: to change.
+        names: the published code's, with `_PUBLISHED_FLAGS`.
+        **fields: what else differs.
+    """
+    read = {
+        flag: value
+        for name in names.split(",")
+        for flag, value in _PUBLISHED_FLAGS.get(name, {}).items()
+    }
+    pipeline = Pipeline.from_legacy(names, **read)
+    return dataclasses.replace(recipe, pipeline=str(pipeline), **fields)
+
+
+_PUBLISHED_FLAGS: Dict[str, Dict[str, Any]] = {
+    "resize": {"resize_size": 292},
+    "to_gray": {"grayscale_probability": 0.66},
+    "crop": {"crop_size": 255},
+    "crop_patches": {"splits_per_side": 3, "patch_jitter": 21},
+    "inception_preprocess": {"resize_size": 224},
+    "crop_inception_preprocess_patches": {"resize_size": 224, "num_of_inception_patches": 8},
+}
+_PUBLISHED_PATCHES = "resize,to_gray,crop,crop_patches,standardization"
+
 RECIPES: Dict[str, Recipe] = {
+    "supervised": SUPERVISED,
+    "supervised-paper": _paper(SUPERVISED, "inception_preprocess"),
+    "supervised-npu": SUPERVISED_NPU,
     "rotation": ROTATION,
+    "rotation-paper": _paper(ROTATION, "inception_preprocess,rotate"),
     "rotation-small": ROTATION_SMALL,
+    "exemplar": EXEMPLAR,
+    "exemplar-paper": _paper(
+        EXEMPLAR,
+        "to_gray,crop_inception_preprocess_patches,standardization",
+        normalize_axis=0,
+    ),
     "jigsaw": JIGSAW,
+    "jigsaw-paper": _paper(JIGSAW, _PUBLISHED_PATCHES, permutations="published"),
     "relative_patch_location": RELATIVE_PATCH_LOCATION,
+    "relative_patch_location-paper": _paper(RELATIVE_PATCH_LOCATION, _PUBLISHED_PATCHES),
 }

@@ -12,7 +12,7 @@ from .recipes import Recipe
 CONFIG = "config.json"
 
 # Fields that may change when a run is taken up again: no step's result depends on them.
-_FREE = ("epochs", "eval_batch_size", "eval_split")
+_FREE = ("epochs", "eval_batch_size", "eval_split", "representation_pipeline")
 
 
 class WorkdirError(ValueError):
