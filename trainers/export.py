@@ -1,0 +1,263 @@
+"""Trained networks as SavedModels, which any TensorFlow from 1.15 on writes and reads.
+
+The graph is TensorFlow 1's on every TensorFlow, so there is one way to write it, and
+`tf.saved_model.load(path).signatures` has both signatures on TensorFlow 2.
+"""
+
+import dataclasses
+import json
+import os
+import tempfile
+from typing import Any, Dict, Optional, Tuple
+
+import tensorflow as tf
+
+from . import models, tasks
+from .checkpoints import CheckpointError, Checkpoints
+from .files import sync, write_text
+from .layers import Scope
+from .recipes import Recipe
+from .workdir import WorkdirError, read_config
+
+DESCRIPTION = "pretexture.json"
+SERVING = "serving_default"
+REPRESENTATION = "representation"
+
+_PATCH_TASKS = ("jigsaw", "relative_patch_location")
+
+Shape = Tuple[Optional[int], ...]
+
+
+class ExportError(ValueError):
+    """A folder that is no export, or that an export may not replace."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A trained network: what it is built from.
+
+    Attributes:
+        checkpoint: its path, without the files' endings.
+        recipe: its fields from `architecture` on describe the network.
+        outputs: units of the logits.
+        described: the fields of the recipe that are known.
+        step: how many it was trained for, if that is known.
+        patches: whether it embeds patches of an image, not whole images.
+    """
+
+    checkpoint: str
+    recipe: Recipe
+    outputs: int
+    described: Dict[str, Any]
+    step: Optional[int]
+    patches: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """What stands in an export's `pretexture.json`.
+
+    Attributes:
+        recipe: the recipe's fields; of a published checkpoint those that describe the network, and
+            `representation_pipeline`.
+        step: how many the network was trained for, if that is known.
+        patches: whether it embeds patches of an image, not whole images.
+        channels: of the input `image`.
+        end_points: shapes by name, None where a size is free.
+        tensorflow: the version that wrote the export.
+    """
+
+    recipe: Dict[str, Any]
+    step: Optional[int]
+    patches: bool
+    channels: int
+    end_points: Dict[str, Shape]
+    tensorflow: str
+
+    @property
+    def representation_pipeline(self) -> str:
+        """How an image becomes what the network takes."""
+        return self.recipe["representation_pipeline"]
+
+
+def export_run(workdir: str, out: str, step: Optional[int] = None) -> str:
+    """Writes a run's network as a SavedModel with a `pretexture.json`; see `write_saved_model`.
+
+    Args:
+        workdir: of the run.
+        out: folder to make. An export that is there is replaced.
+        step: whose checkpoint to take; None for the newest.
+
+    Returns: `out`.
+
+    Raises: WorkdirError where there is no run or no such checkpoint, CheckpointError, ExportError
+        where `out` is something else than an export.
+    """
+    return write_saved_model(run_source(workdir, step), out)
+
+
+def run_source(workdir: str, step: Optional[int] = None) -> Source:
+    """The network of a run, from its newest checkpoint or that of a step. Raises WorkdirError."""
+    recipe = read_config(workdir).recipe
+    steps = Checkpoints(workdir).steps
+    if not steps:
+        raise WorkdirError(f"{workdir} has no checkpoint yet")
+    if step is None:
+        step = steps[-1]
+    if step not in steps:
+        known = ", ".join(map(str, steps))
+        raise WorkdirError(f"{workdir} has no checkpoint of step {step}, but of {known}")
+    return Source(
+        checkpoint=os.path.join(workdir, f"model.ckpt-{step}"),
+        recipe=recipe,
+        outputs=tasks.build(recipe).outputs,
+        described=dataclasses.asdict(recipe),
+        step=step,
+        patches=recipe.task in _PATCH_TASKS,
+    )
+
+
+def write_saved_model(source: Source, out: str) -> str:
+    """Writes a SavedModel.
+
+    Its signature `serving_default` maps `image`, float32 [N, H, W, 3], to `logits`, its signature
+    `representation` to all end points by name, both in inference mode. N, H and W are free.
+
+    Args:
+        source: the network.
+        out: folder to make. It appears when it is whole. An export that is there is replaced.
+
+    Returns: `out`.
+
+    Raises: CheckpointError where the checkpoint lacks something, ExportError where `out` is
+        something else than an export.
+    """
+    out = os.path.abspath(out)
+    if os.path.lexists(out) and not _replaceable(out):
+        raise ExportError(f"{out} exists and is no export: give another --out, or remove it")
+    parent, name = os.path.split(out)
+    os.makedirs(parent, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=parent) as beside:
+        new = os.path.join(beside, "new")
+        description = _write(source, new)
+        text = json.dumps(dataclasses.asdict(description), indent=2)
+        write_text(os.path.join(new, DESCRIPTION), text + "\n")
+        for folder, _, files in os.walk(new):
+            for file in files:
+                sync(os.path.join(folder, file))
+        if os.path.exists(out):
+            os.rename(out, os.path.join(beside, "old"))
+        os.rename(new, out)
+    return out
+
+
+def read_description(path: str) -> Description:
+    """Reads `pretexture.json` of an export. Raises: ExportError where `path` is no export."""
+    try:
+        with open(os.path.join(path, DESCRIPTION), encoding="utf-8") as file:
+            values = json.load(file)
+        points = {name: tuple(shape) for name, shape in values.pop("end_points").items()}
+        description = Description(end_points=points, **values)
+        description.recipe["representation_pipeline"]
+        return description
+    except (FileNotFoundError, NotADirectoryError):
+        raise ExportError(
+            f"{path} is no export of scripts/export.py: there is no {DESCRIPTION}"
+        ) from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ExportError(
+            f"{os.path.join(path, DESCRIPTION)} is not an export's description: {error!r}"
+        ) from error
+
+
+def check_variables(checkpoint: str, scope: Scope) -> None:
+    """Compares a model's variables with a checkpoint's.
+
+    Raises: CheckpointError that names the first that is missing or has another shape, and how many
+        do.
+    """
+    try:
+        found = tf.train.load_checkpoint(checkpoint).get_variable_to_shape_map()
+    except (tf.errors.OpError, ValueError) as error:
+        raise CheckpointError(f"{checkpoint}: {error}") from error
+    wrong = []
+    for name, variable in scope.variables.items():
+        shape = variable.shape.as_list()
+        if name not in found:
+            wrong.append(f"there is no variable {name}, of shape {shape} in the model")
+        elif list(found[name]) != shape:
+            wrong.append(f"{name} has shape {list(found[name])}, and {shape} in the model")
+    if wrong:
+        more = f" ({len(wrong)} of {len(scope.variables)} variables do not fit)"
+        raise CheckpointError(f"{checkpoint}: {wrong[0]}{more}")
+
+
+def _write(source: Source, folder: str) -> Description:
+    """Writes the SavedModel itself."""
+    with tf.Graph().as_default():
+        scope = Scope()
+        image = tf.compat.v1.placeholder(tf.float32, [None, None, None, 3], "image")
+        logits, points = _inference(source, scope, image)
+        check_variables(source.checkpoint, scope)
+        saver = tf.compat.v1.train.Saver(scope.variables)
+        config = tf.compat.v1.ConfigProto(device_count={"GPU": 0})
+        with tf.compat.v1.Session(config=config) as session:
+            try:
+                saver.restore(session, source.checkpoint)
+            except tf.errors.OpError as error:  # a wrong checksum, a file cut short
+                raise CheckpointError(f"{source.checkpoint} is damaged: {error}") from error
+            builder = tf.compat.v1.saved_model.Builder(folder)
+            builder.add_meta_graph_and_variables(
+                session,
+                [tf.saved_model.SERVING],
+                signature_def_map={
+                    SERVING: _signature(image, {"logits": logits}),
+                    REPRESENTATION: _signature(image, points),
+                },
+                strip_default_attrs=True,
+            )
+            builder.save()
+        return Description(
+            recipe=source.described,
+            step=source.step,
+            patches=source.patches,
+            channels=3,
+            end_points={name: tuple(point.shape.as_list()) for name, point in points.items()},
+            tensorflow=tf.__version__,
+        )
+
+
+def _inference(
+    source: Source, scope: Scope, image: tf.Tensor
+) -> Tuple[tf.Tensor, Dict[str, tf.Tensor]]:
+    """Logits and end points, in float32 whatever the precision of training."""
+    recipe = dataclasses.replace(source.recipe, precision="float32", reversible=False)
+    network: Any = models.build(recipe, scope, tuple(image.shape.as_list()[1:]), source.outputs)
+    return network(image, False)
+
+
+def _signature(image: tf.Tensor, outputs: Dict[str, tf.Tensor]) -> Any:
+    saved_model = tf.compat.v1.saved_model
+    return saved_model.build_signature_def(
+        {"image": _info(image)},
+        {name: _info(output) for name, output in outputs.items()},
+        saved_model.signature_constants.PREDICT_METHOD_NAME,
+    )
+
+
+def _info(tensor: tf.Tensor) -> Any:
+    return tf.compat.v1.TensorInfo(
+        name=tensor.name,
+        dtype=tensor.dtype.as_datatype_enum,
+        tensor_shape=tensor.shape.as_proto(),
+    )
+
+
+def _replaceable(out: str) -> bool:
+    if os.path.isdir(out) and not os.path.islink(out) and not os.listdir(out):
+        return True
+    try:
+        read_description(out)
+    except ExportError:
+        return False
+    return True
