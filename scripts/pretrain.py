@@ -73,6 +73,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="between two lines of metrics.jsonl, which are means over these steps (default: 10)",
     )
+    parser.add_argument(
+        "--view-steps",
+        type=commandline.whole,
+        default=1000,
+        metavar="N",
+        help="between two grids of input views in TensorBoard (default: 1000)",
+    )
     commandline.add_machine_flags(parser)
     return parser
 

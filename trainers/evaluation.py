@@ -3,10 +3,11 @@
 import json
 import os
 import sys
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Optional, Tuple
 
-from pretexture.loader import Loader, Pipeline, imagenet
+from pretexture.loader import Loader, imagenet
 
+from . import tasks
 from .checkpoints import Checkpoints
 from .engines import tf2
 from .files import write_text
@@ -45,36 +46,48 @@ def evaluate(
     latest = Checkpoints(workdir).latest
     if latest is None:
         raise WorkdirError(f"{workdir} has no checkpoint yet")
-    pipeline = Pipeline(recipe.pipeline)
+    task = tasks.build(recipe)
+    # Where a task is evaluated on random views, they are the same ones each time.
     loader = Loader(
         imagenet(data, split),
-        pipeline,
+        recipe.pipeline,
         batch_size or recipe.eval_batch_size,
-        training=False,
+        training=task.random_evaluation,
+        shuffle=False,
+        drop_remainder=False,
         threads=threads,
     )
-    engine = tf2.Engine(recipe, pipeline, config.steps_per_epoch, config.seed)
+    engine = tf2.Engine(recipe, task, loader.element_spec, config.steps_per_epoch, config.seed)
     engine.restore_model(latest)
     warning = overlap(config.data, recipe.train_split, data, split)
     if warning:
         print(warning, file=sys.stderr)
 
-    sums: Dict[str, float] = {}
-    images = 0
-    bar = Bar(len(loader))
     with loader:
-        for number, batch in enumerate(loader, 1):
-            for name, value in engine.evaluate(batch, loader.batch_size).items():
-                sums[name] = sums.get(name, 0.0) + value
-            images += len(batch.index)
-            bar.update(number, f"{images:,} images")
-    bar.close()
+        images, means = measure(engine, loader)
     result = {
         "step": engine.step,
         "data": data,
         "split": split,
         "images": images,
-        **{name: total / images for name, total in sums.items()},
+        **means,
     }
     write_text(os.path.join(workdir, f"eval-{split}.json"), json.dumps(result, indent=2) + "\n")
     return result
+
+
+def measure(engine: tf2.Engine, loader: Any) -> Tuple[int, Dict[str, float]]:
+    """How many images a loader's epoch has, and the means over them of loss and metrics.
+
+    A last batch that is smaller is padded, and the padding does not count.
+    """
+    sums: Dict[str, float] = {}
+    images = 0
+    bar = Bar(len(loader))
+    for number, batch in enumerate(loader, 1):
+        for name, value in engine.evaluate(batch, loader.batch_size).items():
+            sums[name] = sums.get(name, 0.0) + value
+        images += len(batch.index)
+        bar.update(number, f"{images:,} images")
+    bar.close()
+    return images, {name: total / images for name, total in sums.items()}

@@ -9,7 +9,10 @@ import socket
 import time
 from typing import Mapping
 
+import numpy as np
 import tensorflow as tf
+
+from .views import png
 
 
 class EventWriter:
@@ -33,6 +36,17 @@ class EventWriter:
         summary = tf.compat.v1.Summary()
         for name, value in values.items():
             summary.value.add(tag=name, simple_value=value)
+        self._write(step=step, summary=summary)
+        self._writer.flush()
+
+    def image(self, step: int, name: str, pixels: np.ndarray) -> None:
+        """Adds a picture, uint8 [height, width, 3]."""
+        summary = tf.compat.v1.Summary()
+        height, width = pixels.shape[:2]
+        picture = tf.compat.v1.Summary.Image(
+            height=height, width=width, colorspace=3, encoded_image_string=png(pixels)
+        )
+        summary.value.add(tag=name, image=picture)
         self._write(step=step, summary=summary)
         self._writer.flush()
 

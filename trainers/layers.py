@@ -6,11 +6,16 @@ So a checkpoint of either code is read by the other.
 
 Initial values are functions of the seed and the variable's name (stateless random numbers), the
 same on every TensorFlow and whatever else was made before.
+
+Variables are float32. A layer computes in the type of its input, so a network whose image is cast
+to 16 bits computes in 16 bits (Micikevicius et al., 2018); batch normalisation takes its means and
+variances in float32 all the same.
 """
 
 import zlib
 from typing import Callable, Dict, Optional, Sequence, Tuple
 
+import numpy as np
 import tensorflow as tf
 
 Shape = Tuple[int, ...]
@@ -53,15 +58,22 @@ class Scope:
     Args:
         name: what every variable's name starts with.
         seed: of the initial values, 0 to 2**31 - 1.
+        values: by name, instead of initial values; the variables are then not trained.
 
     Attributes:
         variables: by name, as a checkpoint lists them.
     """
 
-    def __init__(self, name: str = "module", seed: int = 0):
+    def __init__(
+        self,
+        name: str = "module",
+        seed: int = 0,
+        values: Optional[Callable[[str], np.ndarray]] = None,
+    ):
         self.variables: Dict[str, tf.Variable] = {}
         self._name = name
         self._seed = seed
+        self._values = values
         self._count: Dict[str, int] = {}
 
     def layer(self, kind: str) -> str:
@@ -80,6 +92,13 @@ class Scope:
                 run keeps for itself; reading it averages over replicas.
         """
         seed = (self._seed, zlib.crc32(name.encode()) & 0x7FFFFFFF)
+        values = self._values
+
+        def initial() -> tf.Tensor:
+            if values is None:
+                return initializer(shape, seed)
+            return tf.constant(values(name), tf.float32, shape)
+
         replicas = {}
         if statistic:
             replicas = {
@@ -87,8 +106,8 @@ class Scope:
                 "aggregation": tf.VariableAggregation.MEAN,
             }
         variable = tf.compat.v1.Variable(
-            lambda: initializer(shape, seed),
-            trainable=not statistic,
+            initial,
+            trainable=not statistic and values is None,
             name=name,
             dtype=tf.float32,
             use_resource=True,
@@ -140,16 +159,15 @@ class Conv(tf.Module):
         self._pad = size - 1 if padding == "fixed" else 0
 
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
-        """Convolves `x`, float32 [N, H, W, channels]."""
+        """Convolves `x`, [N, H, W, channels]."""
         padding = "VALID"
         if self._pad and self._stride == 1:
             padding = "SAME"  # which then pads the same zeros
         elif self._pad:
             x = pad(x, self._pad)
-        x = tf.nn.conv2d(
-            x, self.kernel, strides=[1, self._stride, self._stride, 1], padding=padding
-        )
-        return x if self.bias is None else tf.nn.bias_add(x, self.bias)
+        kernel = tf.cast(self.kernel, x.dtype)
+        x = tf.nn.conv2d(x, kernel, strides=[1, self._stride, self._stride, 1], padding=padding)
+        return x if self.bias is None else tf.nn.bias_add(x, tf.cast(self.bias, x.dtype))
 
 
 class BatchNorm(tf.Module):

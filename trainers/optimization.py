@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Dict, Mapping, Tuple, Union
+from typing import Dict, List, Mapping, Tuple, Union
 
 import tensorflow as tf
 
@@ -70,6 +70,42 @@ def optimizer(recipe: Recipe, rate: Schedule, step: tf.Variable) -> tf.compat.v1
     if recipe.optimizer == "adam":
         return tf.compat.v1.train.AdamOptimizer(lambda: rate(step))
     raise ValueError(f"optimizer must be sgd or adam, not {recipe.optimizer!r}")
+
+
+class LossScale:
+    """Scales the loss so that gradients of 16 bits neither vanish nor overflow.
+
+    After a step whose gradients are not all finite, which is left out, the scale is halved; after
+    `interval` good steps in a row it is doubled (Micikevicius et al., 2018, section 3.2).
+
+    Attributes:
+        value: the scale, a float32 variable.
+        good_steps: since the scale last changed, an int32 variable.
+    """
+
+    def __init__(self, initial: float = 2.0**15, interval: int = 2000):
+        self.value = _counter("loss_scale", initial, tf.float32)
+        self.good_steps = _counter("good_steps", 0, tf.int32)
+        self._interval = interval
+
+    def update(self, finite: tf.Tensor) -> List[tf.Operation]:
+        """The operations that take note of a step.
+
+        Args:
+            finite: whether all its gradients were, a boolean scalar.
+        """
+        good = tf.where(finite, self.good_steps + 1, 0)
+        grown = good >= self._interval
+        factor = tf.where(finite, tf.where(grown, 2.0, 1.0), 0.5)
+        value = tf.maximum(self.value * factor, 1.0)
+        return [
+            self.value.assign(value, read_value=False),
+            self.good_steps.assign(tf.where(grown, 0, good), read_value=False),
+        ]
+
+
+def _counter(name: str, value: float, dtype: tf.DType) -> tf.Variable:
+    return tf.compat.v1.Variable(value, trainable=False, name=name, dtype=dtype, use_resource=True)
 
 
 def state(

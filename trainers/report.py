@@ -5,10 +5,13 @@ import os
 import time
 from typing import Any, Dict, Mapping
 
+import numpy as np
+
 from .events import EventWriter
 from .files import write_text
 from .metrics import METRICS, describe, read_metrics
 from .progress import Bar
+from .views import view_grid
 
 
 class Report:
@@ -58,6 +61,10 @@ class Report:
         if step % self._log_steps == 0:
             self.flush()
         self._bar.update(step, describe(self._line))
+
+    def views(self, step: int, image: np.ndarray) -> None:
+        """Shows a step's views, [N, views…, H, W, 3], in TensorBoard."""
+        self._events.image(step, "views", view_grid(image))
 
     def flush(self) -> None:
         """Writes a line for the steps since the last one, if there were any."""

@@ -9,6 +9,7 @@ from typing import Any, Callable, Iterator, List, Optional
 import tensorflow as tf
 from pretexture.loader import Loader, Pipeline, imagenet
 
+from . import tasks
 from .checkpoints import Checkpoints
 from .engines import tf2
 from .interrupt import Interrupt
@@ -35,6 +36,7 @@ class Options:
         checkpoint_seconds: between two checkpoints.
         checkpoint_steps: between two checkpoints; None to go by seconds.
         log_steps: between two lines of metrics.
+        view_steps: between two grids of views in TensorBoard, the first at the first step.
     """
 
     data: str
@@ -46,6 +48,7 @@ class Options:
     checkpoint_seconds: float = 600.0
     checkpoint_steps: Optional[int] = None
     log_steps: int = 10
+    view_steps: int = 1000
 
     def __post_init__(self):
         if not 0 <= self.seed < 2**31:
@@ -83,7 +86,9 @@ def pretrain(recipe: Recipe, options: Options, say: Callable[[str], None] = prin
         and DivergedError, whose messages say what to change.
     """
     device = tf2.open_device(options.device)
+    task = tasks.build(recipe)
     pipeline = Pipeline(recipe.pipeline)
+    task.check(pipeline)
     records = imagenet(options.data, recipe.train_split)
     loader = Loader(
         records,
@@ -93,16 +98,43 @@ def pretrain(recipe: Recipe, options: Options, say: Callable[[str], None] = prin
         seed=options.seed,
         threads=options.threads,
     )
-    engine = tf2.Engine(recipe, pipeline, len(loader), options.seed)
+    engine = tf2.Engine(recipe, task, loader.element_spec, len(loader), options.seed)
+    return fit(recipe, options, engine, loader, len(records), device, say)
+
+
+def fit(
+    recipe: Recipe,
+    options: Options,
+    engine: tf2.Engine,
+    loader: Any,
+    records: int,
+    device: str,
+    say: Callable[[str], None],
+    module: str = "",
+) -> Outcome:
+    """Trains an engine's model on a loader's batches, with all that makes it a run.
+
+    Args:
+        recipe, options, say: as for `pretrain`.
+        engine: see above.
+        loader: a `Loader`, or what has its iteration, `len`, `state_dict` and `load_state_dict`;
+            it is closed at the end.
+        records: in the training split.
+        device: in words.
+        module: the export that linear evaluation is about.
+
+    Raises: as `pretrain`.
+    """
     config = Config(
         recipe=recipe,
         seed=options.seed,
-        records=len(records),
+        records=records,
         steps_per_epoch=len(loader),
         steps=options.steps or math.ceil(recipe.epochs * len(loader)),
         parameters=engine.parameters,
         data=os.path.abspath(options.data),
         tensorflow=tf.__version__,
+        module=module,
     )
     checkpoints = Checkpoints(options.workdir)
     if checkpoints.latest:
@@ -126,6 +158,8 @@ def pretrain(recipe: Recipe, options: Options, say: Callable[[str], None] = prin
             values = engine.train(batch)
             step, waited = step + 1, waited + wait
             report.add(step, values, wait)
+            if step == first + 1 or step % options.view_steps == 0:
+                report.views(step, batch.image)
             if not math.isfinite(values["loss"]):
                 raise DivergedError(
                     f"the loss is {values['loss']} at step {step}: try a lower --lr or a longer "
@@ -148,7 +182,7 @@ def pretrain(recipe: Recipe, options: Options, say: Callable[[str], None] = prin
     return Outcome(step, config.steps, interrupt.signal)
 
 
-def _endless(loader: Loader) -> Iterator[Any]:
+def _endless(loader: Any) -> Iterator[Any]:
     while True:
         yield from loader
 
@@ -170,7 +204,8 @@ def _plan(config: Config, options: Options, device: str, step: int) -> List[str]
         f"{config.steps_per_epoch:,} steps of {recipe.batch_size} an epoch",
         f"views     {recipe.pipeline}",
         f"model     {recipe.architecture}, widening factor {recipe.filters_factor:g}: "
-        f"{config.parameters:,} parameters",
+        f"{config.parameters:,} parameters"
+        + (f" of heads on the frozen {config.module}" if config.module else ""),
         f"device    {device}, TensorFlow {config.tensorflow}",
         f"training  {', '.join(words)}",
         f"steps     {config.steps:,}, {config.steps / config.steps_per_epoch:.3g} epochs",

@@ -31,6 +31,7 @@ class Config:
         parameters: that the model has.
         data: folder of the shards, absolute.
         tensorflow: its version.
+        module: the export that was evaluated; empty where a network was trained.
     """
 
     recipe: Recipe
@@ -41,6 +42,7 @@ class Config:
     parameters: int
     data: str
     tensorflow: str
+    module: str = ""
 
 
 def write_config(folder: str, config: Config) -> None:
@@ -76,6 +78,10 @@ def check_config(folder: str, config: Config) -> None:
             f"{folder} was trained on {before.records} records (split "
             f"{before.recipe.train_split} of {before.data}), and {config.data} has "
             f"{config.records}: give the same --data, or another --workdir"
+        )
+    if before.module != config.module:
+        raise WorkdirError(
+            f"{folder} evaluates {before.module or 'no module'}: give another --workdir"
         )
     old, new = _deciding(before), _deciding(config)
     for name, value in old.items():

@@ -12,8 +12,9 @@ import pytest
 tf = pytest.importorskip("tensorflow")
 
 import tiny  # noqa: E402
-from pretexture.loader import Loader, Pipeline, imagenet  # noqa: E402
+from pretexture.loader import Loader, imagenet  # noqa: E402
 from pretexture.trainers import run as run_module  # noqa: E402
+from pretexture.trainers import tasks  # noqa: E402
 from pretexture.trainers.evaluation import evaluate  # noqa: E402
 from pretexture.trainers.metrics import TIMINGS, read_metrics  # noqa: E402
 from pretexture.trainers.recipes import RECIPES  # noqa: E402
@@ -79,8 +80,10 @@ def test_a_run_writes_what_it_was_and_how_it_went(shards, tmp_path):
     (events,) = tmp_path.glob("events.out.tfevents.*")
     found = list(tf.compat.v1.train.summary_iterator(str(events)))
     assert found[1].session_log.status == tf.compat.v1.SessionLog.START and found[1].step == 1
-    assert [event.step for event in found[2:]] == [3, 6, 7]
-    tags = {value.tag: value.simple_value for value in found[2].summary.value}
+    assert [event.step for event in found[2:]] == [1, 3, 6, 7]
+    (views,) = found[2].summary.value
+    assert views.tag == "views" and (views.image.height, views.image.width) == (82, 54)
+    tags = {value.tag: value.simple_value for value in found[3].summary.value}
     assert tags["loss"] == pytest.approx(lines[0]["loss"])
 
     text = "\n".join(said)
@@ -193,12 +196,12 @@ def test_evaluation_counts_every_image_once_whatever_the_batch_size(shards, tmp_
     assert json.loads((tmp_path / "eval-test.json").read_text()) == results[20]
 
     # By hand: one image at a time, without padding.
-    engine = run_module.tf2.Engine(recipe, Pipeline(recipe.pipeline), 6, 0)
-    engine.restore_model(str(tmp_path / "model.ckpt-6"))
     values = []
     with Loader(imagenet(shards, "test"), recipe.pipeline, 1, training=False) as loader:
+        engine = run_module.tf2.Engine(recipe, tasks.build(recipe), loader.element_spec, 6, 0)
+        engine.restore_model(str(tmp_path / "model.ckpt-6"))
         for batch in loader:
-            tensors = run_module.tf2.tasks.Batch(*map(tf.constant, batch))
+            tensors = tasks.Batch(*map(tf.constant, batch))
             values.append(engine._task.loss(engine._model, tensors, training=False))
     for name in ("loss", "accuracy"):
         by_hand = np.mean([float(value[name][0]) for value in values])

@@ -180,7 +180,7 @@ def test_recipes_fit_their_tasks(name):
 @pytest.mark.parametrize(
     "fields,message",
     [
-        ({"task": "colorization"}, "task must be one of rotation"),
+        ({"task": "colorization"}, "task must be one of supervised, rotation"),
         ({"permutations_per_batch": 101}, "permutations_per_batch is 101, but .* has 100"),
         ({"permutations": "no-such-file"}, "no-such-file"),
     ],

@@ -1,15 +1,14 @@
 """Steps as `tf.function`s, run eagerly: TensorFlow 2 on CPU and GPU."""
 
-from typing import Any, Dict, Optional
+from typing import Any, Dict, List, Optional
 
 import numpy as np
 import tensorflow as tf
-from pretexture.loader import Pipeline
 
-from .. import checkpoints, models, optimization, tasks
+from .. import checkpoints, optimization
 from ..layers import Scope
 from ..recipes import Recipe
-from ..tasks.task import Batch, Model, objective
+from ..tasks.task import Batch, Task, objective
 
 
 def open_device(name: str) -> str:
@@ -54,27 +53,24 @@ class Engine:
 
     Args:
         recipe: what to train and how.
-        pipeline: the recipe's; it gives the shapes of a batch.
+        task: the recipe's.
+        spec: of the loader's batches.
         steps_per_epoch: of the training split.
         seed: of the initial weights and the random decisions of training steps.
 
     Attributes:
         parameters: how many the model has that are trained.
 
-    Raises: ValueError for a recipe that names something unknown, or a pipeline that does not fit
-        the task.
+    Raises: ValueError for a recipe that names something unknown or impossible.
     """
 
-    def __init__(self, recipe: Recipe, pipeline: Pipeline, steps_per_epoch: int, seed: int):
-        self._recipe = recipe
-        self._plan = plan = pipeline.compile(training=True)
+    def __init__(self, recipe: Recipe, task: Task, spec: Any, steps_per_epoch: int, seed: int):
+        self._task = task
+        self._spec = spec
         self._seed = seed
-        self._task = tasks.build(recipe)
-        self._task.check(pipeline)
         scope = Scope("module", seed)
-        image = (plan.height, plan.width, 3)
-        network = models.build(recipe, scope, image, self._task.outputs)
-        self._model = Model(network, self._task.head(scope))
+        dtype = compute_dtype(recipe.precision)
+        self._model = task.model(recipe, scope, spec.image.shape[-3:], dtype)
         self._step = tf.compat.v1.Variable(
             0, trainable=False, name="global_step", dtype=tf.int64, use_resource=True
         )
@@ -82,6 +78,7 @@ class Engine:
         self._trained = {name: v for name, v in scope.variables.items() if v.trainable}
         self._rate = optimization.schedule(recipe, steps_per_epoch)
         self._optimizer = optimization.optimizer(recipe, self._rate, self._step)
+        self._loss_scale = optimization.LossScale() if dtype == tf.float16 else None
         self._train_step: Optional[Any] = None
         self.parameters = sum(int(np.prod(v.shape.as_list())) for v in self._trained.values())
 
@@ -98,7 +95,10 @@ class Engine:
 
         Returns: the means over the batch of the task's loss and metrics before the step, and the
             learning rate `lr`.
+
+        Raises: ValueError for a label that the task does not know.
         """
+        self._task.check_labels(batch.label, batch.index)
         values = self._compiled()(_tensors(batch))
         return {name: float(value) for name, value in values.items()}
 
@@ -109,14 +109,21 @@ class Engine:
             batch: of the loader, at most `size` images.
             size: that a smaller batch is padded to, so that shapes never change; the padding is
                 not counted.
+
+        Raises: ValueError for a label that the task does not know.
         """
+        self._task.check_labels(batch.label, batch.index)
         values = self._evaluate_step(_tensors(_padded(batch, size)))
         return {name: float(value) for name, value in values.items()}
 
     def state(self) -> Dict[str, tf.Variable]:
         """The variables by name: model, optimiser and step."""
         self._compiled()
-        return {**self._variables, **optimization.state(self._optimizer, self._trained)}
+        state = {**self._variables, **optimization.state(self._optimizer, self._trained)}
+        if self._loss_scale:
+            state["loss_scale"] = self._loss_scale.value
+            state["good_steps"] = self._loss_scale.good_steps
+        return state
 
     def restore(self, path: str) -> Dict[str, Any]:
         """Continues from a checkpoint; returns the loader's state. Raises CheckpointError."""
@@ -129,13 +136,7 @@ class Engine:
     def _compiled(self) -> Any:
         """The training step; compiling it makes the optimiser's variables."""
         if self._train_step is None:
-            size = [self._recipe.batch_size]
-            image = [*size, *self._plan.views, self._plan.height, self._plan.width, 3]
-            signature = Batch(
-                tf.TensorSpec(image, tf.float32),
-                tf.TensorSpec([*size, *self._plan.label_dims], tf.int32),
-                tf.TensorSpec(size, tf.int64),
-            )
+            signature = Batch(*(tf.TensorSpec(part.shape, part.dtype) for part in self._spec))
             self._train_step = tf.function(self._train, input_signature=[signature])
             self._train_step.get_concrete_function()
         return self._train_step
@@ -143,12 +144,25 @@ class Engine:
     def _train(self, batch: Batch) -> Dict[str, tf.Tensor]:
         key = tf.stack([self._seed, tf.cast(self._step, tf.int32)])
         rate = self._rate(self._step)
+        scale = self._loss_scale.value.read_value() if self._loss_scale else 1.0
         with tf.GradientTape() as tape:
             total, values = objective(self._task, self._model, batch, key)
-        trained = list(self._trained.values())
-        gradients = tape.gradient(total, trained)
-        self._optimizer.apply_gradients(zip(gradients, trained), global_step=self._step)
+            total *= scale
+        gradients = tape.gradient(total, list(self._trained.values()))
+        if self._loss_scale:
+            gradients = [gradient / scale for gradient in gradients]
+            finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(g)) for g in gradients])
+            tf.cond(finite, lambda: self._apply(gradients), lambda: False)
+            self._loss_scale.update(finite)
+            values["loss_scale"] = scale
+        else:
+            self._apply(gradients)
+        self._step.assign_add(1)
         return {**values, "lr": rate}
+
+    def _apply(self, gradients: List[tf.Tensor]) -> bool:
+        self._optimizer.apply_gradients(zip(gradients, self._trained.values()))
+        return True
 
     @tf.function
     def _evaluate_step(self, batch: Batch) -> Dict[str, tf.Tensor]:
@@ -158,6 +172,26 @@ class Engine:
             name: tf.reduce_sum(tf.where(counted, value, tf.zeros_like(value)))
             for name, value in values.items()
         }
+
+
+def compute_dtype(precision: str) -> tf.DType:
+    """In which a network computes where a recipe says `precision`.
+
+    That is float32, or for "mixed" the type of 16 bits that the device is fast at: float16 on a
+    GPU, bfloat16 on a CPU.
+
+    Raises: ValueError where this TensorFlow cannot do it.
+    """
+    if precision == "float32":
+        return tf.float32
+    if tf.config.get_visible_devices("GPU"):
+        return tf.float16
+    if tuple(map(int, tf.__version__.split(".")[:2])) < (2, 12):
+        raise ValueError(
+            f"precision mixed: TensorFlow {tf.__version__} has no convolutions of 16 bits on a "
+            f"CPU; use --precision float32"
+        )
+    return tf.bfloat16
 
 
 def _tensors(batch: Any) -> Batch:

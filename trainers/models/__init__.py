@@ -9,7 +9,7 @@ from ..recipes import Recipe
 from .resnet import ResNet50
 from .revnet import RevNet50
 
-Shape = Tuple[int, int, int]
+Shape = Tuple[int, ...]
 
 
 def _resnet50(recipe: Recipe, scope: Scope, image: Shape, outputs: int) -> tf.Module:

@@ -209,7 +209,7 @@ class ResNet50(tf.Module):
             x = self._norm(x, training)
             if self._last_relu:
                 x = tf.nn.relu(x)
-        x = tf.reduce_mean(x, axis=[1, 2], keepdims=True)
+        x = tf.reduce_mean(tf.cast(x, tf.float32), axis=[1, 2], keepdims=True)
         end_points["pre_logits"] = tf.squeeze(x, [1, 2])
         logits = end_points["logits"] = tf.squeeze(self._logits(x), [1, 2])
         return logits, end_points

@@ -15,7 +15,7 @@ from pretexture.loader.steps import Jigsaw as JigsawStep
 from pretexture.loader.steps import Pair
 
 from ..layers import BatchNorm, Conv, Scope, dropout, fold, truncated_normal
-from .task import Batch, Model, Task, classification, merge_views
+from .task import Batch, Model, Task, classification
 
 PATCHES = 9
 CENTRE = 4
@@ -108,8 +108,7 @@ class PatchTask(Task):
         self, model: Model, batch: Batch, training: bool, key: Optional[tf.Tensor] = None
     ) -> Dict[str, tf.Tensor]:
         """Cross entropy and accuracy, means over an image's sequences; see `Task.loss`."""
-        embeddings, _ = model.network(merge_views(batch.image), training)
-        embeddings = tf.reshape(embeddings, [-1, PATCHES, self.outputs])
+        embeddings = tf.reshape(model.logits(batch.image, training), [-1, PATCHES, self.outputs])
         labels = self.questions(training, key)
         x = concatenate(embeddings, tf.gather(self.sequences, labels))
         _, questions, features = x.shape.as_list()

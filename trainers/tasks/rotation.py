@@ -4,7 +4,7 @@ from typing import Dict, Optional
 
 import tensorflow as tf
 
-from .task import Batch, Model, Task, classification, merge_views
+from .task import Batch, Model, Task, classification
 
 
 class Rotation(Task):
@@ -18,5 +18,5 @@ class Rotation(Task):
         self, model: Model, batch: Batch, training: bool, key: Optional[tf.Tensor] = None
     ) -> Dict[str, tf.Tensor]:
         """Cross entropy and accuracy, means over an image's four turns; see `Task.loss`."""
-        logits, _ = model.network(merge_views(batch.image), training)
+        logits = model.logits(batch.image, training)
         return classification(tf.reshape(logits, [-1, 4, self.outputs]), batch.label)

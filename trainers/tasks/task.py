@@ -3,10 +3,13 @@
 import abc
 from typing import Any, Dict, NamedTuple, Optional, Tuple
 
+import numpy as np
 import tensorflow as tf
 from pretexture.loader import Pipeline
 
+from .. import models
 from ..layers import Scope, l2_penalty
+from ..recipes import Recipe
 
 
 class Batch(NamedTuple):
@@ -26,15 +29,24 @@ class Batch(NamedTuple):
 class Model(tf.Module):
     """A network and, for tasks that need more than its logits, a head on top.
 
-    Attributes:
+    Args:
         network: maps an image to logits and end points; what pretraining is for.
         head: the task's own layers, or None.
+        dtype: in which the network computes; its logits are float32.
     """
 
-    def __init__(self, network: tf.Module, head: Optional[tf.Module]):
+    def __init__(
+        self, network: Any, head: Optional[tf.Module] = None, dtype: tf.DType = tf.float32
+    ):
         super().__init__()
         self.network = network
         self.head: Any = head
+        self._dtype = dtype
+
+    def logits(self, image: tf.Tensor, training: bool) -> tf.Tensor:
+        """Float32 [N, views…, H, W, C] -> the network's logits, float32 [N * views, outputs]."""
+        image = tf.reshape(image, [-1, *image.shape.as_list()[-3:]])
+        return self.network(tf.cast(image, self._dtype), training)[0]
 
 
 class Task(abc.ABC):
@@ -44,11 +56,26 @@ class Task(abc.ABC):
         name: as recipes call it.
         outputs: units of the network's logits.
         views: the dimensions of views that a pipeline must give an image.
+        random_evaluation: whether evaluation takes the pipeline's random views, as training does;
+            for tasks whose question says nothing about the views of evaluation.
     """
 
     name: str
     outputs: int
     views: Tuple[int, ...]
+    random_evaluation = False
+
+    def model(self, recipe: Recipe, scope: Scope, image: Tuple[int, ...], dtype: tf.DType) -> Model:
+        """The network that a recipe names and the task's head.
+
+        Args:
+            recipe: see above.
+            scope: makes the variables.
+            image: height, width and channels of a view.
+            dtype: in which the network computes.
+        """
+        network = models.build(recipe, scope, image, self.outputs)
+        return Model(network, self.head(scope), dtype)
 
     def head(self, scope: Scope) -> Optional[tf.Module]:
         """The layers on top of the network's logits; None where these are the answer."""
@@ -63,6 +90,14 @@ class Task(abc.ABC):
                 f"{self.name} needs {wanted} views of an image, and the pipeline {pipeline} "
                 f"makes {found}"
             )
+
+    def check_labels(self, label: np.ndarray, index: np.ndarray) -> None:  # noqa: B027
+        """Raises ValueError where a label is none that the task knows.
+
+        Args:
+            label: int32 [N] or [N, views…].
+            index: int64 [N], record numbers.
+        """
 
     @abc.abstractmethod
     def loss(
@@ -116,6 +151,16 @@ def classification(logits: tf.Tensor, labels: tf.Tensor) -> Dict[str, tf.Tensor]
     }
 
 
-def merge_views(image: tf.Tensor) -> tf.Tensor:
-    """[N, V, H, W, C] -> [N * V, H, W, C]."""
-    return tf.reshape(image, [-1, *image.shape.as_list()[-3:]])
+def top_k_accuracy(logits: tf.Tensor, labels: tf.Tensor, k: int) -> tf.Tensor:
+    """Whether the label's logit is among the k largest; ties count against it.
+
+    Args:
+        logits: float32 [N, classes].
+        labels: int32 [N].
+
+    Returns: float32 [N], 1 or 0.
+    """
+    classes = logits.shape.as_list()[1]
+    chosen = tf.reduce_sum(logits * tf.one_hot(labels, classes), axis=1, keepdims=True)
+    smaller = tf.reduce_sum(tf.cast(logits < chosen, tf.int32), axis=1)
+    return tf.cast(smaller >= classes - k, tf.float32)

@@ -1,0 +1,55 @@
+"""Supervised classification, which the pretext tasks are compared with."""
+
+from typing import Dict, Optional
+
+import numpy as np
+import tensorflow as tf
+
+from .task import Batch, Model, Task, classification, top_k_accuracy
+
+
+class Supervised(Task):
+    """Which class is the image of?
+
+    Args:
+        num_classes: of the data; labels count from 0.
+    """
+
+    name = "supervised"
+    views = ()
+
+    def __init__(self, num_classes: int):
+        self.outputs = num_classes
+
+    def check_labels(self, label: np.ndarray, index: np.ndarray) -> None:
+        """Raises ValueError for a label that is no class."""
+        check_classes(label, index, self.outputs)
+
+    def loss(
+        self, model: Model, batch: Batch, training: bool, key: Optional[tf.Tensor] = None
+    ) -> Dict[str, tf.Tensor]:
+        """Cross entropy and accuracy; with more than 5 classes also "top5"; see `Task.loss`."""
+        logits = model.logits(batch.image, training)
+        values = classification(logits[:, tf.newaxis], batch.label[:, tf.newaxis])
+        if self.outputs > 5:
+            values["top5"] = top_k_accuracy(logits, batch.label, 5)
+        return values
+
+
+def check_classes(label: np.ndarray, index: np.ndarray, classes: int) -> None:
+    """Raises ValueError, naming the record, for a label that is not from 0 to classes - 1.
+
+    Args:
+        label: int32 [N]; -1 where a record has none.
+        index: int64 [N], record numbers.
+    """
+    (wrong,) = np.nonzero((label < 0) | (label >= classes))
+    if not len(wrong):
+        return
+    record, found = index[wrong[0]], label[wrong[0]]
+    if found < 0:
+        raise ValueError(f"record {record} has no class label")
+    raise ValueError(
+        f"record {record} is of class {found}, counted from 0, and num_classes is {classes}: "
+        f"give --num-classes, the number of classes of the data"
+    )
