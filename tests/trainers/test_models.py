@@ -27,6 +27,7 @@ def _build(outputs, image=(224, 224, 3), seed=0, **fields):
         ({"mode": "v1", "filters_factor": 8.0, "patch_strides": True}, 1000, 98_004_072),
         ({"architecture": "revnet50"}, 4, 5_416_836),
         ({"architecture": "revnet50", "filters_factor": 16.0}, 4, 85_798_404),
+        ({"architecture": "vgg19", "filters_factor": 8.0}, 1000, 143_680_936),
     ],
 )
 def test_networks_have_the_published_number_of_parameters(fields, outputs, parameters):
@@ -38,7 +39,12 @@ def test_networks_have_the_published_number_of_parameters(fields, outputs, param
 
 @pytest.mark.parametrize(
     "fields,convolutions,norms",
-    [({"mode": "v1"}, 54, 53), ({"mode": "v2"}, 54, 49), ({"architecture": "revnet50"}, 50, 49)],
+    [
+        ({"mode": "v1"}, 54, 53),
+        ({"mode": "v2"}, 54, 49),
+        ({"architecture": "revnet50"}, 50, 49),
+        ({"architecture": "vgg19"}, 19, 18),
+    ],
 )
 def test_variables_are_numbered_as_tf_layers_numbered_them(fields, convolutions, norms):
     with tf.Graph().as_default():
@@ -96,6 +102,77 @@ def test_end_points_have_the_strides_of_their_blocks(architecture, case):
     assert points["logits"] is logits and logits.shape.as_list() == [2, 7]
 
 
+def test_vgg19s_variables_come_in_the_order_of_its_layers():
+    with tf.Graph().as_default():
+        _, scope = _build(7, (64, 64, 3), architecture="vgg19", filters_factor=0.25)
+        shapes = [v.shape.as_list() for name, v in scope.variables.items() if "kernel" in name]
+        norms = [v.shape.as_list() for name, v in scope.variables.items() if "gamma" in name]
+    filters = [2] * 2 + [4] * 2 + [8] * 4 + [16] * 8
+    expected = [[3, 3, *pair] for pair in zip([3, *filters], filters)]
+    expected += [[2, 2, 16, 128], [1, 1, 128, 128], [1, 1, 128, 7]]
+    assert shapes == expected
+    assert norms == [shape[3:] for shape in expected[:-1]]
+
+
+@pytest.mark.parametrize(
+    "built,side,sides,fc6",
+    [(224, 224, (224, 112, 56, 28, 14), 1), (95, 95, (95, 47, 23, 11, 5), 1), (32, 65, None, 2)],
+)
+def test_vgg19s_end_points_come_before_pooling_and_fc6_is_a_map_on_larger_images(
+    built, side, sides, fc6
+):
+    with tf.Graph().as_default():
+        network, _ = _build(7, (built, built, 3), architecture="vgg19", filters_factor=0.25)
+        logits, points = network(tf.zeros([2, side, side, 3]), False)
+    blocks = [f"block{number}" for number in range(1, 6)]
+    assert list(points) == [*blocks, "fc6", "pre_logits", "logits"]
+    for name, size, width in zip(blocks, sides or (), (2, 4, 8, 16, 16)):
+        assert points[name].shape.as_list() == [2, size, size, width]
+    assert points["fc6"].shape.as_list() == [2, fc6, fc6, 128]
+    assert points["pre_logits"].shape.as_list() == [2, 128]
+    assert points["logits"] is logits and logits.shape.as_list() == [2, 7]
+
+
+def test_vgg19s_pre_logits_are_the_mean_of_fc7_over_places():
+    network, scope = _build(5, (32, 32, 3), architecture="vgg19", filters_factor=0.25)
+    image = tf.random.stateless_normal([2, 64, 96, 3], seed=[1, 2])
+    _, points = network(image, False)
+    assert points["fc6"].shape.as_list() == [2, 2, 3, 128]
+    fc7 = points["fc6"].numpy() @ scope.variables["module/conv2d_17/kernel"].numpy()[0, 0]
+    fc7 = np.maximum(fc7 / np.sqrt(1 + 1e-3), 0)  # the averages are those of a new network
+    assert fc7.max() > 0
+    np.testing.assert_allclose(points["pre_logits"], fc7.mean((1, 2)), rtol=1e-4, atol=1e-9)
+
+
+def test_vgg19_in_a_graph_of_free_sizes_is_built_for_the_recipes_training_views():
+    fields = {"architecture": "vgg19", "filters_factor": 0.25}
+    fields["pipeline"] = "resize(80)|crop(70)|rotate"
+    with tf.Graph().as_default():
+        image = tf.compat.v1.placeholder(tf.float32, [None, None, None, 3])
+        network, scope = _build(5, (None, None, 3), **fields)
+        assert scope.variables["module/conv2d_16/kernel"].shape.as_list() == [2, 2, 16, 128]
+        logits, points = network(image, False)
+        with tf.compat.v1.Session() as session:
+            session.run(tf.compat.v1.global_variables_initializer())
+            for shape, fc6 in (((2, 70, 70, 3), (2, 1, 1, 128)), ((1, 96, 64, 3), (1, 2, 1, 128))):
+                values = session.run([logits, points["fc6"]], {image: np.ones(shape)})
+                assert values[0].shape == (shape[0], 5) and values[1].shape == fc6
+
+
+def test_vgg19_says_which_images_are_too_small():
+    fields = {"architecture": "vgg19", "filters_factor": 0.25}
+    with tf.Graph().as_default():
+        with pytest.raises(ValueError, match="32 x 32 pixels or more, not 31 x 31"):
+            _build(5, (31, 31, 3), **fields)
+        with pytest.raises(ValueError, match="square images, not on 64 x 96"):
+            _build(5, (64, 96, 3), **fields)
+        with pytest.raises(ValueError, match="multiple of 1/8"):
+            _build(5, **{**fields, "filters_factor": 0.3})
+        network, _ = _build(5, (70, 70, 3), **fields)
+        with pytest.raises(ValueError, match=r"64 x 64 pixels .* not 64 x 63: its fc6 .* 2 x"):
+            network(tf.zeros([1, 64, 63, 3]), False)
+
+
 def test_v1_and_v2_end_in_a_relu_unless_told_otherwise():
     image = tf.random.stateless_normal([2, 16, 16, 3], seed=[1, 2])
     for fields, smallest in (
@@ -121,8 +198,9 @@ def test_a_reversible_unit_can_be_undone():
 
 
 def test_weight_decay_covers_every_kernel_but_a_revnets_root():
-    for architecture in ("resnet50", "revnet50"):
-        network, scope = _build(5, architecture=architecture, filters_factor=0.25, weight_decay=0.1)
+    for architecture in ("resnet50", "revnet50", "vgg19"):
+        fields = {"architecture": architecture, "filters_factor": 0.25, "weight_decay": 0.1}
+        network, scope = _build(5, (64, 64, 3), **fields)
         kernels = {name: v.numpy() for name, v in scope.variables.items() if "kernel" in name}
         if architecture == "revnet50":
             del kernels["module/conv2d/kernel"]
@@ -133,7 +211,7 @@ def test_weight_decay_covers_every_kernel_but_a_revnets_root():
 @pytest.mark.parametrize(
     "fields,message",
     [
-        ({"architecture": "resnet51"}, "architecture must be one of resnet50, revnet50"),
+        ({"architecture": "resnet51"}, "architecture must be one of resnet50, revnet50, vgg19"),
         ({"mode": "v3"}, "mode must be v1 or v2"),
         ({"mode": "v1", "last_relu": False}, "last_relu"),
         ({"filters_factor": 0.3}, "multiple of 1/16"),

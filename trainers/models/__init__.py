@@ -3,11 +3,13 @@
 from typing import Callable, Dict, Tuple
 
 import tensorflow as tf
+from pretexture.loader import Pipeline
 
 from ..layers import Scope
 from ..recipes import Recipe
 from .resnet import ResNet50
 from .revnet import RevNet50
+from .vgg import VGG19
 
 Shape = Tuple[int, ...]
 
@@ -39,9 +41,27 @@ def _revnet50(recipe: Recipe, scope: Scope, image: Shape, outputs: int) -> tf.Mo
     )
 
 
+def _vgg19(recipe: Recipe, scope: Scope, image: Shape, outputs: int) -> tf.Module:
+    height, width, channels = image
+    if None in image:
+        plan = Pipeline(recipe.pipeline).compile(training=True)
+        height, width = plan.height, plan.width
+    if height != width:
+        raise ValueError(f"vgg19 is trained on square images, not on {height} x {width}")
+    return VGG19(
+        scope,
+        height,
+        channels,
+        outputs,
+        filters_factor=recipe.filters_factor,
+        weight_decay=recipe.weight_decay,
+    )
+
+
 ARCHITECTURES: Dict[str, Callable[[Recipe, Scope, Shape, int], tf.Module]] = {
     "resnet50": _resnet50,
     "revnet50": _revnet50,
+    "vgg19": _vgg19,
 }
 
 
@@ -51,7 +71,8 @@ def build(recipe: Recipe, scope: Scope, image: Shape, outputs: int) -> tf.Module
     Args:
         recipe: its fields from `architecture` on describe the network.
         scope: names the layers and makes their variables.
-        image: height, width and channels of a view.
+        image: height, width and channels of a view; height and width may be None. A network whose
+            variables depend on them then takes those of the recipe's training views.
         outputs: units of the logits.
 
     Returns:

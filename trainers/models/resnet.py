@@ -215,9 +215,11 @@ class ResNet50(tf.Module):
         return logits, end_points
 
 
-def whole_filters(filters_factor: float) -> int:
-    """16 x filters_factor; ValueError where that is not a whole number from 1 on."""
-    filters = 16 * filters_factor
+def whole_filters(filters_factor: float, unit: int = 16) -> int:
+    """unit x filters_factor; ValueError where that is not a whole number from 1 on."""
+    filters = unit * filters_factor
     if filters < 1 or filters != int(filters):
-        raise ValueError(f"filters_factor must be a multiple of 1/16 above 0, not {filters_factor}")
+        raise ValueError(
+            f"filters_factor must be a multiple of 1/{unit} above 0, not {filters_factor}"
+        )
     return int(filters)
