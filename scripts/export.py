@@ -1,24 +1,90 @@
-"""Writes the network of a run as a SavedModel, for use without Pretexture.
+"""Writes a trained network for use elsewhere: as a SavedModel, a frozen graph, an offline model.
 
-Its signatures are serving_default (image -> logits) and representation (image -> all end points).
+The network is a run's (--workdir), or that of a checkpoint or hub module of the published code,
+github.com/google/revisiting-self-supervised (--published, with the flags that describe it).
+
+The SavedModel's signatures are serving_default (image -> logits) and representation (image -> all
+end points); pretexture.json beside it says what the network is. A frozen graph and an offline model
+for Ascend NPUs have one size of image and batch.
 """
 
 import argparse
 import sys
-from typing import List, Optional
+from typing import Any, List, Optional, Tuple
 
 from pretexture.trainers import commandline
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
     """Runs the command; returns its exit status."""
-    flags = _parser().parse_args(arguments)
+    parser = _parser()
+    flags = parser.parse_args(arguments)
+    _check(parser, flags)
     with commandline.short_errors(flags.traceback):
         commandline.import_tensorflow()
-        from pretexture.trainers import export
+        from pretexture.trainers import export, frozen
 
-        print(f"wrote {export.export_run(flags.workdir, flags.out, flags.step)}")
+        source = _source(flags)
+        print(f"wrote {export.write_saved_model(source, flags.out)}")
+        graph = flags.frozen or (flags.om and flags.om[: -len(".om")] + ".pb")
+        if graph:
+            shape = (flags.batch_size, *flags.size, 3)
+            end_points = frozen.write_frozen(source, graph, shape)
+            print(f"wrote {graph}: image {list(shape)} -> {', '.join(end_points)}")
+        if flags.om:
+            frozen.compile_offline(graph, flags.om, flags.soc_version, shape, end_points)
+            print(f"wrote {flags.om}")
     return 0
+
+
+def _source(flags: argparse.Namespace) -> Any:
+    from pretexture.trainers import export, published
+
+    if flags.workdir:
+        return export.run_source(flags.workdir, flags.step)
+    return published.source(
+        published.Published(
+            path=flags.published,
+            architecture=flags.architecture,
+            num_classes=flags.num_classes,
+            filters_factor=flags.filters_factor,
+            mode=flags.mode,
+            last_relu=flags.last_relu,
+            patch_strides=flags.patch_strides,
+            pipeline=flags.pipeline,
+        )
+    )
+
+
+def _check(parser: argparse.ArgumentParser, flags: argparse.Namespace) -> None:
+    """Ends the process where flags do not go together."""
+    for flag, names in _NEEDED.items():
+        for name in names:
+            if getattr(flags, flag) and not getattr(flags, name):
+                parser.error(f"argument --{flag}: needs --{name.replace('_', '-')}")
+    if flags.om and not flags.om.endswith(".om"):
+        parser.error(f"argument --om: must end in .om, not {flags.om!r}")
+    if flags.published and flags.step:
+        parser.error("argument --step: not allowed with argument --published")
+    given = [name for name in _DESCRIBING if getattr(flags, name) != parser.get_default(name)]
+    if flags.workdir and given:
+        parser.error(f"argument --{given[0].replace('_', '-')}: a run knows its network")
+
+
+_NEEDED = {
+    "frozen": ("size",),
+    "om": ("size", "soc_version"),
+    "published": ("architecture", "filters_factor", "num_classes"),
+}
+_DESCRIBING = (
+    "architecture",
+    "mode",
+    "filters_factor",
+    "num_classes",
+    "patch_strides",
+    "last_relu",
+    "pipeline",
+)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -27,18 +93,71 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--workdir", required=True, metavar="DIR", help="the run's folder")
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder to make")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--workdir", metavar="DIR", help="a run's folder")
+    which.add_argument(
+        "--published",
+        metavar="PATH",
+        help="of a checkpoint, without the files' endings, or the folder of a hub module",
+    )
+    parser.add_argument(
+        "--out", required=True, metavar="DIR", help="to make; an export that is there is replaced"
+    )
     parser.add_argument(
         "--step",
         type=commandline.whole,
         metavar="N",
-        help="whose checkpoint to take (default: the newest)",
+        help="of the run's checkpoint (default: the newest)",
     )
     parser.add_argument(
         "--traceback", action="store_true", help="where an error comes from, not just its message"
     )
+
+    described = parser.add_argument_group("what a published checkpoint is of")
+    described.add_argument("--architecture", choices=("resnet50", "revnet50", "vgg19"))
+    described.add_argument("--mode", choices=("v1", "v2"), default="v2", help="(default: v2)")
+    described.add_argument("--filters-factor", type=float, metavar="X", help="widening factor")
+    described.add_argument(
+        "--num-classes",
+        type=commandline.whole,
+        metavar="N",
+        help="units of the logits: class labels, 4 rotations, or the length of an embedding",
+    )
+    described.add_argument(
+        "--patch-strides", action="store_true", help="trained on patches, with their strides"
+    )
+    described.add_argument(
+        "--no-last-relu", dest="last_relu", action="store_false", help="does not end in a ReLU"
+    )
+    described.add_argument(
+        "--pipeline",
+        metavar="TEXT",
+        help="how an image becomes what the network takes, a preset's name or step(args)|… "
+        "(default: EVAL, or EVAL_PATCHES with --patch-strides)",
+    )
+
+    fixed = parser.add_argument_group("further files, for one size of image and batch")
+    fixed.add_argument("--frozen", metavar="FILE.pb", help="writes a frozen graph")
+    fixed.add_argument(
+        "--om", metavar="FILE.om", help="writes an offline model with Huawei's compiler atc"
+    )
+    fixed.add_argument("--soc-version", metavar="NAME", help="of the NPU, such as Ascend310")
+    fixed.add_argument("--size", type=_size, metavar="H[,W]", help="of an image, in pixels")
+    fixed.add_argument(
+        "--batch-size",
+        type=commandline.whole,
+        default=1,
+        metavar="N",
+        help="images at a time (default: 1)",
+    )
     return parser
+
+
+def _size(text: str) -> Tuple[int, int]:
+    sides = [commandline.whole(part) for part in text.split(",")]
+    if len(sides) > 2:
+        raise argparse.ArgumentTypeError(f"must be H or H,W, not {text!r}")
+    return sides[0], sides[-1]
 
 
 if __name__ == "__main__":

@@ -8,20 +8,21 @@ import dataclasses
 import json
 import os
 import tempfile
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import tensorflow as tf
 
 from . import models, tasks
 from .checkpoints import CheckpointError, Checkpoints
 from .files import sync, write_text
-from .layers import Scope
+from .layers import Initializer, Scope
 from .recipes import Recipe
 from .workdir import WorkdirError, read_config
 
 DESCRIPTION = "pretexture.json"
 SERVING = "serving_default"
 REPRESENTATION = "representation"
+PREFIX = "module/"
 
 _PATCH_TASKS = ("jigsaw", "relative_patch_location")
 
@@ -38,7 +39,8 @@ class Source:
 
     Attributes:
         checkpoint: its path, without the files' endings.
-        recipe: its fields from `architecture` on describe the network.
+        prefix: of its variables' names; the model's own is "module/".
+        recipe: describes the network.
         outputs: units of the logits.
         described: the fields of the recipe that are known.
         step: how many it was trained for, if that is known.
@@ -46,6 +48,7 @@ class Source:
     """
 
     checkpoint: str
+    prefix: str
     recipe: Recipe
     outputs: int
     described: Dict[str, Any]
@@ -109,6 +112,7 @@ def run_source(workdir: str, step: Optional[int] = None) -> Source:
         raise WorkdirError(f"{workdir} has no checkpoint of step {step}, but of {known}")
     return Source(
         checkpoint=os.path.join(workdir, f"model.ckpt-{step}"),
+        prefix=PREFIX,
         recipe=recipe,
         outputs=tasks.build(recipe).outputs,
         described=dataclasses.asdict(recipe),
@@ -170,38 +174,88 @@ def read_description(path: str) -> Description:
         ) from error
 
 
-def check_variables(checkpoint: str, scope: Scope) -> None:
-    """Compares a model's variables with a checkpoint's.
+class Stored(Scope):
+    """A scope whose variables are those of a checkpoint.
 
-    Raises: CheckpointError that names the first that is missing or has another shape, and how many
-        do.
+    Args:
+        source: names the checkpoint.
+        constants: make constants, which hold the values already, instead of variables.
+
+    Raises: CheckpointError for a checkpoint that cannot be read.
     """
-    try:
-        found = tf.train.load_checkpoint(checkpoint).get_variable_to_shape_map()
-    except (tf.errors.OpError, ValueError) as error:
-        raise CheckpointError(f"{checkpoint}: {error}") from error
-    wrong = []
-    for name, variable in scope.variables.items():
-        shape = variable.shape.as_list()
-        if name not in found:
-            wrong.append(f"there is no variable {name}, of shape {shape} in the model")
-        elif list(found[name]) != shape:
-            wrong.append(f"{name} has shape {list(found[name])}, and {shape} in the model")
-    if wrong:
-        more = f" ({len(wrong)} of {len(scope.variables)} variables do not fit)"
-        raise CheckpointError(f"{checkpoint}: {wrong[0]}{more}")
+
+    def __init__(self, source: Source, constants: bool = False):
+        super().__init__()
+        self._source = source
+        self._constants = constants
+        self._misfits: List[str] = []
+        try:
+            self._reader = tf.train.load_checkpoint(source.checkpoint)
+            self._shapes = self._reader.get_variable_to_shape_map()
+        except (tf.errors.OpError, ValueError) as error:
+            raise CheckpointError(f"{source.checkpoint} is no checkpoint: {error}") from error
+
+    def variable(
+        self, name: str, shape: Tuple[int, ...], initializer: Initializer, statistic: bool = False
+    ) -> tf.Variable:
+        """As `Scope.variable`; where the checkpoint lacks it, `check` will say so."""
+        stored = self.stored_name(name)
+        if stored not in self._shapes:
+            self._misfits.append(f"there is no variable {stored}; the model's has {list(shape)}")
+        elif list(self._shapes[stored]) != list(shape):
+            self._misfits.append(
+                f"{stored} has shape {list(self._shapes[stored])}, the model's has {list(shape)}"
+            )
+        elif self._constants:
+            self.variables[name] = tf.constant(self._reader.get_tensor(stored), name=name)
+            return self.variables[name]
+        return super().variable(name, shape, initializer, statistic)
+
+    def stored_name(self, name: str) -> str:
+        """What the checkpoint calls a variable of the model."""
+        return self._source.prefix + name[len(PREFIX) :]
+
+    def check(self) -> None:
+        """Raises CheckpointError where variables do not fit: names the first and counts them."""
+        if self._misfits:
+            raise CheckpointError(
+                f"{self._source.checkpoint}: {self._misfits[0]} ({len(self._misfits)} of the "
+                f"model's {len(self.variables)} variables do not fit)"
+            )
+
+
+def inference(
+    source: Source, image: tf.Tensor, constants: bool = False
+) -> Tuple[Stored, Dict[str, tf.Tensor]]:
+    """The network as a graph.
+
+    Args:
+        source: the network.
+        image: float32 [N, H, W, 3].
+        constants: see `Stored`.
+
+    Returns: the variables, and the end points by name.
+
+    Raises: CheckpointError where the checkpoint does not fit.
+    """
+    scope = Stored(source, constants)
+    recipe = dataclasses.replace(source.recipe, reversible=False)  # without its backward pass
+    any_size: Any = (None, None, 3)
+    network: Any = models.build(recipe, scope, any_size, source.outputs)
+    _, points = network(image, False)
+    scope.check()
+    return scope, points
 
 
 def _write(source: Source, folder: str) -> Description:
     """Writes the SavedModel itself."""
     with tf.Graph().as_default():
-        scope = Scope()
         image = tf.compat.v1.placeholder(tf.float32, [None, None, None, 3], "image")
-        logits, points = _inference(source, scope, image)
-        check_variables(source.checkpoint, scope)
-        saver = tf.compat.v1.train.Saver(scope.variables)
-        config = tf.compat.v1.ConfigProto(device_count={"GPU": 0})
-        with tf.compat.v1.Session(config=config) as session:
+        scope, points = inference(source, image)
+        variables = {scope.stored_name(name): v for name, v in scope.variables.items()}
+        saver = tf.compat.v1.train.Saver(variables)
+        on_cpu = tf.compat.v1.ConfigProto(device_count={"GPU": 0})
+        with tf.compat.v1.Session(config=on_cpu) as session:
             try:
                 saver.restore(session, source.checkpoint)
             except tf.errors.OpError as error:  # a wrong checksum, a file cut short
@@ -211,7 +265,7 @@ def _write(source: Source, folder: str) -> Description:
                 session,
                 [tf.saved_model.SERVING],
                 signature_def_map={
-                    SERVING: _signature(image, {"logits": logits}),
+                    SERVING: _signature(image, {"logits": points["logits"]}),
                     REPRESENTATION: _signature(image, points),
                 },
                 strip_default_attrs=True,
@@ -225,15 +279,6 @@ def _write(source: Source, folder: str) -> Description:
             end_points={name: tuple(point.shape.as_list()) for name, point in points.items()},
             tensorflow=tf.__version__,
         )
-
-
-def _inference(
-    source: Source, scope: Scope, image: tf.Tensor
-) -> Tuple[tf.Tensor, Dict[str, tf.Tensor]]:
-    """Logits and end points, in float32 whatever the precision of training."""
-    recipe = dataclasses.replace(source.recipe, precision="float32", reversible=False)
-    network: Any = models.build(recipe, scope, tuple(image.shape.as_list()[1:]), source.outputs)
-    return network(image, False)
 
 
 def _signature(image: tf.Tensor, outputs: Dict[str, tf.Tensor]) -> Any:

@@ -1,0 +1,82 @@
+"""Networks trained with the published code, github.com/google/revisiting-self-supervised.
+
+Its checkpoints name variables as ours do, `module/conv2d/kernel` and so on; its hub modules, which
+are what was published of trained networks, leave `module/` out.
+"""
+
+import dataclasses
+import os
+from typing import Any, Dict, Optional
+
+import tensorflow as tf
+from pretexture.loader import Pipeline, presets
+
+from .checkpoints import CheckpointError
+from .export import PREFIX, Source
+from .recipes import SUPERVISED
+
+_FIRST = "conv2d/kernel"  # of every network
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """What a checkpoint does not say of its network.
+
+    Attributes:
+        path: of the checkpoint, without the files' endings; or the folder of a run, whose newest is
+            taken; or the folder of a hub module.
+        architecture, mode, filters_factor, last_relu, patch_strides: as in a `Recipe`.
+        num_classes: units of the logits: 1000 classes, 4 rotations, or the length of an embedding.
+        pipeline: how an image becomes what the network takes, or the name of a preset; None for
+            EVAL or, with `patch_strides`, EVAL_PATCHES.
+    """
+
+    path: str
+    architecture: str
+    num_classes: int
+    filters_factor: float
+    mode: str = "v2"
+    last_relu: bool = True
+    patch_strides: bool = False
+    pipeline: Optional[str] = None
+
+
+def source(published: Published) -> Source:
+    """The network of a published checkpoint. Raises CheckpointError, PipelineError."""
+    name = published.pipeline or ("EVAL_PATCHES" if published.patch_strides else "EVAL")
+    pipeline = presets.ALL.get(name.upper()) or Pipeline(name)
+    described: Dict[str, Any] = {
+        "architecture": published.architecture,
+        "mode": published.mode,
+        "filters_factor": published.filters_factor,
+        "last_relu": published.last_relu,
+        "patch_strides": published.patch_strides,
+        "representation_pipeline": str(pipeline),
+    }
+    checkpoint = _checkpoint(published.path)
+    try:
+        reader = tf.train.load_checkpoint(checkpoint)
+        names = reader.get_variable_to_shape_map()
+        step = int(reader.get_tensor("global_step")) if "global_step" in names else None
+    except (tf.errors.OpError, ValueError) as error:
+        raise CheckpointError(f"{checkpoint} is no checkpoint: {error}") from error
+    return Source(
+        checkpoint=checkpoint,
+        prefix="" if _FIRST in names else PREFIX,
+        recipe=dataclasses.replace(SUPERVISED, pipeline=str(pipeline), **described),
+        outputs=published.num_classes,
+        described=described,
+        step=step,
+        patches=bool(pipeline.compile(training=False).views),
+    )
+
+
+def _checkpoint(path: str) -> str:
+    """The checkpoint that a path means; see `Published`."""
+    if not os.path.isdir(path):
+        return path
+    module = os.path.join(path, "variables", "variables")
+    found = module if os.path.exists(f"{module}.index") else tf.train.latest_checkpoint(path)
+    if found is None:
+        raise CheckpointError(f"{path} holds neither a checkpoint nor a hub module")
+    return found
