@@ -11,6 +11,7 @@ import sys
 from typing import List, Optional
 
 from pretexture.trainers import commandline
+from pretexture.trainers.recipes import RECIPES
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
@@ -20,7 +21,9 @@ def main(arguments: Optional[List[str]] = None) -> int:
     if flags.steps and flags.epochs:
         parser.error("argument --epochs: not allowed with argument --steps")
     with commandline.short_errors(flags.traceback):
-        recipe = commandline.chosen_recipe(flags)
+        recipe = commandline.chosen_recipe(
+            flags, RECIPES[flags.recipe], commandline.PRETRAIN_FIELDS
+        )
         commandline.import_tensorflow()
         from pretexture.trainers.run import Options, pretrain
 
@@ -40,39 +43,13 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    commandline.add_recipe_flags(parser)
-    parser.add_argument("--data", required=True, metavar="DIR", help="folder of shards")
-    parser.add_argument("--workdir", required=True, metavar="DIR", help="the run's folder")
     parser.add_argument(
-        "--steps", type=commandline.whole, metavar="N", help="in all, instead of --epochs"
+        "recipe", metavar="TASK", choices=RECIPES, help=f"one of {', '.join(RECIPES)}"
     )
-    parser.add_argument(
-        "--seed",
-        type=int,
-        default=0,
-        metavar="N",
-        help="of the initial weights, the order of images and all other draws (default: 0)",
+    commandline.add_recipe_flags(
+        parser, commandline.PRETRAIN_FIELDS, "fields of the recipe, by default as TASK has them"
     )
-    parser.add_argument(
-        "--checkpoint-seconds",
-        type=float,
-        default=600.0,
-        metavar="X",
-        help="between two checkpoints (default: 600)",
-    )
-    parser.add_argument(
-        "--checkpoint-steps",
-        type=commandline.whole,
-        metavar="N",
-        help="between two checkpoints, instead of seconds",
-    )
-    parser.add_argument(
-        "--log-steps",
-        type=commandline.whole,
-        default=10,
-        metavar="N",
-        help="between two lines of metrics.jsonl, which are means over these steps (default: 10)",
-    )
+    commandline.add_run_flags(parser)
     parser.add_argument(
         "--view-steps",
         type=commandline.whole,

@@ -6,32 +6,91 @@ import dataclasses
 import os
 import sys
 import tempfile
-from typing import Any, Callable, Dict, Iterator, Tuple
+from typing import Any, Callable, Dict, Iterator, Sequence, Tuple
 
-from .recipes import RECIPES, Recipe
+from .recipes import Recipe
+
+# The fields of a recipe that linear evaluation reads, and those that pretraining does.
+LINEAR_FIELDS = (
+    "num_classes",
+    "pooling",
+    "max_features",
+    "hidden_units",
+    "combine_patches",
+    "pipeline",
+    "batch_size",
+    "eval_batch_size",
+    "epochs",
+    "train_split",
+    "eval_split",
+    "optimizer",
+    "lr",
+    "lr_scale_batch_size",
+    "warmup_epochs",
+    "decay_epochs",
+    "lr_decay_factor",
+    "weight_decay",
+)
+PRETRAIN_FIELDS = tuple(
+    field.name
+    for field in dataclasses.fields(Recipe)
+    if field.name not in ("task", "pooling", "max_features", "hidden_units", "combine_patches")
+)
 
 
-def add_recipe_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds the positional TASK, which names a recipe, and a flag for each field of a recipe."""
-    parser.add_argument(
-        "recipe", metavar="TASK", choices=RECIPES, help=f"one of {', '.join(RECIPES)}"
-    )
-    group = parser.add_argument_group("fields of the recipe, by default as TASK has them")
-    for field in dataclasses.fields(Recipe):
-        if field.name != "task":
-            group.add_argument(
-                f"--{field.name.replace('_', '-')}",
-                type=_PARSERS[field.type],
-                metavar=_METAVARS[field.type],
-                help=field.metadata["help"].replace("%", "%%"),
-            )
+def add_recipe_flags(parser: argparse.ArgumentParser, names: Sequence[str], title: str) -> None:
+    """Adds flags for some fields of a recipe, None by default, in a group with a title."""
+    group = parser.add_argument_group(title)
+    fields = {field.name: field for field in dataclasses.fields(Recipe)}
+    for name in names:
+        bare: Dict[str, Any] = {"nargs": "?", "const": True} if fields[name].type is bool else {}
+        group.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=_PARSERS[fields[name].type],
+            metavar=_METAVARS[fields[name].type],
+            help=fields[name].metadata["help"].replace("%", "%%"),
+            **bare,
+        )
 
 
-def chosen_recipe(flags: argparse.Namespace) -> Recipe:
-    """The recipe that TASK names, with the fields that flags set. Raises ValueError."""
-    names = [field.name for field in dataclasses.fields(Recipe) if field.name != "task"]
+def chosen_recipe(flags: argparse.Namespace, recipe: Recipe, names: Sequence[str]) -> Recipe:
+    """A recipe with the fields that flags set. Raises ValueError."""
     given = {name: getattr(flags, name) for name in names if getattr(flags, name) is not None}
-    return dataclasses.replace(RECIPES[flags.recipe], **given)
+    return dataclasses.replace(recipe, **given)
+
+
+def add_run_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds --data, --workdir and what a run needs to know besides its recipe."""
+    parser.add_argument("--data", required=True, metavar="DIR", help="folder of shards")
+    parser.add_argument("--workdir", required=True, metavar="DIR", help="the run's folder")
+    parser.add_argument("--steps", type=whole, metavar="N", help="in all, instead of --epochs")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="of the initial weights, the order of images and all other draws (default: 0)",
+    )
+    parser.add_argument(
+        "--checkpoint-seconds",
+        type=float,
+        default=600.0,
+        metavar="X",
+        help="between two checkpoints (default: 600)",
+    )
+    parser.add_argument(
+        "--checkpoint-steps",
+        type=whole,
+        metavar="N",
+        help="between two checkpoints, instead of seconds",
+    )
+    parser.add_argument(
+        "--log-steps",
+        type=whole,
+        default=10,
+        metavar="N",
+        help="between two lines of metrics.jsonl, which are means over these steps (default: 10)",
+    )
 
 
 def add_machine_flags(parser: argparse.ArgumentParser) -> None:

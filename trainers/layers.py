@@ -82,6 +82,12 @@ class Scope:
         self._count[kind] = number + 1
         return f"{self._name}/{kind}" + (f"_{number}" if number else "")
 
+    def child(self, name: str) -> "Scope":
+        """A scope within this one, whose variables are also this one's."""
+        child = Scope(f"{self._name}/{name}", self._seed, self._values)
+        child.variables = self.variables
+        return child
+
     def variable(
         self, name: str, shape: Shape, initializer: Initializer, statistic: bool = False
     ) -> tf.Variable:
@@ -195,8 +201,12 @@ class BatchNorm(tf.Module):
         self._momentum = momentum
         self._epsilon = epsilon
 
-    def __call__(self, x: tf.Tensor, training: bool) -> tf.Tensor:
-        """Normalises `x`, [N, H, W, channels], by its batch in training, else by the averages."""
+    def __call__(self, x: tf.Tensor, training: bool, update: bool = True) -> tf.Tensor:
+        """Normalises `x`, [N, H, W, channels], by its batch in training, else by the averages.
+
+        Args:
+            update: whether training updates the averages; not where it sees a batch again.
+        """
         if not training:
             return tf.compat.v1.nn.fused_batch_norm(
                 x,
@@ -210,8 +220,9 @@ class BatchNorm(tf.Module):
         x, mean, variance = tf.compat.v1.nn.fused_batch_norm(
             x, self.gamma, self.beta, epsilon=self._epsilon
         )
-        self._update(self.moving_mean, mean)
-        self._update(self.moving_variance, variance)
+        if update:
+            self._update(self.moving_mean, mean)
+            self._update(self.moving_variance, variance)
         return x
 
     def _update(self, moving: tf.Variable, value: tf.Tensor) -> None:

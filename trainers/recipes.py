@@ -14,6 +14,15 @@ def _field(text: str, **options: Any) -> Any:
     return dataclasses.field(metadata={"help": text}, **options)
 
 
+_CHOICES = {
+    "precision": ("float32", "mixed"),
+    "normalize_axis": (0, 1),
+    "pooling": ("adaptive_max", "adaptive_avg", "max", "avg"),
+    "combine_patches": ("avg_pool", "max_pool", "concat"),
+    "optimizer": ("sgd", "adam"),
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """How to train a network on a pretext task. `metadata["help"]` of each field describes it."""
@@ -58,6 +67,15 @@ class Recipe:
         "published code (exemplar)",
         default=1,
     )
+    pooling: str = _field(
+        "of end points to max_features: adaptive_max, adaptive_avg, max or avg (linear)",
+        default="adaptive_max",
+    )
+    max_features: int = _field("of an end point, at most (linear)", default=9000)
+    hidden_units: int = _field("of a head; 0 for a linear one (linear)", default=0)
+    combine_patches: str = _field(
+        "an image's patches: avg_pool, max_pool or concat (linear)", default="avg_pool"
+    )
     permutations: str = _field(
         "jigsaw's set: maximal-N, published, or the path of a file", default="maximal-100"
     )
@@ -83,6 +101,7 @@ class Recipe:
             "eval_batch_size",
             "num_classes",
             "embed_dim",
+            "max_features",
             "permutations_per_batch",
         ):
             if getattr(self, name) < 1:
@@ -90,12 +109,12 @@ class Recipe:
         for name in ("epochs", "lr", "lr_scale_batch_size", "filters_factor"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
-        for name in ("warmup_epochs", "weight_decay", "lr_decay_factor", "margin"):
+        for name in ("warmup_epochs", "weight_decay", "lr_decay_factor", "margin", "hidden_units"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
         if list(self.decay_epochs) != sorted(self.decay_epochs):
             raise ValueError(f"decay_epochs must ascend, not {self.decay_epochs}")
-        for name, values in (("precision", ("float32", "mixed")), ("normalize_axis", (0, 1))):
+        for name, values in _CHOICES.items():
             if getattr(self, name) not in values:
                 words = " or ".join(map(str, values))
                 raise ValueError(f"{name} must be {words}, not {getattr(self, name)}")
@@ -149,11 +168,26 @@ JIGSAW = Recipe(
 
 RELATIVE_PATCH_LOCATION = dataclasses.replace(JIGSAW, task="relative_patch_location")
 
-# For small images or small machines: two minutes on two cores for the thousand photographs of
-# `prepare.py --demo`, half an hour for the 15,000 images of CIFAR-10's training split here.
+# Of a frozen module; the network's fields and the pipeline are those of its export.
+LINEAR_EVAL = Recipe(
+    task="linear",
+    pipeline=str(presets.EVAL),
+    train_split="trainval",
+    eval_split="test",
+    batch_size=512,
+    eval_batch_size=64,
+    epochs=70.0,
+    warmup_epochs=0.0,
+    decay_epochs=(30.0, 50.0),
+    weight_decay=0.0,
+)
+
+# For small images, of 32 to 96 pixels, or small machines: narrow networks on views of 64 pixels,
+# patches of 16. Two minutes on two cores for the thousand photographs of `prepare.py --demo`.
 ROTATION_SMALL = Recipe(
     task="rotation",
     pipeline="inception_crop(area=(0.3, 1))|resize(64)|flip|distort|range(-1, 1)|rotate",
+    representation_pipeline="resize(64)|range(-1, 1)",
     filters_factor=1.0,
     batch_size=16,
     eval_batch_size=64,
@@ -162,6 +196,42 @@ ROTATION_SMALL = Recipe(
     warmup_epochs=0.5,
     decay_epochs=(6.0, 8.0),
 )
+
+SUPERVISED_SMALL = dataclasses.replace(
+    ROTATION_SMALL,
+    task="supervised",
+    pipeline="inception_crop(area=(0.3, 1))|resize(64)|flip|distort|range(-1, 1)",
+    num_classes=10,
+    batch_size=64,
+    lr=0.4,
+)
+
+EXEMPLAR_SMALL = dataclasses.replace(
+    ROTATION_SMALL,
+    task="exemplar",
+    pipeline="gray(0.66)|inception(64, views=4)|standardize",
+    representation_pipeline="resize(64)|standardize",
+    mode="v1",
+    embed_dim=128,
+    batch_size=32,
+    eval_batch_size=32,
+    lr=0.4,
+)
+
+JIGSAW_SMALL = dataclasses.replace(
+    ROTATION_SMALL,
+    task="jigsaw",
+    pipeline="resize(72)|gray(0.66)|crop(63)|patches(3, jitter=5)|standardize",
+    representation_pipeline="resize(64)|crop(63)|patches(3, jitter=5)|standardize",
+    mode="v1",
+    patch_strides=True,
+    embed_dim=64,
+    batch_size=32,
+    eval_batch_size=32,
+    lr=0.4,
+)
+
+RELATIVE_PATCH_LOCATION_SMALL = dataclasses.replace(JIGSAW_SMALL, task="relative_patch_location")
 
 
 def _paper(recipe: Recipe, names: str, **fields: Any) -> Recipe:
@@ -193,19 +263,23 @@ _PUBLISHED_PATCHES = "resize,to_gray,crop,crop_patches,standardization"
 
 RECIPES: Dict[str, Recipe] = {
     "supervised": SUPERVISED,
+    "supervised-small": SUPERVISED_SMALL,
     "supervised-paper": _paper(SUPERVISED, "inception_preprocess"),
     "supervised-npu": SUPERVISED_NPU,
     "rotation": ROTATION,
     "rotation-paper": _paper(ROTATION, "inception_preprocess,rotate"),
     "rotation-small": ROTATION_SMALL,
     "exemplar": EXEMPLAR,
+    "exemplar-small": EXEMPLAR_SMALL,
     "exemplar-paper": _paper(
         EXEMPLAR,
         "to_gray,crop_inception_preprocess_patches,standardization",
         normalize_axis=0,
     ),
     "jigsaw": JIGSAW,
+    "jigsaw-small": JIGSAW_SMALL,
     "jigsaw-paper": _paper(JIGSAW, _PUBLISHED_PATCHES, permutations="published"),
     "relative_patch_location": RELATIVE_PATCH_LOCATION,
+    "relative_patch_location-small": RELATIVE_PATCH_LOCATION_SMALL,
     "relative_patch_location-paper": _paper(RELATIVE_PATCH_LOCATION, _PUBLISHED_PATCHES),
 }

@@ -158,7 +158,8 @@ def fit(
             values = engine.train(batch)
             step, waited = step + 1, waited + wait
             report.add(step, values, wait)
-            if step == first + 1 or step % options.view_steps == 0:
+            due = step == first + 1 or step % options.view_steps == 0
+            if due and batch.image.ndim >= 4:  # not features from disk
                 report.views(step, batch.image)
             if not math.isfinite(values["loss"]):
                 raise DivergedError(

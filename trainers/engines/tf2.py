@@ -68,7 +68,7 @@ class Engine:
         self._task = task
         self._spec = spec
         self._seed = seed
-        scope = Scope("module", seed)
+        scope = Scope(task.scope, seed)
         dtype = compute_dtype(recipe.precision)
         self._model = task.model(recipe, scope, spec.image.shape[-3:], dtype)
         self._step = tf.compat.v1.Variable(

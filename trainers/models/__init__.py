@@ -38,6 +38,7 @@ def _revnet50(recipe: Recipe, scope: Scope, image: Shape, outputs: int) -> tf.Mo
         small_root=recipe.small_root,
         patch_strides=recipe.patch_strides,
         weight_decay=recipe.weight_decay,
+        reversible=recipe.reversible,
     )
 
 
@@ -83,4 +84,9 @@ def build(recipe: Recipe, scope: Scope, image: Shape, outputs: int) -> tf.Module
     if recipe.architecture not in ARCHITECTURES:
         names = ", ".join(ARCHITECTURES)
         raise ValueError(f"architecture must be one of {names}, not {recipe.architecture!r}")
+    if recipe.reversible and recipe.architecture != "revnet50":
+        raise ValueError(
+            f"reversible=True needs architecture revnet50: {recipe.architecture} has no units that "
+            f"can be undone"
+        )
     return ARCHITECTURES[recipe.architecture](recipe, scope, image, outputs)

@@ -81,15 +81,15 @@ class BottleneckV2(tf.Module):
         self._norm3 = BatchNorm(scope, inner)
         self._conv3 = Conv(scope, inner, filters, 1, weight_decay=weight_decay)
 
-    def __call__(self, x: tf.Tensor, training: bool) -> tf.Tensor:
-        """[N, H, W, channels] -> [N, H / stride, W / stride, filters]."""
+    def __call__(self, x: tf.Tensor, training: bool, update: bool = True) -> tf.Tensor:
+        """[N, H, W, channels] -> [N, H / stride, W / stride, filters]; `update` as `BatchNorm`."""
         shortcut = x
-        x = tf.nn.relu(self._norm1(x, training))
+        x = tf.nn.relu(self._norm1(x, training, update))
         if self._project:
             shortcut = self._project(x)
         x = self._conv1(x)
-        x = self._conv2(tf.nn.relu(self._norm2(x, training)))
-        x = self._conv3(tf.nn.relu(self._norm3(x, training)))
+        x = self._conv2(tf.nn.relu(self._norm2(x, training, update)))
+        x = self._conv3(tf.nn.relu(self._norm3(x, training, update)))
         return x + shortcut if self._residual else x
 
 

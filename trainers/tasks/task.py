@@ -54,6 +54,7 @@ class Task(abc.ABC):
 
     Attributes:
         name: as recipes call it.
+        scope: what the names of the model's variables start with.
         outputs: units of the network's logits.
         views: the dimensions of views that a pipeline must give an image.
         random_evaluation: whether evaluation takes the pipeline's random views, as training does;
@@ -63,6 +64,7 @@ class Task(abc.ABC):
     name: str
     outputs: int
     views: Tuple[int, ...]
+    scope = "module"
     random_evaluation = False
 
     def model(self, recipe: Recipe, scope: Scope, image: Tuple[int, ...], dtype: tf.DType) -> Model:

@@ -1,0 +1,53 @@
+"""Bar charts of accuracies over end points."""
+
+from typing import Dict, Mapping
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+
+EndPoints = Dict[str, Dict[str, float]]
+
+
+def accuracy_bars(
+    series: Mapping[str, EndPoints], path: str, title: str, spread: Mapping[str, EndPoints] = {}
+) -> None:
+    """Draws the top-1 of each end point, a group of bars an end point, and writes the picture.
+
+    Args:
+        series: by name, "top1" (a share) and, if there is just one series, "top5" by end point.
+        path: of the picture; its ending says the format.
+        title: above it.
+        spread: the standard deviations of what `series` holds.
+    """
+    names = list(dict.fromkeys(name for points in series.values() for name in points))
+    bars = [(label, "top1", points) for label, points in series.items()]
+    if len(series) == 1:
+        ((label, points),) = series.items()
+        if any("top5" in values for values in points.values()):
+            bars.append((label, "top5", points))
+    width = 0.8 / len(bars)
+    figure, axes = plt.subplots(figsize=(max(7.0, 1.3 * len(names)), 4), layout="constrained")
+    for number, (label, metric, points) in enumerate(bars):
+        places = [i + (number - (len(bars) - 1) / 2) * width for i in range(len(names))]
+        heights = [100 * points.get(name, {}).get(metric, float("nan")) for name in names]
+        errors = spread.get(label, {})
+        axes.bar(
+            places,
+            heights,
+            width,
+            label=label or metric.replace("top", "top-"),
+            yerr=[100 * errors[name][metric] for name in names] if errors else None,
+            error_kw={"elinewidth": 0.8},
+        )
+    axes.set_xticks(range(len(names)), names)
+    axes.set_ylabel("accuracy, %")
+    axes.set_title(title, fontsize=10)
+    axes.grid(axis="y", alpha=0.3)
+    axes.set_axisbelow(True)
+    if len(bars) > 1:
+        axes.legend(ncols=min(6, len(bars)), fontsize=8)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)

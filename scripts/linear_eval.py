@@ -1,0 +1,88 @@
+"""Linear evaluation: how well can classes be read off each end point of a frozen network?
+
+Features of every end point of the export --module (see scripts/export.py) are pooled, and a linear
+classifier or an MLP is trained on each, all at once. The last word is a table of top-1 and top-5 on
+--eval-split, also written to WORKDIR as results.json and results.png. The same command again takes
+the run up where it was stopped.
+"""
+
+import argparse
+import dataclasses
+import os
+import sys
+from typing import List, Optional
+
+from pretexture.trainers import commandline
+from pretexture.trainers.recipes import LINEAR_EVAL
+
+
+def main(arguments: Optional[List[str]] = None) -> int:
+    """Runs the command; returns its exit status, 128 and the signal's number if interrupted."""
+    parser = _parser()
+    flags = parser.parse_args(arguments)
+    if flags.steps and flags.epochs:
+        parser.error("argument --epochs: not allowed with argument --steps")
+    with commandline.short_errors(flags.traceback):
+        commandline.import_tensorflow()
+        from pretexture.trainers import linear
+        from pretexture.trainers.representation import Representation
+        from pretexture.trainers.run import Options
+
+        module = dataclasses.replace(LINEAR_EVAL, pipeline=Representation(flags.module).pipeline)
+        recipe = commandline.chosen_recipe(flags, module, commandline.LINEAR_FIELDS)
+        names = [field.name for field in dataclasses.fields(Options) if hasattr(flags, field.name)]
+        options = Options(**{name: getattr(flags, name) for name in names})
+        outcome = linear.linear_eval(recipe, options, flags.module, flags.end_points, flags.cache)
+        if isinstance(outcome, int):
+            print("the same command goes on with it")
+            return 128 + outcome
+        print("\n".join(linear.table(outcome)))
+        chart = os.path.join(flags.workdir, "results.png")
+        try:
+            from charts import accuracy_bars
+        except ImportError as error:
+            print(f"no chart: {error}; pip install 'pretexture[demo]'", file=sys.stderr)
+            return 0
+        accuracy_bars({"": outcome.end_points}, chart, f"{outcome.images:,} images of {flags.data}")
+    print(f"{os.path.join(flags.workdir, linear.RESULTS)}, {chart}")
+    return 0
+
+
+def _end_points(text: str) -> List[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--module", required=True, metavar="DIR", help="the export whose end points are evaluated"
+    )
+    parser.add_argument(
+        "--end-points",
+        type=_end_points,
+        default=(),
+        metavar="NAME,NAME,…",
+        help="such as block3,block4 (default: all)",
+    )
+    parser.add_argument(
+        "--cache",
+        action="store_true",
+        help="compute each image's features once, in the views of evaluation, and keep them in "
+        "WORKDIR; otherwise training takes random views and runs the network in every step",
+    )
+    commandline.add_run_flags(parser)
+    commandline.add_recipe_flags(
+        parser,
+        commandline.LINEAR_FIELDS,
+        "how the classifiers are trained, by default as published; --pipeline as the export says",
+    )
+    commandline.add_machine_flags(parser)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,227 @@
+"""Linear evaluation of an export: what its end points know about classes, without changing them."""
+
+import dataclasses
+import json
+import os
+from typing import Any, Callable, Dict, List, Optional, Sequence, Union
+
+import numpy as np
+import tensorflow as tf
+from pretexture.loader import Loader, Pipeline, imagenet, ops
+
+from .engines import tf2
+from .evaluation import measure
+from .features import FeatureLoader, extract
+from .files import write_text
+from .recipes import Recipe
+from .representation import Representation, features
+from .run import Options, fit
+from .tasks.linear import Linear
+
+RESULTS = "results.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """What linear evaluation found.
+
+    Attributes:
+        module: the export.
+        step: that its network was trained for; None where that is not known.
+        data, split: what the heads were evaluated on.
+        images: how many those are.
+        end_points: "top1" and, with more than 5 classes, "top5" (shares of the images), "loss" and
+            the number of "features" by end point.
+    """
+
+    module: str
+    step: Optional[int]
+    data: str
+    split: str
+    images: int
+    end_points: Dict[str, Dict[str, float]]
+
+    @property
+    def best(self) -> str:
+        """The end point with the highest top-1."""
+        return max(self.end_points, key=lambda name: self.end_points[name]["top1"])
+
+
+def linear_eval(
+    recipe: Recipe,
+    options: Options,
+    module: str,
+    end_points: Sequence[str] = (),
+    cache: bool = False,
+    say: Callable[[str], None] = print,
+) -> Union[Results, int]:
+    """Trains a head on each end point of a frozen network, then evaluates them.
+
+    Like `pretrain` it goes on where it was stopped. The results are also written as
+    `results.json` to the workdir.
+
+    Args:
+        recipe: as `LINEAR_EVAL`; its pipeline is what the images go through.
+        options: on what, where to, and for how long.
+        module: folder of an export.
+        end_points: which ones; () for all.
+        cache: compute each image's features just once, in the views of evaluation, and keep them
+            in the workdir. Otherwise training takes its random views, and the network runs in
+            every step.
+        say: is told, line by line, what the run will do and what it did.
+
+    Returns: the results, or the signal that interrupted the run.
+
+    Raises: as `pretrain`, and ExportError.
+    """
+    device = tf2.open_device(options.device)
+    pipeline = Pipeline(recipe.pipeline)
+    frozen = _Frozen(Representation(module), recipe, pipeline, end_points)
+    extracting = {"training": False, "shuffle": False, "drop_remainder": False}
+    splits = {"train": recipe.train_split, "eval": recipe.eval_split}
+    records = {name: imagenet(options.data, split) for name, split in splits.items()}
+
+    def loader(name: str, batch_size: int, **how: Any) -> Loader:
+        return Loader(
+            records[name], pipeline, batch_size, seed=options.seed, threads=options.threads, **how
+        )
+
+    def cached(name: str, batch_size: int) -> FeatureLoader:
+        folder = os.path.join(options.workdir, "features", name)
+        key = {
+            "module": os.path.abspath(module),
+            "written": os.path.getmtime(os.path.join(module, "pretexture.json")),
+            "pipeline": recipe.pipeline,
+            "pooling": [recipe.pooling, recipe.max_features, recipe.combine_patches],
+            "end_points": list(frozen.sizes),
+            "paths": list(records[name].paths),
+            "records": len(records[name]),
+        }
+        with loader(name, recipe.eval_batch_size, **extracting) as batches:
+            arrays = extract(folder, batches, frozen.compute, sum(frozen.sizes.values()), key)
+        return FeatureLoader(*arrays, batch_size, name == "train", options.seed)
+
+    if cache:
+        _check_deterministic(pipeline)
+        task = Linear(recipe, frozen.split, frozen.sizes)
+        train: Any = cached("train", recipe.batch_size)
+    else:
+        task = Linear(recipe, frozen.features, frozen.sizes, frozen.views)
+        train = loader("train", recipe.batch_size, training=True)
+    engine = tf2.Engine(recipe, task, train.element_spec, len(train), options.seed)
+    outcome = fit(recipe, options, engine, train, len(records["train"]), device, say, module)
+    if outcome.interrupted:
+        return outcome.interrupted
+
+    with (
+        cached("eval", recipe.batch_size)
+        if cache
+        else loader("eval", recipe.eval_batch_size, **extracting)
+    ) as batches:
+        images, means = measure(engine, batches)
+    results = Results(
+        module=module,
+        step=frozen.step,
+        data=options.data,
+        split=recipe.eval_split,
+        images=images,
+        end_points={
+            name: {
+                **{
+                    title: means[f"{name}/{metric}"]
+                    for title, metric in (("top1", "accuracy"), ("top5", "top5"), ("loss", "loss"))
+                    if f"{name}/{metric}" in means
+                },
+                "features": size,
+            }
+            for name, size in frozen.sizes.items()
+        },
+    )
+    text = json.dumps(dataclasses.asdict(results), indent=2)
+    write_text(os.path.join(options.workdir, RESULTS), text + "\n")
+    return results
+
+
+class _Frozen:
+    """The network, and features of images by end point.
+
+    Attributes:
+        sizes: of the features, by end point.
+        views: the dimensions of views that the network takes.
+        step: see `Representation`.
+    """
+
+    def __init__(
+        self,
+        representation: Representation,
+        recipe: Recipe,
+        pipeline: Pipeline,
+        end_points: Sequence[str],
+    ):
+        plan = pipeline.compile(training=False)
+        self.step = representation.step
+        self.views = plan.views
+        self._check_views(representation, pipeline)
+        unknown = set(end_points) - set(representation.end_points)
+        if unknown:
+            raise ValueError(
+                f"the module has no end point {', '.join(sorted(unknown))}, but "
+                f"{', '.join(representation.end_points)}"
+            )
+        self._names = list(end_points or representation.end_points)
+        self._recipe = recipe
+        self._image = (plan.height, plan.width, 3)
+        self._network = representation.network(self._image)
+        shape = [None, *plan.views, *self._image]
+        specification = tf.TensorSpec(shape, tf.float32)
+        self._joined = tf.function(self._join, input_signature=[specification])
+        joined = self._joined.get_concrete_function()
+        self.sizes: Dict[str, int] = dict(self._sizes)
+        assert joined.output_shapes[1] == sum(self.sizes.values())
+
+    def features(self, image: tf.Tensor) -> Dict[str, tf.Tensor]:
+        """From images to features."""
+        return features(self._network, image, self._recipe, self._names)
+
+    def compute(self, batch: Any) -> np.ndarray:
+        """All features of a batch side by side, float32 [N, sum of sizes]."""
+        return self._joined(tf.convert_to_tensor(batch.image)).numpy()
+
+    def split(self, joined: tf.Tensor) -> Dict[str, tf.Tensor]:
+        """What `compute` joined, by end point."""
+        return dict(zip(self.sizes, tf.split(joined, list(self.sizes.values()), axis=1)))
+
+    def _join(self, image: tf.Tensor) -> tf.Tensor:
+        found = self.features(image)
+        self._sizes = {name: int(value.shape[1]) for name, value in found.items()}
+        return tf.concat(list(found.values()), axis=1)
+
+    def _check_views(self, representation: Representation, pipeline: Pipeline) -> None:
+        if len(self.views) == int(representation.patches):
+            return
+        wanted = "the patches of an image, as EVAL_PATCHES makes them"
+        raise ValueError(
+            f"the module takes {wanted if representation.patches else 'one view of an image'}, and "
+            f"the pipeline {pipeline} makes {' x '.join(map(str, self.views)) or 'one'}"
+        )
+
+
+def _check_deterministic(pipeline: Pipeline) -> None:
+    for op in pipeline.compile(training=False).ops:
+        if isinstance(op, ops.Gray) and 0 < op.probability < 1:
+            raise ValueError(
+                f"--cache needs views without chance, and gray({op.probability:g}) of the "
+                f"pipeline {pipeline} is drawn in evaluation too"
+            )
+
+
+def table(results: Results) -> List[str]:
+    """The results in lines of text."""
+    columns = ["top1", "top5"]
+    columns = [c for c in columns if c in results.end_points[results.best]]
+    lines = [f"{'end point':<12}{'features':>9}" + "".join(f"{c:>8}" for c in columns)]
+    for name, values in results.end_points.items():
+        row = f"{name:<12}{values['features']:>9,}"
+        row += "".join(f"{values[c]:>8.1%}" for c in columns)
+        lines.append(row + ("  best" if name == results.best else ""))
+    return lines

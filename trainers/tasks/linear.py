@@ -1,0 +1,113 @@
+"""Linear evaluation: how well can a class be read off each end point of a frozen network?"""
+
+from typing import Any, Callable, Dict, Mapping, Optional, Tuple
+
+import numpy as np
+import tensorflow as tf
+
+from ..layers import Conv, Scope, dropout, fold
+from ..recipes import Recipe
+from .supervised import check_classes
+from .task import Batch, Model, Task, classification, top_k_accuracy
+
+Features = Callable[[tf.Tensor], Dict[str, tf.Tensor]]
+
+
+class Head(tf.Module):
+    """A linear classifier, or with hidden units two layers with a ReLU and dropout of 0.5 between.
+
+    Args:
+        scope: names the layers and makes their variables.
+        features: length of the input.
+        hidden: units; 0 for a linear classifier.
+        classes: of the answer.
+        weight_decay: of the kernels.
+    """
+
+    def __init__(self, scope: Scope, features: int, hidden: int, classes: int, weight_decay: float):
+        super().__init__()
+        self._hidden = None
+        if hidden:
+            self._hidden = Conv(scope, features, hidden, 1, weight_decay=weight_decay, bias=0)
+        self._classes = Conv(
+            scope, hidden or features, classes, 1, weight_decay=weight_decay, bias=0
+        )
+
+    def __call__(self, x: tf.Tensor, training: bool, key: Optional[tf.Tensor]) -> tf.Tensor:
+        """Float32 [N, features] -> logits [N, classes]; `key` decides what dropout drops."""
+        x = x[:, tf.newaxis, tf.newaxis, :]
+        if self._hidden:
+            x = tf.nn.relu(self._hidden(x))
+            if training:
+                x = dropout(x, 0.5, key)
+        return tf.squeeze(self._classes(x), [1, 2])
+
+
+class Heads(tf.Module):
+    """A `Head` for each end point."""
+
+    def __init__(self, heads: Mapping[str, Head]):
+        super().__init__()
+        self.heads = dict(heads)
+
+
+class Linear(Task):
+    """Classes from the features of each end point, all heads trained at once.
+
+    Args:
+        recipe: says what the heads are.
+        features: from a batch's image to features [N, size] by end point.
+        sizes: of the features, by end point.
+        views: the dimensions of views that the features are made of.
+    """
+
+    name = "linear"
+    scope = "linear"
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        features: Features,
+        sizes: Mapping[str, int],
+        views: Tuple[int, ...] = (),
+    ):
+        self.outputs = recipe.num_classes
+        self.views = views
+        self._features = features
+        self._sizes = dict(sizes)
+
+    def model(self, recipe: Recipe, scope: Scope, image: Tuple[int, ...], dtype: tf.DType) -> Model:
+        """The heads; the network is frozen and no part of what is trained."""
+        heads = {
+            name: Head(
+                scope.child(name), size, recipe.hidden_units, self.outputs, recipe.weight_decay
+            )
+            for name, size in self._sizes.items()
+        }
+        return Model(None, Heads(heads))
+
+    def check_labels(self, label: np.ndarray, index: np.ndarray) -> None:
+        """Raises ValueError for a label that is no class."""
+        check_classes(label, index, self.outputs)
+
+    def loss(
+        self, model: Model, batch: Batch, training: bool, key: Optional[tf.Tensor] = None
+    ) -> Dict[str, tf.Tensor]:
+        """The sum of all heads' cross entropies, and each one's loss, accuracy and top5.
+
+        Those are named END_POINT/loss and so on; top5 needs more than 5 classes.
+        """
+        total: Any = 0.0
+        values = {}
+        features = self._features(batch.image)
+        for number, (name, head) in enumerate(model.head.heads.items()):
+            own_key = None if key is None else fold(key, number)
+            logits = head(features[name], training, own_key)
+            for metric, value in classification(
+                logits[:, tf.newaxis], batch.label[:, tf.newaxis]
+            ).items():
+                values[f"{name}/{metric}"] = value
+            if self.outputs > 5:
+                values[f"{name}/top5"] = top_k_accuracy(logits, batch.label, 5)
+            total += values[f"{name}/loss"]
+        return {"loss": total, **values}
