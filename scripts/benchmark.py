@@ -16,6 +16,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from benchmarking import chart, machine, report
 from benchmarking.jobs import CONTENDERS, OURS, TASKS, Job, Outcome
+from marked import replace_marked
 from pretexture.loader import imagenet, presets
 from pretexture.trainers import commandline
 
@@ -33,7 +34,7 @@ def _run(flags: argparse.Namespace) -> None:
     if flags.plot:
         chart.pyplot()
     if flags.markdown:
-        report.replace(pathlib.Path(flags.markdown).read_text(), "")
+        replace_marked(pathlib.Path(flags.markdown).read_text(), report.MARK, "")
     cpus = machine.available()
     threads = _threads(flags, len(cpus) or os.cpu_count() or 1)
     records = imagenet(flags.data, "trainval")
@@ -93,7 +94,7 @@ def _publish(
         if flags.plot:
             picture = pathlib.Path(os.path.relpath(flags.plot, page.parent)).as_posix()
             text = f"![Images a second by task and loader]({picture})\n\n{text}"
-        page.write_text(report.replace(page.read_text(), text))
+        page.write_text(replace_marked(page.read_text(), report.MARK, text))
     if flags.plot:
         chart.draw(summaries, titles, flags.plot)
     if flags.json:
@@ -355,8 +356,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--markdown",
         metavar="FILE",
-        help=f"put the report, with the chart of --plot, into this page between {report.BEGIN} and "
-        f"{report.END}",
+        help=f"put the report, with the chart of --plot, into this page between its "
+        f"marks <!-- {report.MARK} -->",
     )
     parser.add_argument(
         "--traceback", action="store_true", help="where an error comes from, not just its message"

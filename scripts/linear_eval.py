@@ -20,7 +20,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     """Runs the command; returns its exit status, 128 and the signal's number if interrupted."""
     parser = _parser()
     flags = parser.parse_args(arguments)
-    if flags.steps and flags.epochs:
+    if flags.steps is not None and flags.epochs:
         parser.error("argument --epochs: not allowed with argument --steps")
     with commandline.short_errors(flags.traceback):
         commandline.import_tensorflow()

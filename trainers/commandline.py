@@ -63,7 +63,12 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     """Adds --data, --workdir and what a run needs to know besides its recipe."""
     parser.add_argument("--data", required=True, metavar="DIR", help="folder of shards")
     parser.add_argument("--workdir", required=True, metavar="DIR", help="the run's folder")
-    parser.add_argument("--steps", type=whole, metavar="N", help="in all, instead of --epochs")
+    parser.add_argument(
+        "--steps",
+        type=_count,
+        metavar="N",
+        help="in all, instead of --epochs; 0 for a network that is not trained",
+    )
     parser.add_argument(
         "--seed",
         type=int,
@@ -154,6 +159,13 @@ def whole(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be 1 or more, not {value}")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"must be 0 or more, not {value}")
     return value
 
 

@@ -79,6 +79,7 @@ class Recipe:
     permutations: str = _field(
         "jigsaw's set: maximal-N, published, or the path of a file", default="maximal-100"
     )
+    head_units: int = _field("hidden units of the head on patches' embeddings", default=4096)
     permutations_per_batch: int = _field("of the set, in a training step", default=8)
 
     optimizer: str = _field("sgd (momentum 0.9) or adam", default="sgd")
@@ -102,6 +103,7 @@ class Recipe:
             "num_classes",
             "embed_dim",
             "max_features",
+            "head_units",
             "permutations_per_batch",
         ):
             if getattr(self, name) < 1:
@@ -226,9 +228,12 @@ JIGSAW_SMALL = dataclasses.replace(
     mode="v1",
     patch_strides=True,
     embed_dim=64,
+    head_units=256,
+    permutations="maximal-24",
+    permutations_per_batch=24,
     batch_size=32,
     eval_batch_size=32,
-    lr=0.4,
+    lr=0.2,
 )
 
 RELATIVE_PATCH_LOCATION_SMALL = dataclasses.replace(JIGSAW_SMALL, task="relative_patch_location")

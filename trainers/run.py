@@ -29,7 +29,7 @@ class Options:
     Attributes:
         data: folder of train-*-of-* and validation-*-of-* shards.
         workdir: the run's folder; a run that is in it is taken up again.
-        steps: to make in all; None for the recipe's epochs.
+        steps: to make in all; None for the recipe's epochs, 0 for a network that is not trained.
         seed: of the initial weights, the order of images and all other random decisions; 31 bits.
         threads: of the loader; None for one a core.
         device: "auto", "cpu", "gpu" or "npu".
@@ -130,7 +130,7 @@ def fit(
         seed=options.seed,
         records=records,
         steps_per_epoch=len(loader),
-        steps=options.steps or math.ceil(recipe.epochs * len(loader)),
+        steps=math.ceil(recipe.epochs * len(loader)) if options.steps is None else options.steps,
         parameters=engine.parameters,
         data=os.path.abspath(options.data),
         tensorflow=tf.__version__,

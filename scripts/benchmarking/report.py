@@ -5,7 +5,7 @@ from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Se
 
 from .jobs import CONTENDERS, OURS, Job, Outcome
 
-BEGIN, END = "<!-- benchmark -->", "<!-- /benchmark -->"
+MARK = "benchmark"
 _STAGES = (
     ("read_seconds", "read, check, parse"),
     ("decode_seconds", "decode"),
@@ -236,17 +236,6 @@ def _scaling(
             _table(["", *(_count(count, "thread") for count in threads)], rows),
         ]
     return parts
-
-
-def replace(text: str, report: str) -> str:
-    """A page with what stands between its markers replaced by a report.
-
-    Raises: ValueError where the markers are not there.
-    """
-    begin, end = text.find(BEGIN), text.find(END)
-    if begin < 0 or end < begin:
-        raise ValueError(f"there are no markers {BEGIN} and {END}, between which the report goes")
-    return f"{text[:begin]}{BEGIN}\n\n{report}\n{text[end:]}"
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

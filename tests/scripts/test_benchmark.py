@@ -17,6 +17,7 @@ import benchmark
 from benchmarking import decode, report
 from benchmarking.jobs import CONTENDERS, OURS, TASKS, Job, Outcome
 from PIL import Image
+from marked import replace_marked
 from pretexture.loader import draws, presets, reference
 from pretexture.loader.writer import TFRecordWriter, example
 
@@ -85,7 +86,7 @@ def test_it_writes_tables_json_a_chart_and_a_page(shards, tmp_path):
     pytest.importorskip("matplotlib")
     against = "tfdata,decode" if installed("tfdata") else "decode"
     page = tmp_path / "page.md"
-    page.write_text(f"before\n{report.BEGIN}\nold figures\n{report.END}\nafter\n")
+    page.write_text("before\n<!-- benchmark -->\nold figures\n<!-- /benchmark -->\nafter\n")
     arguments = ["--data", shards, "--tasks", "jigsaw,relative_patch_location"]
     arguments += ["--against", against, "--rounds", 1, "--seconds-per-run", 0.05, "--batch-size", 4]
     arguments += ["--json", tmp_path / "out.json", "--plot", tmp_path / "out.png"]
@@ -218,9 +219,9 @@ def test_scaling_is_a_share_of_what_one_thread_does():
     assert f"| {OURS} | 100 (100%) | 190 (95%) |" in parts[1]
 
 
-def test_a_page_without_markers_is_left_alone():
-    with pytest.raises(ValueError, match="no markers"):
-        report.replace("# Performance\n", "figures")
+def test_a_page_without_marks_is_left_alone():
+    with pytest.raises(ValueError, match="no marks <!-- benchmark -->"):
+        replace_marked("# Performance\n", "benchmark", "figures")
 
 
 @pytest.mark.parametrize("task", SHAPES)

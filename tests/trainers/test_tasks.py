@@ -67,7 +67,7 @@ def test_embeddings_are_interleaved_channel_by_channel():
 
 def test_the_patch_head_is_two_layers_with_batch_norm_between():
     scope = Scope()
-    head = patches.PatchHead(scope, 18, 7)
+    head = patches.PatchHead(scope, 18, 4096, 7)
     v = scope.variables
     shapes = {name: variable.shape.as_list() for name, variable in v.items()}
     assert shapes["module/conv2d/kernel"] == [1, 1, 18, 4096]

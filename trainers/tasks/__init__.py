@@ -16,9 +16,11 @@ TASKS: Dict[str, Callable[[Recipe], Task]] = {
     "rotation": lambda recipe: Rotation(),
     "exemplar": lambda recipe: Exemplar(recipe.embed_dim, recipe.margin, recipe.normalize_axis),
     "jigsaw": lambda recipe: Jigsaw(
-        recipe.permutations, recipe.permutations_per_batch, recipe.embed_dim
+        recipe.permutations, recipe.permutations_per_batch, recipe.embed_dim, recipe.head_units
     ),
-    "relative_patch_location": lambda recipe: RelativePatchLocation(recipe.embed_dim),
+    "relative_patch_location": lambda recipe: RelativePatchLocation(
+        recipe.embed_dim, recipe.head_units
+    ),
 }
 
 

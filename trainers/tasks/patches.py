@@ -27,23 +27,22 @@ class PatchHead(tf.Module):
     Args:
         scope: names the layers and makes their variables.
         features: length of the sequence times length of an embedding.
+        units: of the hidden layer, 4096 as published.
         classes: of the answer.
 
-    4096 units with batch normalisation (momentum 0.997, epsilon 1e-5), ReLU and dropout of 0.5,
+    The hidden units with batch normalisation (momentum 0.997, epsilon 1e-5), ReLU and dropout of 0.5,
     then the classes; weight decay 5e-4.
     """
 
-    UNITS = 4096
-
-    def __init__(self, scope: Scope, features: int, classes: int):
+    def __init__(self, scope: Scope, features: int, units: int, classes: int):
         super().__init__()
         normal = truncated_normal(0.005)
         self._hidden = Conv(
-            scope, features, self.UNITS, 1, weight_decay=5e-4, initializer=normal, bias=0.1
+            scope, features, units, 1, weight_decay=5e-4, initializer=normal, bias=0.1
         )
-        self._norm = BatchNorm(scope, self.UNITS, momentum=0.997, epsilon=1e-5)
+        self._norm = BatchNorm(scope, units, momentum=0.997, epsilon=1e-5)
         self._classes = Conv(
-            scope, self.UNITS, classes, 1, weight_decay=5e-4, initializer=normal, bias=0
+            scope, units, classes, 1, weight_decay=5e-4, initializer=normal, bias=0
         )
 
     def __call__(self, x: tf.Tensor, training: bool, key: Optional[tf.Tensor]) -> tf.Tensor:
@@ -77,18 +76,20 @@ class PatchTask(Task):
     Args:
         sequences: whole numbers [classes, K]: the patches of class i in order.
         embed_dim: length of a patch's embedding.
+        head_units: see `PatchHead`.
     """
 
     views = (PATCHES,)
 
-    def __init__(self, sequences: np.ndarray, embed_dim: int):
+    def __init__(self, sequences: np.ndarray, embed_dim: int, head_units: int):
         self.sequences = np.asarray(sequences, np.int32)
         self.outputs = embed_dim
+        self._head_units = head_units
 
     def head(self, scope: Scope) -> tf.Module:
         """A `PatchHead` over all classes."""
         classes, places = self.sequences.shape
-        return PatchHead(scope, places * self.outputs, classes)
+        return PatchHead(scope, places * self.outputs, self._head_units, classes)
 
     def check(self, pipeline: Pipeline) -> None:
         """As `Task.check`; the patches must come in their places."""
@@ -127,14 +128,15 @@ class Jigsaw(PatchTask):
         permutations: the set, as the pipeline's step `jigsaw` names it.
         per_batch: permutations in a training step.
         embed_dim: length of a patch's embedding.
+        head_units: see `PatchHead`.
     """
 
     name = "jigsaw"
 
-    def __init__(self, permutations: str, per_batch: int, embed_dim: int):
+    def __init__(self, permutations: str, per_batch: int, embed_dim: int, head_units: int):
         op = JigsawStep(permutations).ops(training=False, stream=0)[0]
         assert isinstance(op, ops.Jigsaw)
-        super().__init__(np.array(op.permutations), embed_dim)
+        super().__init__(np.array(op.permutations), embed_dim, head_units)
         if self.sequences.shape[1] != PATCHES:
             raise ValueError(
                 f"permutations {permutations!r} are of {self.sequences.shape[1]} patches, not "
@@ -160,9 +162,9 @@ class RelativePatchLocation(PatchTask):
 
     name = "relative_patch_location"
 
-    def __init__(self, embed_dim: int):
+    def __init__(self, embed_dim: int, head_units: int):
         pairs = [(patch, CENTRE) for patch in range(PATCHES) if patch != CENTRE]
-        super().__init__(np.array(pairs), embed_dim)
+        super().__init__(np.array(pairs), embed_dim, head_units)
 
     def questions(self, training: bool, key: Optional[tf.Tensor]) -> tf.Tensor:
         """All eight."""

@@ -1,0 +1,247 @@
+"""The paper's question at the size of two cores: which pretext task teaches the best features?
+
+Pretrains the -small recipe of each task, and leaves a network untrained, some times over with
+different seeds; evaluates every end point of each linearly; writes a table and a chart into a
+document. In about two hours on two cores it does so for CIFAR-10's 20,000 images. The same command
+again goes on where it was stopped.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import pathlib
+import shlex
+import subprocess
+import sys
+from typing import Any, Dict, List, Optional, Sequence
+
+import numpy as np
+from charts import accuracy_bars
+from marked import replace_marked
+from pretexture.trainers import commandline
+
+SCRIPTS = os.path.dirname(os.path.abspath(__file__))
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A network of the study.
+
+    Attributes:
+        recipe: see `pretrain.py`.
+        epochs: of the training split; chosen so that all take about as long.
+    """
+
+    recipe: str
+    epochs: float
+
+
+STUDY = {
+    "random": Entry("supervised-small", 0),
+    "supervised": Entry("supervised-small", 10),
+    "rotation": Entry("rotation-small", 3),
+    "exemplar": Entry("exemplar-small", 3),
+    "jigsaw": Entry("jigsaw-small", 4),
+    "relative_patch_location": Entry("relative_patch_location-small", 4),
+}
+LINEAR = {"batch-size": 128, "epochs": 15, "lr": 0.01, "decay-epochs": "9,12"}
+SPLITS = {"train-split": "trainval", "eval-split": "test"}
+
+Found = Dict[str, List[Dict[str, Any]]]
+
+
+def main(arguments: Optional[List[str]] = None) -> int:
+    """Runs the command; returns its exit status."""
+    flags = _parser().parse_args(arguments)
+    with commandline.short_errors(flags.traceback):
+        document = pathlib.Path(flags.out)
+        text = document.read_text(encoding="utf-8")
+        replace_marked(text, "study", "")  # what would fail at the end fails now
+        found: Found = {name: [] for name in flags.tasks}
+        for seed in range(flags.seeds):
+            for name in flags.tasks:
+                folder = os.path.join(flags.workdir, f"{name}-{seed}")
+                found[name].append(_network(STUDY[name], flags, folder, seed))
+        chart = document.with_suffix(".png")
+        _draw(found, str(chart))
+        text = replace_marked(text, "study", _tables(found, flags, chart.name))
+        document.write_text(text, encoding="utf-8")
+    print(f"{document}, {chart}")
+    return 0
+
+
+def _network(entry: Entry, flags: argparse.Namespace, folder: str, seed: int) -> Dict[str, Any]:
+    """Trains and evaluates a network, as far as that has not been done."""
+    summary = os.path.join(folder, "study.json")
+    if os.path.exists(summary):
+        return json.loads(pathlib.Path(summary).read_text(encoding="utf-8"))
+    linear = os.path.join(folder, "linear")
+    for command in _commands(entry, flags.data, folder, linear, seed, flags.num_classes):
+        print("$ python " + shlex.join(command), flush=True)
+        status = subprocess.call([sys.executable, os.path.join(SCRIPTS, command[0]), *command[1:]])
+        if status:
+            raise OSError(f"{command[0]} ended with status {status}; see above")
+    found = {"end_points": _read(linear, "results.json")["end_points"]}
+    if entry.epochs:
+        found["pretext"] = _read(folder, f"eval-{SPLITS['eval-split']}.json")
+    for path in pathlib.Path(linear, "features").glob("*/*"):
+        path.unlink()  # gigabytes
+    pathlib.Path(summary).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    return found
+
+
+def _commands(
+    entry: Entry, data: str, folder: str, linear: str, seed: int, num_classes: int
+) -> List[List[str]]:
+    """What makes a network and evaluates it, each as a script's name and flags."""
+    epochs = entry.epochs
+    where = ["--data", data]
+    splits = [part for name, value in SPLITS.items() for part in (f"--{name}", value)]
+    classes = ["--num-classes", str(num_classes), "--seed", str(seed)]
+    length = ["--steps", "0"]
+    if epochs:
+        decays = f"{epochs * 2 / 3:.4g},{epochs * 8 / 9:.4g}"
+        length = ["--epochs", f"{epochs:g}", "--decay-epochs", decays]
+    export = os.path.join(folder, "export")
+    commands = [["pretrain.py", entry.recipe, *where, "--workdir", folder, *splits, *classes]]
+    commands[0] += length
+    if epochs:
+        commands.append(["evaluate.py", *where, "--workdir", folder])
+    commands.append(["export.py", "--workdir", folder, "--out", export])
+    how = [part for name, value in LINEAR.items() for part in (f"--{name}", str(value))]
+    commands.append(["linear_eval.py", "--module", export, *where, "--workdir", linear, "--cache"])
+    commands[-1] += [*splits, *classes, *how]
+    return commands
+
+
+def _read(folder: str, name: str) -> Dict[str, Any]:
+    return json.loads(pathlib.Path(folder, name).read_text(encoding="utf-8"))
+
+
+def _values(runs: Sequence[Dict[str, Any]], end_point: str, metric: str = "top1") -> List[float]:
+    return [run["end_points"][end_point][metric] for run in runs]
+
+
+def _deviation(values: Sequence[float]) -> float:
+    """The sample standard deviation; 0 of a single value."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+
+
+def _best(runs: Sequence[Dict[str, Any]]) -> str:
+    return max(runs[0]["end_points"], key=lambda name: float(np.mean(_values(runs, name))))
+
+
+def _draw(found: Found, path: str) -> None:
+    series, spread = (
+        {
+            name: {
+                point: {"top1": float(statistic(_values(runs, point)))}
+                for point in runs[0]["end_points"]
+            }
+            for name, runs in found.items()
+        }
+        for statistic in (np.mean, _deviation)
+    )
+    accuracy_bars(series, path, "top-1 of a linear classifier, by end point", spread)
+
+
+def _tables(found: Found, flags: argparse.Namespace, chart: str) -> str:
+    points = list(next(iter(found.values()))[0]["end_points"])
+    lines = [f"![Accuracy over end points]({chart})", ""]
+    lines += ["Top-1 of a linear classifier on each end point, %, mean and standard deviation "]
+    lines[-1] += f"over {flags.seeds} seeds; the best end point of a network is bold."
+    lines += ["", "| pretraining | " + " | ".join(points) + " |"]
+    lines += ["| --- |" + " ---: |" * len(points)]
+    for name, runs in found.items():
+        cells = []
+        for point in points:
+            values = _values(runs, point)
+            cell = f"{100 * np.mean(values):.1f} ± {100 * _deviation(values):.1f}"
+            cells.append(f"**{cell}**" if point == _best(runs) else cell)
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    if "random" in found:
+        lines += ["", *_margins(found)]
+    lines += ["", "The pretext tasks themselves, on the same images:", ""]
+    lines += ["| pretraining | accuracy, % | loss |", "| --- | ---: | ---: |"]
+    for name, runs in found.items():
+        if "pretext" in runs[0]:
+            accuracy, loss = (
+                np.mean([run["pretext"][metric] for run in runs]) for metric in ("accuracy", "loss")
+            )
+            lines.append(f"| {name} | {100 * accuracy:.1f} | {loss:.3f} |")
+    lines += ["", "What was run, with the first seed:", "", "```"]
+    for name in found:
+        folder = f"runs/study/{name}-0"
+        for command in _commands(
+            STUDY[name], "DATA", folder, f"{folder}/linear", 0, flags.num_classes
+        ):
+            lines.append("python scripts/" + shlex.join(command))
+    return "\n".join([*lines, "```"])
+
+
+def _margins(found: Found) -> List[str]:
+    """How far each network's best end point is above the untrained one's, seed by seed."""
+    random = found["random"]
+    base = _values(random, _best(random))
+    lines = ["| pretraining | best end point | above the untrained network's best, by seed |"]
+    lines += ["| --- | --- | --- |"]
+    for name, runs in found.items():
+        if name != "random":
+            point = _best(runs)
+            above = [value - other for value, other in zip(_values(runs, point), base)]
+            lines.append(
+                f"| {name} | {point} | " + ", ".join(f"{100 * a:+.1f}" for a in above) + " |"
+            )
+    return lines
+
+
+def _tasks(text: str) -> List[str]:
+    names = text.split(",")
+    for name in names:
+        if name not in STUDY:
+            raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(STUDY)}")
+    return names
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--data", required=True, metavar="DIR", help="folder of shards")
+    parser.add_argument(
+        "--num-classes",
+        type=commandline.whole,
+        default=10,
+        metavar="N",
+        help="class labels of the data (default: 10)",
+    )
+    parser.add_argument(
+        "--workdir", default="runs/study", metavar="DIR", help="(default: runs/study)"
+    )
+    parser.add_argument(
+        "--out",
+        default="docs/study.md",
+        metavar="FILE",
+        help="the document; what stands between its marks is replaced (default: docs/study.md)",
+    )
+    parser.add_argument(
+        "--seeds", type=commandline.whole, default=3, metavar="N", help="of each (default: 3)"
+    )
+    parser.add_argument(
+        "--tasks",
+        type=_tasks,
+        default=list(STUDY),
+        metavar="NAME,NAME,…",
+        help=f"of {', '.join(STUDY)} (default: all)",
+    )
+    parser.add_argument(
+        "--traceback", action="store_true", help="where an error comes from, not just its message"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
