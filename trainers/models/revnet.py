@@ -128,7 +128,7 @@ class ReversibleBlock(tf.Module):
             y, dy, dvariables = unit.backward((y1, y2), (dy1, dy2), variables, dtype)
             found = [value for value in dvariables if value is not None]
             gradients = [b if a is None else a for a, b in zip(gradients, dvariables)]
-        return dy, gradients
+        return tf.tuple(dy, control_inputs=found), gradients
 
 
 class RevNet50(tf.Module):
