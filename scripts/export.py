@@ -66,9 +66,11 @@ def _check(parser: argparse.ArgumentParser, flags: argparse.Namespace) -> None:
         parser.error(f"argument --om: must end in .om, not {flags.om!r}")
     if flags.published and flags.step:
         parser.error("argument --step: not allowed with argument --published")
-    given = [name for name in _DESCRIBING if getattr(flags, name) != parser.get_default(name)]
-    if flags.workdir and given:
-        parser.error(f"argument --{given[0].replace('_', '-')}: a run knows its network")
+    if flags.size and not (flags.frozen or flags.om):
+        parser.error("argument --size: only with --frozen or --om")
+    for name, flag in _DESCRIBING.items():
+        if flags.workdir and getattr(flags, name) != parser.get_default(name):
+            parser.error(f"argument {flag}: only with --published, a run knows its network")
 
 
 _NEEDED = {
@@ -76,15 +78,15 @@ _NEEDED = {
     "om": ("size", "soc_version"),
     "published": ("architecture", "filters_factor", "num_classes"),
 }
-_DESCRIBING = (
-    "architecture",
-    "mode",
-    "filters_factor",
-    "num_classes",
-    "patch_strides",
-    "last_relu",
-    "pipeline",
-)
+_DESCRIBING = {
+    "architecture": "--architecture",
+    "mode": "--mode",
+    "filters_factor": "--filters-factor",
+    "num_classes": "--num-classes",
+    "patch_strides": "--patch-strides",
+    "last_relu": "--no-last-relu",
+    "pipeline": "--pipeline",
+}
 
 
 def _parser() -> argparse.ArgumentParser:

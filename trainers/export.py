@@ -4,18 +4,19 @@ The graph is TensorFlow 1's on every TensorFlow, so there is one way to write it
 `tf.saved_model.load(path).signatures` has both signatures on TensorFlow 2.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
 import tempfile
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import tensorflow as tf
 
 from . import models, tasks
 from .checkpoints import CheckpointError, Checkpoints
 from .files import sync, write_text
-from .layers import Initializer, Scope
+from .layers import Initializer, Scope, constant
 from .recipes import Recipe
 from .workdir import WorkdirError, read_config
 
@@ -101,7 +102,10 @@ def export_run(workdir: str, out: str, step: Optional[int] = None) -> str:
 
 def run_source(workdir: str, step: Optional[int] = None) -> Source:
     """The network of a run, from its newest checkpoint or that of a step. Raises WorkdirError."""
-    recipe = read_config(workdir).recipe
+    config = read_config(workdir)
+    recipe = config.recipe
+    if config.module:
+        raise WorkdirError(f"{workdir} holds an evaluation of {config.module}, an export itself")
     steps = Checkpoints(workdir).steps
     if not steps:
         raise WorkdirError(f"{workdir} has no checkpoint yet")
@@ -200,16 +204,17 @@ class Stored(Scope):
     ) -> tf.Variable:
         """As `Scope.variable`; where the checkpoint lacks it, `check` will say so."""
         stored = self.stored_name(name)
-        if stored not in self._shapes:
+        found = self._shapes.get(stored)
+        if found is None:
             self._misfits.append(f"there is no variable {stored}; the model's has {list(shape)}")
-        elif list(self._shapes[stored]) != list(shape):
-            self._misfits.append(
-                f"{stored} has shape {list(self._shapes[stored])}, the model's has {list(shape)}"
-            )
+        elif list(found) != list(shape):
+            self._misfits.append(f"{stored} has shape {list(found)}, the model's has {list(shape)}")
         elif self._constants:
-            self.variables[name] = tf.constant(self._reader.get_tensor(stored), name=name)
+            with _reading(self._source.checkpoint):
+                value = self._reader.get_tensor(stored)
+            self.variables[name] = tf.constant(value, name=name)
             return self.variables[name]
-        return super().variable(name, shape, initializer, statistic)
+        return super().variable(name, shape, constant(0), statistic)
 
     def stored_name(self, name: str) -> str:
         """What the checkpoint calls a variable of the model."""
@@ -242,8 +247,8 @@ def inference(
     recipe = dataclasses.replace(source.recipe, reversible=False)  # without its backward pass
     any_size: Any = (None, None, 3)
     network: Any = models.build(recipe, scope, any_size, source.outputs)
-    _, points = network(image, False)
     scope.check()
+    _, points = network(image, False)
     return scope, points
 
 
@@ -256,10 +261,8 @@ def _write(source: Source, folder: str) -> Description:
         saver = tf.compat.v1.train.Saver(variables)
         on_cpu = tf.compat.v1.ConfigProto(device_count={"GPU": 0})
         with tf.compat.v1.Session(config=on_cpu) as session:
-            try:
+            with _reading(source.checkpoint):
                 saver.restore(session, source.checkpoint)
-            except tf.errors.OpError as error:  # a wrong checksum, a file cut short
-                raise CheckpointError(f"{source.checkpoint} is damaged: {error}") from error
             builder = tf.compat.v1.saved_model.Builder(folder)
             builder.add_meta_graph_and_variables(
                 session,
@@ -279,6 +282,15 @@ def _write(source: Source, folder: str) -> Description:
             end_points={name: tuple(point.shape.as_list()) for name, point in points.items()},
             tensorflow=tf.__version__,
         )
+
+
+@contextlib.contextmanager
+def _reading(checkpoint: str) -> Iterator[None]:
+    """Names the checkpoint where a checksum is wrong or a file cut short."""
+    try:
+        yield
+    except (tf.errors.OpError, IndexError) as error:
+        raise CheckpointError(f"{checkpoint} is damaged: {error}") from error
 
 
 def _signature(image: tf.Tensor, outputs: Dict[str, tf.Tensor]) -> Any:

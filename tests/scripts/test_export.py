@@ -1,0 +1,143 @@
+import json
+import os
+import stat
+import sys
+
+import pytest
+
+pytest.importorskip("tensorflow")
+
+import export as script
+import trained
+
+PUBLISHED = ["--architecture", "vgg19", "--filters-factor", "0.125", "--num-classes", "4"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run's folder; not to be changed."""
+    folder = tmp_path_factory.mktemp("run")
+    trained.run(folder, steps=(3, 12))
+    return str(folder)
+
+
+@pytest.fixture
+def atc(tmp_path, monkeypatch):
+    """atc(status): puts a compiler on PATH that notes its arguments in the file `arguments`."""
+
+    def make(status):
+        path = tmp_path / "bin" / "atc"
+        path.parent.mkdir()
+        note = f"import sys; open({str(tmp_path / 'arguments')!r}, 'w').write(str(sys.argv[1:]))"
+        path.write_text(f"#!{sys.executable}\n{note}\nsys.exit({status})\n")
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+        monkeypatch.setenv("PATH", f"{path.parent}{os.pathsep}{os.environ['PATH']}")
+
+    return make
+
+
+def test_a_run_and_its_checkpoint_as_if_published_give_the_same(run, tmp_path, capsys):
+    own, published = str(tmp_path / "own"), str(tmp_path / "published")
+    assert script.main(["--workdir", run, "--step", "3", "--out", own]) == 0
+    assert capsys.readouterr().out == f"wrote {own}\n"
+    flags = ["--published", f"{run}/model.ckpt-3", *PUBLISHED, "--pipeline", "resize(32)"]
+    assert script.main([*flags, "--out", published]) == 0
+    image = trained.images(2, 40, 40, 3)
+    trained.assert_agree(*(trained.use(module, image)[0] for module in (own, published)), 1e-6)
+    with open(os.path.join(published, "pretexture.json")) as file:
+        assert json.load(file)["recipe"] == {
+            "architecture": "vgg19",
+            "mode": "v2",
+            "filters_factor": 0.125,
+            "last_relu": True,
+            "patch_strides": False,
+            "representation_pipeline": "resize(32)",
+        }
+
+
+def test_the_offline_compiler_is_given_the_frozen_graph(run, tmp_path, atc, capfd):
+    atc(0)
+    flags = ["--om", str(tmp_path / "deep" / "model.om"), "--soc-version", "Ascend310"]
+    flags += ["--size", "32,64", "--batch-size", "5"]
+    assert script.main(["--workdir", run, "--out", str(tmp_path / "out"), *flags]) == 0
+    names = ["block1", "block2", "block3", "block4", "block5", "fc6", "pre_logits", "logits"]
+    assert (tmp_path / "arguments").read_text() == str(
+        [
+            f"--model={tmp_path}/deep/model.pb",
+            "--framework=3",
+            f"--output={tmp_path}/deep/model",
+            "--soc_version=Ascend310",
+            "--input_shape=image:5,32,64,3",
+            "--out_nodes=" + ";".join(f"{name}:0" for name in names),
+        ]
+    )
+    assert os.listdir(str(tmp_path / "deep")) == ["model.pb"]
+    assert f"wrote {tmp_path}/deep/model.om\n" in capfd.readouterr().out
+
+
+def test_a_compiler_that_fails_or_is_not_there_is_an_error_with_the_command(
+    run, tmp_path, atc, monkeypatch
+):
+    flags = ["--workdir", run, "--out", str(tmp_path / "out"), "--size", "32"]
+    flags += ["--frozen", str(tmp_path / "a graph.pb")]
+    flags += ["--om", str(tmp_path / "model.om"), "--soc-version", "Ascend310"]
+    command = rf"atc '--model={tmp_path}/a graph\.pb' --framework=3 --output={tmp_path}/model "
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(SystemExit, match=r"there is no atc on PATH\. It comes with .* CANN") as end:
+        script.main(flags)
+    assert end.match(command)
+    assert sorted(os.listdir(str(tmp_path))) == ["a graph.pb", "out"]
+    atc(3)
+    with pytest.raises(SystemExit, match=f"^error: atc failed with status 3.*{command}"):
+        script.main(flags)
+
+
+@pytest.mark.parametrize(
+    "flags,message",
+    [
+        ([], "one of the arguments --workdir --published is required"),
+        (["--workdir", "w", "--published", "p"], "--published: not allowed with"),
+        (["--published", "p"], "argument --published: needs --architecture"),
+        (["--published", "p", *PUBLISHED[:4]], "argument --published: needs --num-classes"),
+        (["--published", "p", *PUBLISHED, "--step", "3"], "--step: not allowed with"),
+        (["--workdir", "w", "--mode", "v1"], "argument --mode: only with --published"),
+        (["--workdir", "w", "--no-last-relu"], "argument --no-last-relu: only with --published"),
+        (["--workdir", "w", "--frozen", "f.pb"], "argument --frozen: needs --size"),
+        (["--workdir", "w", "--om", "f.om", "--size", "8"], "argument --om: needs --soc-version"),
+        (
+            ["--workdir", "w", "--om", "f", "--size", "8", "--soc-version", "A"],
+            r"argument --om: must end in .om, not 'f'",
+        ),
+        (["--workdir", "w", "--size", "8,9,10"], "must be H or H,W, not '8,9,10'"),
+        (["--workdir", "w", "--size", "8x9"], "argument --size: invalid"),
+        (["--workdir", "w", "--size", "8"], "argument --size: only with --frozen or --om"),
+    ],
+)
+def test_flags_that_make_no_sense_are_refused(flags, message, capsys):
+    with pytest.raises(SystemExit) as end:
+        script.main([*flags, "--out", "o"])
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "flags,message",
+    [
+        (["--workdir", "{}"], "error: .* holds no run: there is no config.json"),
+        (["--workdir", "{run}", "--step", "5"], "error: .* has no checkpoint of step 5"),
+        (["--workdir", "{run}", "--out", "{run}"], "error: .* exists and is no export"),
+        (["--workdir", "{run}", "--out", "{run}/config.json/out"], "error: .*config.json"),
+        (["--published", "{}/none", *PUBLISHED], "error: .*none is no checkpoint"),
+        (["--published", "{run}", *PUBLISHED, "--pipeline", "turn"], "error: .* no step 'turn'"),
+        (
+            ["--published", "{run}/model.ckpt-3", *PUBLISHED, "--architecture", "revnet50"],
+            "error: .*model.ckpt-3: .* variables do not fit",
+        ),
+    ],
+)
+def test_an_error_is_one_line(flags, message, run, tmp_path):
+    flags = ["--out", "{}/out", *flags]
+    with pytest.raises(SystemExit, match=message) as end:
+        script.main([flag.format(tmp_path, run=run) for flag in flags])
+    assert "\n" not in end.value.code
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,159 @@
+import dataclasses
+import os
+
+import numpy as np
+import pytest
+
+tf = pytest.importorskip("tensorflow")
+
+import trained  # noqa: E402
+from pretexture.loader import presets  # noqa: E402
+from pretexture.trainers import export, published  # noqa: E402
+from pretexture.trainers.checkpoints import CheckpointError  # noqa: E402
+from pretexture.trainers.recipes import RECIPES  # noqa: E402
+from published_code import IMPLEMENTATIONS, Network, random_values  # noqa: E402
+
+FACTOR, CLASSES = 0.25, 5
+CASES = {
+    "v1": {"architecture": "resnet50", "mode": "v1"},
+    "v1-patches": {"architecture": "resnet50", "mode": "v1", "patch_strides": True},
+    "v2": {"architecture": "resnet50", "mode": "v2"},
+    "v2-last": {"architecture": "resnet50", "mode": "v2", "last_relu": False},
+    "revnet": {"architecture": "revnet50"},
+    "revnet-patches": {"architecture": "revnet50", "last_relu": False, "patch_strides": True},
+    "vgg": {"architecture": "vgg19"},
+}
+
+
+def _network(case, implementation="plain"):
+    """A network of the published code, and images for it."""
+    size = (32, 32) if case == "vgg" else (40, 48)
+    image = trained.images(2, *size, 3)
+    options = {"factor": FACTOR, "classes": CLASSES, **CASES[case]}
+    return Network(implementation, image.shape, **options), image
+
+
+def _source(path, case, **fields):
+    if case == "vgg":
+        fields.setdefault("pipeline", "resize(32)|range(-1, 1)")
+    options = {"filters_factor": FACTOR, "num_classes": CLASSES, **CASES[case], **fields}
+    return published.source(published.Published(str(path), **options))
+
+
+@pytest.mark.parametrize("implementation", ["plain", "tf.layers"])
+@pytest.mark.parametrize("case", ["v1-patches", "v2-last", "revnet-patches", "vgg"])
+def test_a_published_checkpoint_gives_the_published_end_points(case, implementation, tmp_path):
+    if implementation not in IMPLEMENTATIONS:
+        pytest.skip("this TensorFlow has no tf.layers")
+    network, image = _network(case, implementation)
+    network.set(random_values(network.shapes))
+    source = _source(network.save(str(tmp_path / "model.ckpt-7")), case)
+    module = export.write_saved_model(source, str(tmp_path / "module"))
+    trained.assert_agree(trained.use(module, image)[0], network(image))
+    assert export.read_description(module).step == 7
+
+
+@pytest.mark.parametrize("implementation", ["plain", "tf.layers"])
+@pytest.mark.parametrize("case", ["v2", "revnet", "vgg"])
+def test_the_published_code_reads_our_checkpoints(case, implementation, tmp_path):
+    if implementation not in IMPLEMENTATIONS:
+        pytest.skip("this TensorFlow has no tf.layers")
+    recipe = dataclasses.replace(
+        RECIPES["exemplar"],
+        **{"mode": "v2", "pipeline": trained.VGG.pipeline, **CASES[case]},
+        filters_factor=FACTOR,
+        embed_dim=CLASSES,
+    )
+    values = trained.run(tmp_path, recipe)
+    network, image = _network(case, implementation)
+    network.restore(str(tmp_path / "model.ckpt-7"))
+    trained.assert_agree(network(image), trained.end_points(recipe, values, image)[0])
+
+
+@pytest.fixture(scope="module")
+def values():
+    """Of a published VGG19, with all that a checkpoint of it holds besides."""
+    shapes = _network("vgg")[0].shapes
+    weights = random_values(shapes)
+    slots = {f"{name}/Momentum": value + 1 for name, value in weights.items() if "kernel" in name}
+    head = {"module/conv2d_19/kernel": np.ones((1, 1, 45, 7), np.float32)}
+    return {**weights, **slots, **head}
+
+
+def _same_weights(module, values):
+    reader = tf.train.load_checkpoint(os.path.join(module, "variables", "variables"))
+    names = reader.get_variable_to_shape_map()
+    assert len(names) == 19 + 18 * 4 + 1
+    return all(np.array_equal(reader.get_tensor(name), values[name]) for name in names)
+
+
+def test_what_a_checkpoint_holds_besides_the_network_is_ignored(values, tmp_path):
+    path = trained.checkpoint(tmp_path / "model.ckpt-7", values)
+    module = export.write_saved_model(_source(path, "vgg"), str(tmp_path / "module"))
+    assert _same_weights(module, values)
+
+
+def test_the_folder_of_a_run_means_its_newest_checkpoint(values, tmp_path):
+    trained.checkpoint(tmp_path / "model.ckpt-7", values)
+    assert _source(tmp_path, "vgg").checkpoint == str(tmp_path / "model.ckpt-7")
+
+
+def test_a_hub_module_names_variables_without_the_scope(values, tmp_path):
+    inner = {name[len("module/") :]: value for name, value in values.items() if "module" in name}
+    trained.checkpoint(tmp_path / "hub" / "variables" / "variables", inner)
+    source = _source(tmp_path / "hub", "vgg")
+    assert source.step is None
+    module = export.write_saved_model(source, str(tmp_path / "module"))
+    assert _same_weights(module, values)
+
+
+@pytest.mark.parametrize(
+    "change,fields,message",
+    [
+        (
+            "module/conv2d_3/kernel",
+            {},
+            r"model\.ckpt-7: there is no variable module/conv2d_3/kernel; the model's has "
+            r"\[3, 3, 4, 4\] \(1 of the model's 92 variables do not fit\)",
+        ),
+        (
+            None,
+            {"num_classes": 6},
+            r"conv2d_18/kernel has shape \[1, 1, 128, 5\], the model's has ",
+        ),
+        (None, {"num_classes": 6}, r"\[1, 1, 128, 6\] \(2 of the model's 92 variables do not fit"),
+        (None, {"filters_factor": 0.5}, r"module/conv2d/kernel has shape \[3, 3, 3, 2\], .*3, 4\]"),
+        (None, {"pipeline": "resize(64)"}, r"conv2d_16/kernel has .*\[1, 1, 16, 128\], .*\[2, 2, "),
+        (None, {"architecture": "resnet50"}, r"there is no variable|has shape"),
+    ],
+)
+def test_what_does_not_fit_is_named(values, change, fields, message, tmp_path):
+    kept = {name: value for name, value in values.items() if name != change}
+    path = trained.checkpoint(tmp_path / "model.ckpt-7", kept)
+    with pytest.raises(CheckpointError, match=message):
+        export.write_saved_model(_source(path, "vgg", **fields), str(tmp_path / "module"))
+    assert not (tmp_path / "module").exists()
+
+
+def test_what_is_no_checkpoint_is_said_to_be_none(tmp_path):
+    (tmp_path / "model.ckpt-7.index").write_text("nothing of the kind")
+    with pytest.raises(CheckpointError, match=r"model\.ckpt-7 is no checkpoint"):
+        _source(tmp_path / "model.ckpt-7", "v2")
+    with pytest.raises(CheckpointError, match=r"model\.ckpt-8 is no checkpoint"):
+        _source(tmp_path / "model.ckpt-8", "v2")
+    with pytest.raises(CheckpointError, match="holds neither a checkpoint nor a hub module"):
+        _source(tmp_path, "v2")
+
+
+def test_a_description_says_how_a_published_network_is_used(values, tmp_path):
+    path = trained.checkpoint(tmp_path / "model.ckpt-7", values)
+    whole, patches = (_source(path, case) for case in ("v1", "v1-patches"))
+    assert whole.described["representation_pipeline"] == str(presets.EVAL)
+    assert patches.described["representation_pipeline"] == str(presets.EVAL_PATCHES)
+    assert (whole.patches, patches.patches) == (False, True)
+    named = _source(path, "vgg", pipeline="eval_patches")
+    assert named.described["representation_pipeline"] == str(presets.EVAL_PATCHES)
+    assert named.patches
+    fields = {"architecture": "resnet50", "mode": "v1", "filters_factor": FACTOR}
+    fields.update(last_relu=True, patch_strides=True)
+    assert {name: patches.described[name] for name in fields} == fields

@@ -1,0 +1,89 @@
+"""Runs and checkpoints that nobody trained, and the networks that they are of.
+
+Works on TensorFlow 1 too, where checkpoints are written by its `Saver`, as an Estimator does.
+"""
+
+import dataclasses
+import os
+
+import numpy as np
+import tensorflow as tf
+from pretexture.trainers import models, tasks, workdir
+from pretexture.trainers.checkpoints import Checkpoints
+from pretexture.trainers.layers import Scope
+from pretexture.trainers.recipes import RECIPES
+from published_code import random_values
+
+v1 = tf.compat.v1
+
+# The quickest to build.
+VGG = dataclasses.replace(
+    RECIPES["rotation"],
+    pipeline="resize(32)|range(-1, 1)|rotate",
+    architecture="vgg19",
+    filters_factor=0.125,
+)
+
+
+def run(folder, recipe=VGG, steps=(7,)):
+    """Makes a run's folder with a checkpoint for each of the steps.
+
+    Returns: the values of the last one, by name.
+    """
+    config = {field.name: 1 for field in dataclasses.fields(workdir.Config)}
+    config.update(recipe=recipe, data="shards", tensorflow=tf.__version__, module="")
+    workdir.write_config(str(folder), workdir.Config(**config))
+    with tf.Graph().as_default():
+        scope = Scope()
+        models.build(recipe, scope, (None, None, 3), tasks.build(recipe).outputs)
+        shapes = {name: variable.shape.as_list() for name, variable in scope.variables.items()}
+    for step in steps:
+        values = {**random_values(shapes, seed=step), "global_step": np.int64(step)}
+        if tf.executing_eagerly():
+            variables = {name: tf.Variable(value) for name, value in values.items()}
+            Checkpoints(str(folder)).save(step, variables, {"epoch": 1})
+        else:
+            checkpoint(os.path.join(str(folder), f"model.ckpt-{step}"), values)
+    return values
+
+
+def checkpoint(path, values):
+    """Writes a checkpoint with `tf.compat.v1.train.Saver`."""
+    os.makedirs(os.path.dirname(str(path)), exist_ok=True)
+    with tf.Graph().as_default(), v1.Session() as session:
+        variables = [v1.Variable(value, name=name) for name, value in values.items()]
+        session.run(v1.global_variables_initializer())
+        return v1.train.Saver(variables).save(session, str(path), write_meta_graph=False)
+
+
+def end_points(recipe, values, *images):
+    """What the network gives for each batch in inference mode, by name."""
+    with tf.Graph().as_default(), v1.Session() as session:
+        scope = Scope(values=values.__getitem__)
+        network = models.build(recipe, scope, (None, None, 3), tasks.build(recipe).outputs)
+        image = v1.placeholder(tf.float32, [None, None, None, 3])
+        _, points = network(image, False)
+        session.run(v1.global_variables_initializer())
+        return [session.run(points, {image: batch}) for batch in images]
+
+
+def use(module, *images, signature="representation"):
+    """What a signature of a SavedModel gives for each batch, by name."""
+    with tf.Graph().as_default(), v1.Session() as session:
+        signatures = v1.saved_model.load(session, ["serve"], str(module)).signature_def
+        inputs, outputs = signatures[signature].inputs, signatures[signature].outputs
+        names = {name: info.name for name, info in outputs.items()}
+        return [session.run(names, {inputs["image"].name: image}) for image in images]
+
+
+def images(*shape):
+    return np.random.RandomState(1).randn(*shape).astype(np.float32)
+
+
+def assert_agree(found, expected, tolerance=1e-4):
+    """Same names and shapes, values equal within a share of the largest."""
+    assert set(found) == set(expected)
+    for name, value in expected.items():
+        assert found[name].shape == value.shape, name
+        difference = np.abs(found[name] - value).max() / np.abs(value).max()
+        assert difference < tolerance, (name, difference)
