@@ -100,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     which.add_argument(
         "--published",
         metavar="PATH",
-        help="of a checkpoint, without the files' endings, or the folder of a hub module",
+        help="a checkpoint, such as model.ckpt-25000, or the folder of a run or hub module",
     )
     parser.add_argument(
         "--out", required=True, metavar="DIR", help="to make; an export that is there is replaced"

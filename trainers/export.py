@@ -147,7 +147,10 @@ def write_saved_model(source: Source, out: str) -> str:
     os.makedirs(parent, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=parent) as beside:
         new = os.path.join(beside, "new")
-        description = _write(source, new)
+        try:
+            description = _write(source, new)
+        except tf.errors.OpError as error:  # a full disk, for one
+            raise OSError(f"{out} cannot be written: {_reason(error)}") from error
         text = json.dumps(dataclasses.asdict(description), indent=2)
         write_text(os.path.join(new, DESCRIPTION), text + "\n")
         for folder, _, files in os.walk(new):
@@ -290,7 +293,12 @@ def _reading(checkpoint: str) -> Iterator[None]:
     try:
         yield
     except (tf.errors.OpError, IndexError) as error:
-        raise CheckpointError(f"{checkpoint} is damaged: {error}") from error
+        raise CheckpointError(f"{checkpoint} is damaged: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, out of an error that also shows the graph."""
+    return str(error).split("\n\t [[")[0].splitlines()[-1]
 
 
 def _signature(image: tf.Tensor, outputs: Dict[str, tf.Tensor]) -> Any:

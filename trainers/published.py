@@ -6,6 +6,7 @@ are what was published of trained networks, leave `module/` out.
 
 import dataclasses
 import os
+import re
 from typing import Any, Dict, Optional
 
 import tensorflow as tf
@@ -23,8 +24,8 @@ class Published:
     """What a checkpoint does not say of its network.
 
     Attributes:
-        path: of the checkpoint, without the files' endings; or the folder of a run, whose newest is
-            taken; or the folder of a hub module.
+        path: of the checkpoint, with or without its files' endings; or the folder of a run, whose
+            newest is taken; or the folder of a hub module.
         architecture, mode, filters_factor, last_relu, patch_strides: as in a `Recipe`.
         num_classes: units of the logits: 1000 classes, 4 rotations, or the length of an embedding.
         pipeline: how an image becomes what the network takes, or the name of a preset; None for
@@ -74,7 +75,7 @@ def source(published: Published) -> Source:
 def _checkpoint(path: str) -> str:
     """The checkpoint that a path means; see `Published`."""
     if not os.path.isdir(path):
-        return path
+        return re.sub(r"\.(index|meta|data-\d+-of-\d+)$", "", path)
     module = os.path.join(path, "variables", "variables")
     found = module if os.path.exists(f"{module}.index") else tf.train.latest_checkpoint(path)
     if found is None:

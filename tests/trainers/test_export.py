@@ -116,6 +116,18 @@ def test_what_is_no_export_is_not_replaced(run, what, tmp_path):
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_a_full_disk_is_an_error_that_names_the_folder(run, tmp_path, monkeypatch):
+    message = "/disk/part; No space left on device\n\t [[{{node save/SaveV2}}]]\nOriginal stack"
+
+    def full(*arguments):
+        raise tf.errors.ResourceExhaustedError(None, None, f"Graph execution error:\n{message}")
+
+    monkeypatch.setattr(tf.compat.v1.saved_model.Builder, "save", full)
+    with pytest.raises(OSError, match="/out cannot be written: /disk/part; No space left on dev"):
+        export_run(run, str(tmp_path / "out"))
+    assert not os.listdir(str(tmp_path))
+
+
 def test_an_export_that_fails_leaves_the_former_one(run, tmp_path, monkeypatch):
     export_run(run, str(tmp_path / "out"), 3)
 
@@ -173,10 +185,13 @@ def test_a_damaged_checkpoint_is_named(damage, tmp_path):
     content[len(content) // 2] ^= 255
     data.write_bytes(content[: len(content) // 2] if damage == "cut" else content)
     source = export.run_source(str(tmp_path))
-    with pytest.raises(CheckpointError, match=r"model\.ckpt-7 is damaged: "):
-        export.write_saved_model(source, str(tmp_path / "out"))
-    with pytest.raises(CheckpointError, match=r"model\.ckpt-7 is damaged: "):
-        frozen.write_frozen(source, str(tmp_path / "out.pb"), (1, 32, 32, 3))
+    for write, arguments in (
+        (export.write_saved_model, [str(tmp_path / "out")]),
+        (frozen.write_frozen, [str(tmp_path / "out.pb"), (1, 32, 32, 3)]),
+    ):
+        with pytest.raises(CheckpointError, match=r"model\.ckpt-7 is damaged: ") as error:
+            write(source, *arguments)
+        assert "\n" not in str(error.value) and len(str(error.value)) < 400
     assert not list(tmp_path.glob("*out*"))
 
 

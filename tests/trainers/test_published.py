@@ -93,9 +93,10 @@ def test_what_a_checkpoint_holds_besides_the_network_is_ignored(values, tmp_path
     assert _same_weights(module, values)
 
 
-def test_the_folder_of_a_run_means_its_newest_checkpoint(values, tmp_path):
+def test_the_folder_of_a_run_means_its_newest_checkpoint_and_a_file_its_own(values, tmp_path):
     trained.checkpoint(tmp_path / "model.ckpt-7", values)
-    assert _source(tmp_path, "vgg").checkpoint == str(tmp_path / "model.ckpt-7")
+    for name in ("", "model.ckpt-7.index", "model.ckpt-7.data-00000-of-00001"):
+        assert _source(tmp_path / name, "vgg").checkpoint == str(tmp_path / "model.ckpt-7")
 
 
 def test_a_hub_module_names_variables_without_the_scope(values, tmp_path):
