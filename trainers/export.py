@@ -12,6 +12,7 @@ import tempfile
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import tensorflow as tf
+from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 from . import models, tasks
 from .checkpoints import CheckpointError, Checkpoints
@@ -277,6 +278,7 @@ def _write(source: Source, folder: str) -> Description:
                 strip_default_attrs=True,
             )
             builder.save()
+        _forget_debug_names(os.path.join(folder, "saved_model.pb"))
         return Description(
             recipe=source.described,
             step=source.step,
@@ -285,6 +287,17 @@ def _write(source: Source, folder: str) -> Description:
             end_points={name: tuple(point.shape.as_list()) for name, point in points.items()},
             tensorflow=tf.__version__,
         )
+
+
+def _forget_debug_names(path: str) -> None:
+    """Drops an attribute of variables that TensorFlow 1.15 does not know and nothing needs."""
+    saved_model = SavedModel()
+    with open(path, "rb") as file:
+        saved_model.ParseFromString(file.read())
+    for node in saved_model.meta_graphs[0].graph_def.node:
+        node.attr.pop("debug_name", None)
+    with open(path, "wb") as file:
+        file.write(saved_model.SerializeToString())
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from pretexture.trainers.checkpoints import CheckpointError  # noqa: E402
 from pretexture.trainers.export import ExportError, export_run, read_description  # noqa: E402
 from pretexture.trainers.recipes import RECIPES  # noqa: E402
 from pretexture.trainers.workdir import WorkdirError, read_config, write_config  # noqa: E402
+from tensorflow.core.protobuf.saved_model_pb2 import SavedModel  # noqa: E402
 
 IMAGE = trained.images(2, 40, 48, 3)
 VGG_POINTS = ["block1", "block2", "block3", "block4", "block5", "fc6", "pre_logits", "logits"]
@@ -48,6 +49,18 @@ def test_tensorflow_2_loads_an_export(run, tmp_path):
     trained.assert_agree(points, trained.use(module, IMAGE)[0])
     served = {k: v.numpy() for k, v in signatures["serving_default"](image=image).items()}
     trained.assert_agree(served, {"logits": points["logits"]})
+
+
+def test_a_graph_names_nothing_that_tensorflow_1_does_not_know(run, tmp_path):
+    export_run(run, str(tmp_path / "out"))
+    saved_model = SavedModel()
+    saved_model.ParseFromString((tmp_path / "out" / "saved_model.pb").read_bytes())
+    (graph,) = (meta_graph.graph_def for meta_graph in saved_model.meta_graphs)
+    variables = [node for node in graph.node if node.op == "VarHandleOp"]
+    assert len(variables) == 19 + 18 * 4 + 1
+    for node in variables:
+        known = {"container", "shared_name", "dtype", "shape", "_output_shapes", "_class"}
+        assert set(node.attr) <= known
 
 
 def test_an_export_is_of_the_newest_checkpoint_or_of_the_one_that_is_asked_for(run, tmp_path):
