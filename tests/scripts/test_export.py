@@ -130,7 +130,7 @@ def test_flags_that_make_no_sense_are_refused(flags, message, capsys):
         (["--published", "{}/none", *PUBLISHED], "error: .*none is no checkpoint"),
         (["--published", "{run}", *PUBLISHED, "--pipeline", "turn"], "error: .* no step 'turn'"),
         (
-            ["--published", "{run}/model.ckpt-3", *PUBLISHED, "--architecture", "revnet50"],
+            ["--published", "{run}/model.ckpt-3", *PUBLISHED, "--filters-factor", "0.25"],
             "error: .*model.ckpt-3: .* variables do not fit",
         ),
     ],

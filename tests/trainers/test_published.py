@@ -80,19 +80,6 @@ def values():
     return {**weights, **slots, **head}
 
 
-def _same_weights(module, values):
-    reader = tf.train.load_checkpoint(os.path.join(module, "variables", "variables"))
-    names = reader.get_variable_to_shape_map()
-    assert len(names) == 19 + 18 * 4 + 1
-    return all(np.array_equal(reader.get_tensor(name), values[name]) for name in names)
-
-
-def test_what_a_checkpoint_holds_besides_the_network_is_ignored(values, tmp_path):
-    path = trained.checkpoint(tmp_path / "model.ckpt-7", values)
-    module = export.write_saved_model(_source(path, "vgg"), str(tmp_path / "module"))
-    assert _same_weights(module, values)
-
-
 def test_the_folder_of_a_run_means_its_newest_checkpoint_and_a_file_its_own(values, tmp_path):
     trained.checkpoint(tmp_path / "model.ckpt-7", values)
     for name in ("", "model.ckpt-7.index", "model.ckpt-7.data-00000-of-00001"):
@@ -105,7 +92,11 @@ def test_a_hub_module_names_variables_without_the_scope(values, tmp_path):
     source = _source(tmp_path / "hub", "vgg")
     assert source.step is None
     module = export.write_saved_model(source, str(tmp_path / "module"))
-    assert _same_weights(module, values)
+    reader = tf.train.load_checkpoint(os.path.join(module, "variables", "variables"))
+    names = reader.get_variable_to_shape_map()
+    assert len(names) == 19 + 18 * 4 + 1  # neither momenta nor the head
+    for name in names:
+        assert np.array_equal(reader.get_tensor(name), values[name]), name
 
 
 @pytest.mark.parametrize(
