@@ -5,9 +5,9 @@
 #include <cstdio>
 #include <cstring>
 
-// jpeglib.h needs the names that cstdio declares.
+#include "huffman.h"
+// Behind jpeglib.h.
 #include <jerror.h>
-#include <jpeglib.h>
 
 #include "error.h"
 
@@ -40,6 +40,11 @@ struct JpegDecoder::State {
   std::jmp_buf jump;
   char message[JMSG_LENGTH_MAX];
   uint64_t warnings = 0;
+  uint64_t warnings_before = 0;  // this image
+  Span data{};
+  HuffmanDecoder huffman;
+  bool gave_up = false;   // it did
+  uint64_t given_up = 0;  // images
   std::vector<uint8_t> pixels;
   std::vector<uint8_t> cmyk;
 
@@ -54,6 +59,17 @@ struct JpegDecoder::State {
 
   static void Emit(j_common_ptr info, int level) {
     if (level < 0) ++Of(info)->warnings;
+  }
+
+  static boolean DecodeMcu(j_decompress_ptr info, JBLOCKROW* blocks) {
+    Of(info)->huffman.Decode(blocks);
+    return TRUE;
+  }
+
+  static void GiveUp(j_decompress_ptr info) {
+    State* const state = Of(info);
+    state->gave_up = true;
+    std::longjmp(state->jump, 1);
   }
 
   static void Output(j_common_ptr) {}
@@ -82,9 +98,10 @@ struct JpegDecoder::State {
   }
 
   // The three stages below hold no C++ objects that a longjmp could skip.
-  bool TryOpen(Span data) {
+  bool TryOpen() {
     if (setjmp(jump)) return false;
     Renew();
+    gave_up = false;
     source.next_input_byte = data.data;
     source.bytes_in_buffer = data.size;
     jpeg_read_header(&info, TRUE);
@@ -106,14 +123,19 @@ struct JpegDecoder::State {
   }
 
   // Makes `left` and `width` what libjpeg will give: from the iMCU column at or before `left`.
-  bool TryStart(JDIMENSION* left, JDIMENSION* width, JDIMENSION top) {
+  bool TryStart(JDIMENSION* left, JDIMENSION* width, JDIMENSION top, bool plain) {
     if (setjmp(jump)) return false;
     jpeg_start_decompress(&info);
+    const bool attached = !plain && huffman.Attach(&info, DecodeMcu, GiveUp);
     if (LacksScans()) {
       *left = 0;
       *width = info.output_width;
     } else if (*width < info.output_width) {
       jpeg_crop_scanline(&info, left, width);
+      if (attached) {
+        const JDIMENSION mcu = DCTSIZE * (info.comps_in_scan > 1 ? info.max_h_samp_factor : 1);
+        huffman.Want(*left / mcu, (*left + *width + mcu - 1) / mcu);
+      }
     }
     if (top > 0) jpeg_skip_scanlines(&info, top);
     return true;
@@ -125,6 +147,9 @@ struct JpegDecoder::State {
     while (done < count) done += jpeg_read_scanlines(&info, rows + done, count - done);
     return true;
   }
+
+  // False where `huffman` gave up.
+  bool Decode(Rect rect, bool plain, Region* region);
 
   [[noreturn]] void Throw() {
     jpeg_abort_decompress(&info);
@@ -153,13 +178,16 @@ JpegDecoder::JpegDecoder() : state_(new State) {
 JpegDecoder::~JpegDecoder() { jpeg_destroy_decompress(&state_->info); }
 
 uint64_t JpegDecoder::warnings() const { return state_->warnings; }
+uint64_t JpegDecoder::given_up() const { return state_->given_up; }
 
 JpegDecoder::Size JpegDecoder::Open(Span data) {
   State& s = *state_;
   if (data.size < 3 || data.data[0] != 0xff || data.data[1] != 0xd8 || data.data[2] != 0xff) {
     throw Error(NotJpeg(data));
   }
-  if (!s.TryOpen(data)) s.Throw();
+  s.data = data;
+  s.warnings_before = s.warnings;
+  if (!s.TryOpen()) s.Throw();
   if (uint64_t{s.info.image_width} * s.info.image_height > kMaxPixels) {
     throw Error("the JPEG claims " + std::to_string(s.info.image_width) + "x" +
                 std::to_string(s.info.image_height) + " pixels, more than 2^28");
@@ -167,35 +195,52 @@ JpegDecoder::Size JpegDecoder::Open(Span data) {
   return {static_cast<int>(s.info.image_width), static_cast<int>(s.info.image_height)};
 }
 
-Region JpegDecoder::Decode(Rect rect) {
+Region JpegDecoder::Decode(Rect rect, bool plain) {
   State& s = *state_;
-  const int image_width = static_cast<int>(s.info.image_width);
+  Region region;
+  if (!s.Decode(rect, plain, &region)) {
+    ++s.given_up;
+    s.warnings = s.warnings_before;
+    if (!s.TryOpen()) s.Throw();
+    s.Decode(rect, true, &region);
+  }
+  return region;
+}
+
+bool JpegDecoder::State::Decode(Rect rect, bool plain, Region* region) {
+  const int image_width = static_cast<int>(info.image_width);
   // Without chroma subsampling no pixel depends on its neighbours.
-  const int mcu = s.info.max_h_samp_factor > 1 ? s.info.max_h_samp_factor * DCTSIZE : 0;
+  const int mcu = info.max_h_samp_factor > 1 ? info.max_h_samp_factor * DCTSIZE : 0;
   JDIMENSION left = static_cast<JDIMENSION>(std::max(0, rect.x0 - mcu));
   const int right = std::min(image_width, rect.x1 + mcu);
   JDIMENSION width = static_cast<JDIMENSION>(right) - left;
-  if (!s.TryStart(&left, &width, static_cast<JDIMENSION>(rect.y0))) s.Throw();
+  if (!TryStart(&left, &width, static_cast<JDIMENSION>(rect.y0), plain)) {
+    if (gave_up) return false;
+    Throw();
+  }
 
   const size_t stride = size_t{width} * 3;
   const size_t height = static_cast<size_t>(rect.height());
-  if (s.pixels.size() < stride * height) s.pixels.resize(stride * height);
-  const bool cmyk = s.info.out_color_space == JCS_CMYK;
-  if (cmyk) s.cmyk.resize(size_t{width} * 4 * kRowsAtOnce);
+  if (pixels.size() < stride * height) pixels.resize(stride * height);
+  const bool inks = info.out_color_space == JCS_CMYK;
+  if (inks) cmyk.resize(size_t{width} * 4 * kRowsAtOnce);
 
   JSAMPROW rows[kRowsAtOnce];
   for (size_t y = 0; y < height; y += kRowsAtOnce) {
     const size_t count = std::min<size_t>(kRowsAtOnce, height - y);
     for (size_t i = 0; i < count; ++i) {
-      rows[i] = cmyk ? s.cmyk.data() + i * width * 4 : s.pixels.data() + (y + i) * stride;
+      rows[i] = inks ? cmyk.data() + i * width * 4 : pixels.data() + (y + i) * stride;
     }
-    if (!s.TryRead(rows, static_cast<JDIMENSION>(count))) s.Throw();
-    if (!cmyk) continue;
+    if (!TryRead(rows, static_cast<JDIMENSION>(count))) {
+      if (gave_up) return false;
+      Throw();
+    }
+    if (!inks) continue;
     // As TensorFlow does: Adobe writes CMYK inverted, and the black plane scales the others.
-    const bool inverted = s.info.saw_Adobe_marker;
+    const bool inverted = info.saw_Adobe_marker;
     for (size_t i = 0; i < count; ++i) {
       const uint8_t* in = rows[i];
-      uint8_t* out = s.pixels.data() + (y + i) * stride;
+      uint8_t* out = pixels.data() + (y + i) * stride;
       for (size_t x = 0; x < width; ++x, in += 4, out += 3) {
         const int k = inverted ? in[3] : 255 - in[3];
         for (int c = 0; c < 3; ++c) {
@@ -204,9 +249,10 @@ Region JpegDecoder::Decode(Rect rect) {
       }
     }
   }
-  jpeg_abort_decompress(&s.info);
+  jpeg_abort_decompress(&info);
   const size_t inset = static_cast<size_t>(rect.x0 - static_cast<int>(left)) * 3;
-  return {s.pixels.data() + inset, stride, rect};
+  *region = {pixels.data() + inset, stride, rect};
+  return true;
 }
 
 }  // namespace pretexture

@@ -47,11 +47,16 @@ class JpegDecoder {
   // Decodes `rect` of the opened image. The pixels are valid until the next Open. As in TensorFlow,
   // greyscale, CMYK and YCCK become RGB, EXIF orientation is left alone, and what a marker cuts
   // short is grey, with a warning. Throws Error, also where the data end before the region does.
-  Region Decode(Rect rect);
+  //
+  // With `plain`, all of it by libjpeg: for tests.
+  Region Decode(Rect rect, bool plain = false);
 
   // What libjpeg complained of without failing (such as extraneous bytes before a marker), in all
   // images so far.
   uint64_t warnings() const;
+
+  // How many images libjpeg had to decode from the start since their streams were not sound.
+  uint64_t given_up() const;
 
  private:
   struct State;

@@ -18,6 +18,7 @@ struct JpegOptions {
   // Horizontal and vertical sampling factors, component by component.
   std::vector<std::pair<int, int>> sampling = {{2, 2}, {1, 1}, {1, 1}};
   bool progressive = false;
+  bool optimized = false;  // Huffman tables made for the image
   bool arithmetic = false;
   unsigned restart_blocks = 0;
 };
@@ -65,6 +66,7 @@ inline std::vector<uint8_t> EncodeJpeg(int width, int height, const JpegOptions&
     info.comp_info[c].v_samp_factor = grey ? 1 : factors.second;
   }
   info.arith_code = options.arithmetic;
+  info.optimize_coding = options.optimized;
   info.restart_interval = options.restart_blocks;
   if (options.progressive) jpeg_simple_progression(&info);
 

@@ -1,0 +1,340 @@
+#include "huffman.h"
+
+#include <algorithm>
+#include <cstring>
+
+#if defined(__x86_64__)
+#define PRETEXTURE_BMI2 __attribute__((target("bmi2")))
+#endif
+#define PRETEXTURE_INLINE inline __attribute__((always_inline))
+
+namespace pretexture {
+namespace {
+
+// All that is taken from libjpeg's insides: in every release of libjpeg-turbo an entropy decoder
+// begins with these two functions.
+struct EntropyDecoder {
+  void (*start_pass)(j_decompress_ptr);
+  HuffmanDecoder::DecodeMcu decode_mcu;
+};
+
+// Where the coefficients stand that come one after the other. As in libjpeg, those that a broken
+// stream puts behind the last one go there.
+constexpr uint8_t kZigzag[DCTSIZE2 + 16] = {
+    0,  1,  8,  16, 9,  2,  3,  10, 17, 24, 32, 25, 18, 11, 4,  5,  12, 19, 26, 33,
+    40, 48, 41, 34, 27, 20, 13, 6,  7,  14, 21, 28, 35, 42, 49, 56, 57, 50, 43, 36,
+    29, 22, 15, 23, 30, 37, 44, 51, 58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54,
+    47, 55, 62, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63};
+
+constexpr int kCutShort = 1 << 20;  // added bits
+
+// Whether a marker comes before the data end.
+bool MarkerAhead(const uint8_t* next, const uint8_t* last) {
+  for (; last - next >= 2; ++next) {
+    if (next[0] == 0xff && next[1] != 0) return true;
+  }
+  return false;
+}
+
+// Byte by byte, up to a marker; behind it come zeros. Where the data end without one, libjpeg is to
+// say whether it needed more.
+HuffmanDecoder::Bits RefillSlowly(HuffmanDecoder::Bits b) {
+  if (b.last - b.next < 10 && !MarkerAhead(b.next, b.last)) b.added = kCutShort;
+  while (b.count <= 56) {
+    uint64_t byte = 0;
+    if (b.next < b.last && *b.next != 0xff) {
+      byte = *b.next++;
+    } else if (b.last - b.next >= 2 && b.next[1] == 0) {
+      byte = 0xff;
+      b.next += 2;
+    } else {
+      b.added += 8;
+    }
+    b.bits |= byte << (56 - b.count);
+    b.count += 8;
+  }
+  return b;
+}
+
+// So that there are more than 55 bits. It costs less than to ask whether it must be done, which
+// nothing could foretell.
+PRETEXTURE_INLINE void Refill(HuffmanDecoder::Bits& b) {
+  if (b.last - b.next >= 8) {
+    uint64_t bytes;
+    std::memcpy(&bytes, b.next, 8);
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    bytes = __builtin_bswap64(bytes);
+#endif
+    // No byte is 0xff: none of the inverse is zero.
+    if (((~bytes - 0x0101010101010101u) & bytes & 0x8080808080808080u) == 0) {
+      b.bits |= bytes >> b.count;
+      b.next += (63 - b.count) >> 3;
+      b.count |= 56;
+      return;
+    }
+  }
+  b = RefillSlowly(b);  // by value: a `b` whose address is known would live in memory
+}
+
+PRETEXTURE_INLINE void Skip(HuffmanDecoder::Bits& b, int count) {
+  b.bits <<= count;
+  b.count -= count;
+}
+
+// The value of a symbol whose code is next (T.81, F.2.2.1, EXTEND).
+PRETEXTURE_INLINE int Value(uint64_t bits, HuffmanTable::Symbol symbol) {
+  const uint64_t at = bits << symbol.length;
+  const int value = static_cast<int>(at >> 1 >> (63 - symbol.size));
+  const int negative = ~static_cast<int>(static_cast<int64_t>(at) >> 63);
+  return value - (negative & ((1 << symbol.size) - 1));
+}
+
+enum class After { kMore, kEnd, kUnsound };
+
+// Takes one symbol, of at most 31 bits, or those of a Step. `k` is the last coefficient's number.
+template <bool kStore>
+PRETEXTURE_INLINE After Advance(HuffmanDecoder::Bits& b, const HuffmanTable& table, JCOEF* out,
+                                int& k) {
+  const HuffmanTable::Step step = table.Next(b.bits);
+  const int last = k + step.advance();
+  // A block whose last coefficient is there ends without a code.
+  const bool whole = last < DCTSIZE2;
+  const bool ends =
+      step.advance() >= HuffmanTable::kEnd && last < HuffmanTable::kEnd + DCTSIZE2 - 1;
+  if (__builtin_expect(whole || ends, 1)) {
+    if (kStore) {
+      // In this order, since without a second value it is 0 and stands anywhere.
+      out[kZigzag[k + step.second_place()]] = step.second();
+      out[kZigzag[k + step.first_place()]] = step.first();
+    }
+    Skip(b, step.total());
+    k = last;
+    return whole ? After::kMore : After::kEnd;
+  }
+  const HuffmanTable::Symbol symbol = table.Find(b.bits);
+  if (symbol.total == 0) return After::kUnsound;
+  const int value = Value(b.bits, symbol);
+  Skip(b, symbol.total);
+  if (symbol.size == 0 && symbol.run != 15) return After::kEnd;
+  k += symbol.run + 1;
+  if (kStore && symbol.size != 0) out[kZigzag[k]] = static_cast<JCOEF>(value);
+  return After::kMore;
+}
+
+// False where the stream holds no such MCU. With kStore false coefficients are not kept.
+template <bool kStore>
+PRETEXTURE_INLINE bool DecodeMcu(HuffmanDecoder::Mcu& mcu, JBLOCKROW* blocks) {
+  HuffmanDecoder::Bits b = mcu.bits;
+  for (int i = 0; i < mcu.blocks; ++i) {
+    const HuffmanDecoder::Block block = mcu.block[i];
+    JCOEF* const out = kStore ? *blocks[i] : nullptr;
+
+    Refill(b);
+    const HuffmanTable::Symbol symbol = block.dc->Find(b.bits);
+    if (symbol.total == 0) return false;
+    int& predicted = mcu.predicted[block.component];
+    predicted = static_cast<int>(static_cast<unsigned>(predicted) +
+                                 static_cast<unsigned>(Value(b.bits, symbol)));
+    if (kStore) out[0] = static_cast<JCOEF>(predicted);
+    Skip(b, symbol.total);
+
+    for (int k = 0; k < DCTSIZE2 - 1;) {
+      Refill(b);
+      After after = Advance<kStore>(b, *block.ac, out, k);
+      // Two at most: a step of 10 bits leaves enough for any symbol.
+      if (after == After::kMore && k < DCTSIZE2 - 1) {
+        after = Advance<kStore>(b, *block.ac, out, k);
+      }
+      if (after == After::kEnd) break;
+      if (after == After::kUnsound) return false;
+    }
+  }
+  mcu.bits = b;
+  return b.added <= b.count;  // no zero behind a marker was taken for data
+}
+
+bool StorePlain(HuffmanDecoder::Mcu& mcu, JBLOCKROW* blocks) {
+  return DecodeMcu<true>(mcu, blocks);
+}
+bool StepPlain(HuffmanDecoder::Mcu& mcu, JBLOCKROW*) { return DecodeMcu<false>(mcu, nullptr); }
+
+#if defined(PRETEXTURE_BMI2)
+// Shifts by a variable in one operation.
+PRETEXTURE_BMI2 bool StoreBmi2(HuffmanDecoder::Mcu& mcu, JBLOCKROW* blocks) {
+  return DecodeMcu<true>(mcu, blocks);
+}
+PRETEXTURE_BMI2 bool StepBmi2(HuffmanDecoder::Mcu& mcu, JBLOCKROW*) {
+  return DecodeMcu<false>(mcu, nullptr);
+}
+#endif
+
+struct Functions {
+  bool (*store)(HuffmanDecoder::Mcu&, JBLOCKROW*) = StorePlain;
+  bool (*step)(HuffmanDecoder::Mcu&, JBLOCKROW*) = StepPlain;
+
+  Functions() {
+#if defined(PRETEXTURE_BMI2)
+    if (__builtin_cpu_supports("bmi2")) {
+      store = StoreBmi2;
+      step = StepBmi2;
+    }
+#endif
+  }
+};
+const Functions kFunctions;
+
+}  // namespace
+
+HuffmanTable::Symbol HuffmanTable::Describe(int length, int symbol) {
+  const int size = symbol & 15;
+  return {static_cast<uint8_t>(length + size), static_cast<uint8_t>(length),
+          static_cast<uint8_t>(size), static_cast<uint8_t>(symbol >> 4)};
+}
+
+void HuffmanTable::Build(const JHUFF_TBL& table, bool ac) {
+  if (std::memcmp(bits_, table.bits, sizeof(bits_)) == 0 &&
+      std::memcmp(symbols_, table.huffval, sizeof(symbols_)) == 0) {
+    return;
+  }
+  std::memcpy(bits_, table.bits, sizeof(bits_));
+  std::memcpy(symbols_, table.huffval, sizeof(symbols_));
+  std::memset(short_, 0, sizeof(short_));
+  // libjpeg has checked that the codes fit their lengths, and that there are at most 256.
+  uint32_t code = 0;
+  int number = 0;
+  for (int length = 1; length <= 16; ++length, code <<= 1) {
+    first_[length] = number - static_cast<int>(code);
+    for (int i = 0; i < bits_[length]; ++i, ++code, ++number) {
+      if (length > kLook) continue;
+      const Symbol symbol = Describe(length, symbols_[number]);
+      std::fill_n(short_ + (code << (kLook - length)), 1 << (kLook - length), symbol);
+    }
+    end_[length] = code << (16 - length);
+  }
+  if (ac) BuildSteps();
+}
+
+// A table of its own for each image is common, so this must not take long: most of it runs without
+// a branch that depends on the codes.
+void HuffmanTable::BuildSteps() {
+  constexpr int kSize = 1 << kLook;
+  const auto make = [](int second, int place, int advance, int total) {
+    return static_cast<uint64_t>(static_cast<uint16_t>(second)) << 16 |
+           static_cast<uint64_t>(place) << 40 | static_cast<uint64_t>(advance) << 48 |
+           static_cast<uint64_t>(total) << 56;
+  };
+  // By the next bits, one coefficient, as the second of a step: alone, and with the end of the
+  // block where that follows. 0 for anything else.
+  uint64_t alone[kSize] = {}, ended[kSize] = {};
+  const Symbol* const end = std::find_if(
+      short_, short_ + kSize, [](Symbol s) { return s.total != 0 && s.size == 0 && s.run != 15; });
+  const int end_code = static_cast<int>(end - short_);
+  const int end_length = end == short_ + kSize ? 2 * kLook : end->total;
+  for (int i = 0; i < kSize;) {
+    const Symbol symbol = short_[i];
+    if (symbol.total == 0) {
+      ++i;
+    } else if (symbol.size == 0 || symbol.total > kLook) {
+      const int count = 1 << (kLook - symbol.length);
+      if (symbol.size == 0 && symbol.run != 15) {
+        std::fill_n(ended + i, count, make(0, 0, kEnd, symbol.total));
+      }
+      i += count;
+    } else {
+      const int count = 1 << (kLook - symbol.total), k = symbol.run + 1;
+      const int value = Value(static_cast<uint64_t>(i) << (64 - kLook), symbol);
+      const uint64_t step = make(value, k, k, symbol.total);
+      std::fill_n(alone + i, count, step);
+      std::fill_n(ended + i, count, step);
+      if (symbol.total + end_length <= kLook) {
+        std::fill_n(ended + i + (end_code >> symbol.total),
+                    1 << (kLook - symbol.total - end_length), step + make(0, 0, kEnd, end_length));
+      }
+      i += count;
+    }
+  }
+  // The same by the next `left` bits, from 2^left on.
+  uint64_t after[kSize];
+  for (int left = 0; left < kLook; ++left) {
+    for (int i = 0; i < 1 << left; ++i) {
+      const uint64_t one = alone[i << (kLook - left)], two = ended[i << (kLook - left)];
+      const uint64_t fitting = static_cast<int>(one >> 56) <= left ? one : 0;
+      after[(1 << left) + i] = static_cast<int>(two >> 56) <= left ? two : fitting;
+    }
+  }
+  for (int i = 0; i < kSize; ++i) {
+    const uint64_t step = alone[i];
+    const int left = kLook - static_cast<int>(step >> 56);
+    const uint64_t first = (step >> 16 & 0xffff) | (step >> 40 & 0xff) << 32 | (step >> 40 << 40);
+    const uint64_t next = after[(1 << left & (kSize - 1)) + (i & ((1 << left) - 1))];
+    // The end at once; its place is one where nothing stands yet.
+    const uint64_t other = ended[i] ? ended[i] | uint64_t{0x0101} << 32 : make(0, 0, kOther, 0);
+    steps_[i].fields = step ? first + next : other;
+  }
+}
+
+HuffmanTable::Symbol HuffmanTable::FindLong(uint64_t bits) const {
+  const uint32_t next = static_cast<uint32_t>(bits >> 48);
+  for (int length = kLook + 1; length <= 16; ++length) {
+    if (next < end_[length]) {
+      return Describe(length, symbols_[first_[length] + static_cast<int>(next >> (16 - length))]);
+    }
+  }
+  return {};
+}
+
+bool HuffmanDecoder::Attach(j_decompress_ptr info, DecodeMcu decode, GiveUp give_up) {
+  if (info->progressive_mode || info->arith_code || jpeg_has_multiple_scans(info) ||
+      info->data_precision != 8 || info->Ss != 0 || info->Se != DCTSIZE2 - 1 || info->Ah != 0 ||
+      info->Al != 0) {
+    return false;
+  }
+  mcu_.blocks = info->blocks_in_MCU;
+  for (int i = 0; i < mcu_.blocks; ++i) {
+    const int component = info->MCU_membership[i];
+    const jpeg_component_info* const c = info->cur_comp_info[component];
+    const JHUFF_TBL* const dc = info->dc_huff_tbl_ptrs[c->dc_tbl_no];
+    const JHUFF_TBL* const ac = info->ac_huff_tbl_ptrs[c->ac_tbl_no];
+    if (dc == nullptr || ac == nullptr) return false;
+    dc_[c->dc_tbl_no].Build(*dc, false);
+    ac_[c->ac_tbl_no].Build(*ac, true);
+    mcu_.block[i] = {&dc_[c->dc_tbl_no], &ac_[c->ac_tbl_no], component};
+  }
+  mcu_.bits = {info->src->next_input_byte, info->src->next_input_byte + info->src->bytes_in_buffer,
+               0, 0, 0};
+  std::memset(mcu_.predicted, 0, sizeof(mcu_.predicted));
+  info_ = info;
+  give_up_ = give_up;
+  restart_interval_ = restart_in_ = info->restart_interval;
+  restart_ = 0;
+  column_ = 0;
+  columns_ = info->MCUs_per_row;
+  Want(0, columns_);
+  reinterpret_cast<EntropyDecoder*>(info->entropy)->decode_mcu = decode;
+  return true;
+}
+
+void HuffmanDecoder::Decode(JBLOCKROW* blocks) {
+  if (restart_interval_ != 0) {
+    if (restart_in_ == 0) Restart();
+    --restart_in_;
+  }
+  const bool wanted = blocks != nullptr && column_ >= begin_ && column_ < end_;
+  if (++column_ == columns_) column_ = 0;
+  if (!(wanted ? kFunctions.store(mcu_, blocks) : kFunctions.step(mcu_, nullptr))) give_up_(info_);
+}
+
+// The marker must come next, behind less than a byte.
+void HuffmanDecoder::Restart() {
+  Bits& b = mcu_.bits;
+  b = RefillSlowly(b);
+  const bool sound = b.added > 0 && b.count - b.added < 8 && b.last - b.next >= 2 &&
+                     b.next[0] == 0xff && b.next[1] == JPEG_RST0 + restart_;
+  if (!sound) give_up_(info_);
+  b = {b.next + 2, b.last, 0, 0, 0};
+  std::memset(mcu_.predicted, 0, sizeof(mcu_.predicted));
+  restart_ = (restart_ + 1) % 8;
+  restart_in_ = restart_interval_;
+}
+
+}  // namespace pretexture

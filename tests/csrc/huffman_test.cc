@@ -1,0 +1,171 @@
+// Our Huffman decoder against libjpeg's: the same pixels, and on broken streams the same
+// complaints.
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "error.h"
+#include "jpeg.h"
+#include "jpegs.h"
+#include "test.h"
+
+namespace pretexture {
+namespace {
+
+using namespace test;
+
+using Bytes = std::vector<uint8_t>;
+
+// Pixels, or what was wrong, and the number of warnings.
+struct Result {
+  Bytes pixels;
+  std::string error;
+  uint64_t warnings = 0;
+
+  bool operator==(const Result& other) const {
+    return pixels == other.pixels && error == other.error && warnings == other.warnings;
+  }
+};
+
+Result Decode(JpegDecoder* decoder, const Bytes& data, const Rect& rect, bool plain) {
+  Result result;
+  const uint64_t before = decoder->warnings();
+  try {
+    decoder->Open({data.data(), data.size()});
+    const Region region = decoder->Decode(rect, plain);
+    for (int y = rect.y0; y < rect.y1; ++y) {
+      const uint8_t* row = region.Row(y);
+      result.pixels.insert(result.pixels.end(), row, row + 3 * rect.width());
+    }
+  } catch (const Error& error) {
+    result.error = error.what();
+  }
+  result.warnings = decoder->warnings() - before;
+  return result;
+}
+
+Rect Drawn(Random* random, int width, int height) {
+  Rect rect;
+  rect.x0 = random->Between(0, width - 1);
+  rect.x1 = random->Between(rect.x0 + 1, width);
+  rect.y0 = random->Between(0, height - 1);
+  rect.y1 = random->Between(rect.y0 + 1, height);
+  return rect;
+}
+
+std::vector<JpegOptions> Kinds() {
+  std::vector<JpegOptions> kinds;
+  const std::vector<std::vector<std::pair<int, int>>> samplings = {
+      {{1, 1}, {1, 1}, {1, 1}}, {{2, 2}, {1, 1}, {1, 1}}, {{2, 1}, {1, 1}, {1, 1}},
+      {{1, 2}, {1, 1}, {1, 1}}, {{4, 1}, {1, 1}, {1, 1}},
+  };
+  for (const auto& sampling : samplings) {
+    for (const int quality : {5, 50, 90, 100}) {
+      for (const unsigned restart : {0u, 1u, 7u}) {
+        JpegOptions options;
+        options.sampling = sampling;
+        options.quality = quality;
+        options.restart_blocks = restart;
+        options.optimized = quality == 50 || quality == 100;
+        kinds.push_back(options);
+      }
+    }
+  }
+  for (const J_COLOR_SPACE stored : {JCS_GRAYSCALE, JCS_RGB, JCS_CMYK, JCS_YCCK}) {
+    JpegOptions options;
+    options.stored = stored;
+    kinds.push_back(options);
+  }
+  return kinds;
+}
+
+TEST(every_kind_of_sequential_jpeg_decodes_as_with_libjpeg) {
+  JpegDecoder decoder;  // One for all, so that no table may outlive its image.
+  Random random(1);
+  for (const JpegOptions& options : Kinds()) {
+    const int width = random.Between(1, 90), height = random.Between(1, 90);
+    const Bytes data = EncodeJpeg(width, height, options);
+    for (int i = 0; i < 12; ++i) {
+      const Rect rect = i == 0 ? Rect{0, 0, width, height} : Drawn(&random, width, height);
+      const Result ours = Decode(&decoder, data, rect, false);
+      CHECK_EQ(ours.error, "");
+      CHECK(ours == Decode(&decoder, data, rect, true));
+    }
+  }
+  CHECK_EQ(decoder.given_up(), 0u);
+}
+
+// A single table entry that is wrong would show.
+TEST(a_large_image_of_every_quality_decodes_as_with_libjpeg) {
+  JpegDecoder decoder;
+  for (int quality = 1; quality <= 100; quality += 3) {
+    JpegOptions options;
+    options.quality = quality;
+    options.optimized = quality % 2 == 0;
+    const Bytes data = EncodeJpeg(400, 300, options);
+    const Rect whole{0, 0, 400, 300};
+    CHECK(Decode(&decoder, data, whole, false) == Decode(&decoder, data, whole, true));
+  }
+  CHECK_EQ(decoder.given_up(), 0u);
+}
+
+TEST(progressive_and_arithmetic_jpegs_are_left_to_libjpeg) {
+  JpegDecoder decoder;
+  for (const bool progressive : {false, true}) {
+    JpegOptions options;
+    options.progressive = progressive;
+    options.arithmetic = !progressive;
+    const Bytes data = EncodeJpeg(50, 40, options);
+    const Rect whole{0, 0, 50, 40};
+    CHECK(Decode(&decoder, data, whole, false) == Decode(&decoder, data, whole, true));
+  }
+  CHECK_EQ(decoder.given_up(), 0u);
+}
+
+TEST(broken_streams_give_what_libjpeg_gives) {
+  JpegDecoder decoder;
+  Random random(2);
+  int errors = 0, warnings = 0;
+  const std::vector<JpegOptions> kinds = Kinds();
+  for (int i = 0; i < 3000; ++i) {
+    const JpegOptions& options = kinds[static_cast<size_t>(i) % kinds.size()];
+    const int width = random.Between(8, 60), height = random.Between(8, 60);
+    Bytes data = EncodeJpeg(width, height, options);
+    const int begin = static_cast<int>(FindMarkers(data, 0xda).front()) + 14;
+    const int last = static_cast<int>(data.size()) - 1;
+    if (begin >= last) continue;
+    switch (i % 4) {
+      case 0:  // Bytes changed.
+        for (int j = random.Between(1, 4); j > 0; --j) {
+          data[static_cast<size_t>(random.Between(begin, last))] =
+              static_cast<uint8_t>(random.Between(0, 255));
+        }
+        break;
+      case 1:  // Cut short.
+        data.resize(static_cast<size_t>(random.Between(begin, last)));
+        break;
+      case 2:  // A marker in the middle.
+        data[static_cast<size_t>(random.Between(begin, last - 1))] = 0xff;
+        break;
+      default:  // Bytes too many.
+        data.insert(data.begin() + random.Between(begin, last),
+                    static_cast<size_t>(random.Between(1, 9)),
+                    static_cast<uint8_t>(random.Between(0, 255)));
+    }
+    const Rect rect = Drawn(&random, width, height);
+    const Result ours = Decode(&decoder, data, rect, false);
+    const Result theirs = Decode(&decoder, data, rect, true);
+    CHECK_EQ(ours.error, theirs.error);
+    CHECK_EQ(ours.warnings, theirs.warnings);
+    CHECK(ours.pixels == theirs.pixels);
+    errors += !theirs.error.empty();
+    warnings += theirs.warnings > 0;
+  }
+  CHECK(errors > 100);
+  CHECK(warnings > 100);
+  CHECK(decoder.given_up() > 100);
+}
+
+}  // namespace
+}  // namespace pretexture
