@@ -529,7 +529,7 @@ def test_a_forked_child_is_told_to_make_its_own_loader(shards):
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="counts threads in /proc")
 def test_threads_that_cannot_be_started_are_an_error_and_those_that_were_end(shards):
     script = """
-        import os, resource, sys
+        import os, resource, sys, time
         from pretexture.loader import Loader, TFRecords
         loader = Loader(TFRecords(sys.argv[1:]), "resize(8)", 1, threads=500)
         used = int(open("/proc/self/statm").read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
@@ -539,6 +539,10 @@ def test_threads_that_cannot_be_started_are_an_error_and_those_that_were_end(sha
         except RuntimeError as error:
             print(error)
         loader.close()
+        # The system counts a thread for a moment after it has ended.
+        deadline = time.monotonic() + 10
+        while len(os.listdir("/proc/self/task")) > 1 and time.monotonic() < deadline:
+            time.sleep(0.001)
         print(len(os.listdir("/proc/self/task")))
         """
     error, threads = finish(run_script(script, *shards)).splitlines()

@@ -16,8 +16,8 @@ import bench_instructions
 import benchmark
 from benchmarking import decode, report
 from benchmarking.jobs import CONTENDERS, OURS, TASKS, Job, Outcome
-from PIL import Image
 from marked import replace_marked
+from PIL import Image
 from pretexture.loader import draws, presets, reference
 from pretexture.loader.writer import TFRecordWriter, example
 
