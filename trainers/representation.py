@@ -8,7 +8,7 @@ from typing import Callable, Dict, List, Sequence, Tuple
 import tensorflow as tf
 
 from . import models
-from .export import read_description
+from .export import ExportError, read_description
 from .layers import Scope
 from .recipes import LINEAR_EVAL, Recipe
 
@@ -38,7 +38,10 @@ class Representation:
         self.step = description.step
         known = {name: description.recipe[name] for name in _NETWORK if name in description.recipe}
         self._recipe = dataclasses.replace(LINEAR_EVAL, **known)
-        self._outputs = description.end_points["logits"][-1]
+        outputs = description.end_points.get("logits", (None,))[-1]
+        if outputs is None:
+            raise ExportError(f"{module} does not say how many logits its network has")
+        self._outputs = outputs
         self._checkpoint = os.path.join(module, "variables", "variables")
 
     def network(self, image: Tuple[int, ...]) -> Callable[[tf.Tensor], Dict[str, tf.Tensor]]:

@@ -204,9 +204,10 @@ def _plan(config: Config, options: Options, device: str, step: int) -> List[str]
         f"data      {options.data}, split {recipe.train_split}: {config.records:,} images, "
         f"{config.steps_per_epoch:,} steps of {recipe.batch_size} an epoch",
         f"views     {recipe.pipeline}",
-        f"model     {recipe.architecture}, widening factor {recipe.filters_factor:g}: "
-        f"{config.parameters:,} parameters"
-        + (f" of heads on the frozen {config.module}" if config.module else ""),
+        f"heads     {config.parameters:,} parameters on the frozen {config.module}"
+        if config.module
+        else f"model     {recipe.architecture}, widening factor {recipe.filters_factor:g}: "
+        f"{config.parameters:,} parameters",
         f"device    {device}, TensorFlow {config.tensorflow}",
         f"training  {', '.join(words)}",
         f"steps     {config.steps:,}, {config.steps / config.steps_per_epoch:.3g} epochs",

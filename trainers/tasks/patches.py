@@ -30,8 +30,8 @@ class PatchHead(tf.Module):
         units: of the hidden layer, 4096 as published.
         classes: of the answer.
 
-    The hidden units with batch normalisation (momentum 0.997, epsilon 1e-5), ReLU and dropout of 0.5,
-    then the classes; weight decay 5e-4.
+    The hidden units with batch normalisation (momentum 0.997, epsilon 1e-5), ReLU and dropout of
+    0.5, then the classes; weight decay 5e-4.
     """
 
     def __init__(self, scope: Scope, features: int, units: int, classes: int):
