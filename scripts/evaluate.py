@@ -1,28 +1,42 @@
 """Evaluates the newest checkpoint of a run on its pretext task, each image of a split once.
 
-Prints the result and writes it to WORKDIR/eval-SPLIT.json.
+Prints the result and writes it to WORKDIR: eval-SPLIT.json, eval-SPLIT.jsonl with a line a step,
+and TensorBoard events. With --follow it evaluates each checkpoint as it appears and exports it to
+WORKDIR/exports, until that of the last step; it may be started before the training.
 """
 
 import argparse
 import sys
-from typing import List, Optional
+from typing import Any, List, Optional
 
 from pretexture.trainers import commandline
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
     """Runs the command; returns its exit status."""
-    flags = _parser().parse_args(arguments)
+    parser = _parser()
+    flags = parser.parse_args(arguments)
+    if flags.timeout is not None and not flags.follow:
+        parser.error("argument --timeout: only with argument --follow")
     with commandline.short_errors(flags.traceback):
         commandline.import_tensorflow()
-        from pretexture.trainers.evaluation import evaluate
+        from pretexture.trainers import evaluation
 
-        result = evaluate(
-            flags.workdir, flags.data, flags.split, flags.batch_size, flags.threads, flags.device
-        )
-    for name, value in result.items():
-        print(f"{name:<12}{value:.4f}" if isinstance(value, float) else f"{name:<12}{value}")
+        how = {name: getattr(flags, name) for name in ("split", "batch_size", "threads", "device")}
+        if not flags.follow:
+            result = evaluation.evaluate(flags.workdir, flags.data, **how)
+            for name, value in result.items():
+                print(f"{name:<12}{_spell(value)}")
+            return 0
+        results = evaluation.follow(flags.workdir, flags.data, flags.timeout, **how)
+        for result in results:
+            words = (f"{name} {_spell(value)}" for name, value in result.items())
+            print(", ".join(words), flush=True)
     return 0
+
+
+def _spell(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -43,6 +57,15 @@ def _parser() -> argparse.ArgumentParser:
         type=commandline.whole,
         metavar="N",
         help="images at a time; the result does not depend on it (default: the recipe's)",
+    )
+    parser.add_argument(
+        "--follow", action="store_true", help="evaluate and export checkpoints as they appear"
+    )
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        metavar="X",
+        help="with --follow, give up after so many seconds without another checkpoint",
     )
     commandline.add_machine_flags(parser)
     return parser

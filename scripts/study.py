@@ -31,20 +31,24 @@ class Entry:
     Attributes:
         recipe: see `pretrain.py`.
         epochs: of the training split; chosen so that all take about as long.
+        seeds: how many times over, by default.
     """
 
     recipe: str
     epochs: float
+    seeds: int = 1
 
 
 STUDY = {
-    "random": Entry("supervised-small", 0),
-    "supervised": Entry("supervised-small", 10),
-    "rotation": Entry("rotation-small", 3),
+    "random": Entry("supervised-small", 0, seeds=3),
+    "supervised": Entry("supervised-small", 10, seeds=3),
+    "rotation": Entry("rotation-small", 3, seeds=3),
     "exemplar": Entry("exemplar-small", 3),
+    "random_patches": Entry("jigsaw-small", 0),
     "jigsaw": Entry("jigsaw-small", 4),
     "relative_patch_location": Entry("relative_patch_location-small", 4),
 }
+_PATCHES = ("jigsaw-small", "relative_patch_location-small")
 LINEAR = {"batch-size": 128, "epochs": 15, "lr": 0.01, "decay-epochs": "9,12"}
 SPLITS = {"train-split": "trainval", "eval-split": "test"}
 
@@ -59,10 +63,12 @@ def main(arguments: Optional[List[str]] = None) -> int:
         text = document.read_text(encoding="utf-8")
         replace_marked(text, "study", "")  # what would fail at the end fails now
         found: Found = {name: [] for name in flags.tasks}
-        for seed in range(flags.seeds):
+        counts = {name: flags.seeds or STUDY[name].seeds for name in flags.tasks}
+        for seed in range(max(counts.values())):
             for name in flags.tasks:
-                folder = os.path.join(flags.workdir, f"{name}-{seed}")
-                found[name].append(_network(STUDY[name], flags, folder, seed))
+                if seed < counts[name]:
+                    folder = os.path.join(flags.workdir, f"{name}-{seed}")
+                    found[name].append(_network(STUDY[name], flags, folder, seed))
         chart = document.with_suffix(".png")
         _draw(found, str(chart))
         text = replace_marked(text, "study", _tables(found, flags, chart.name))
@@ -149,19 +155,22 @@ def _draw(found: Found, path: str) -> None:
 def _tables(found: Found, flags: argparse.Namespace, chart: str) -> str:
     points = list(next(iter(found.values()))[0]["end_points"])
     lines = [f"![Accuracy over end points]({chart})", ""]
-    lines += ["Top-1 of a linear classifier on each end point, %, mean and standard deviation "]
-    lines[-1] += f"over {flags.seeds} seeds; the best end point of a network is bold."
-    lines += ["", "| pretraining | " + " | ".join(points) + " |"]
-    lines += ["| --- |" + " ---: |" * len(points)]
+    lines += [
+        "Top-1 of a linear classifier on each end point, %; mean and standard deviation where "
+        "there are several seeds. The best end point of a network is bold."
+    ]
+    lines += ["", "| pretraining | seeds | " + " | ".join(points) + " |"]
+    lines += ["| --- | ---: |" + " ---: |" * len(points)]
     for name, runs in found.items():
         cells = []
         for point in points:
             values = _values(runs, point)
-            cell = f"{100 * np.mean(values):.1f} ± {100 * _deviation(values):.1f}"
+            cell = f"{100 * np.mean(values):.1f}"
+            if len(values) > 1:
+                cell += f" ± {100 * _deviation(values):.1f}"
             cells.append(f"**{cell}**" if point == _best(runs) else cell)
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    if "random" in found:
-        lines += ["", *_margins(found)]
+        lines.append(f"| {name} | {len(runs)} | " + " | ".join(cells) + " |")
+    lines += ["", *_margins(found)]
     lines += ["", "The pretext tasks themselves, on the same images:", ""]
     lines += ["| pretraining | accuracy, % | loss |", "| --- | ---: | ---: |"]
     for name, runs in found.items():
@@ -181,18 +190,18 @@ def _tables(found: Found, flags: argparse.Namespace, chart: str) -> str:
 
 
 def _margins(found: Found) -> List[str]:
-    """How far each network's best end point is above the untrained one's, seed by seed."""
-    random = found["random"]
-    base = _values(random, _best(random))
-    lines = ["| pretraining | best end point | above the untrained network's best, by seed |"]
+    """How far each network's best end point is above the best one of the same untrained."""
+    lines = ["| pretraining | best end point | above the best of an untrained one, by seed |"]
     lines += ["| --- | --- | --- |"]
     for name, runs in found.items():
-        if name != "random":
-            point = _best(runs)
-            above = [value - other for value, other in zip(_values(runs, point), base)]
-            lines.append(
-                f"| {name} | {point} | " + ", ".join(f"{100 * a:+.1f}" for a in above) + " |"
-            )
+        base = "random_patches" if STUDY[name].recipe in _PATCHES else "random"
+        if name == base or base not in found:
+            continue
+        untrained = _values(found[base], _best(found[base]))
+        untrained += [float(np.mean(untrained))] * (len(runs) - len(untrained))
+        point = _best(runs)
+        above = [value - other for value, other in zip(_values(runs, point), untrained)]
+        lines.append(f"| {name} | {point} | " + ", ".join(f"{100 * a:+.1f}" for a in above) + " |")
     return lines
 
 
@@ -228,7 +237,10 @@ def _parser() -> argparse.ArgumentParser:
         help="the document; what stands between its marks is replaced (default: docs/study.md)",
     )
     parser.add_argument(
-        "--seeds", type=commandline.whole, default=3, metavar="N", help="of each (default: 3)"
+        "--seeds",
+        type=commandline.whole,
+        metavar="N",
+        help="of each (default: 3 for random, supervised and rotation, 1 for the others)",
     )
     parser.add_argument(
         "--tasks",

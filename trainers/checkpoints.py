@@ -67,7 +67,7 @@ class Checkpoints:
 
     @property
     def latest(self) -> Optional[str]:
-        """The newest checkpoint's path, as TensorFlow writes it: without the files' endings."""
+        """The newest checkpoint's path; see `checkpoint_path`."""
         return self._path(self._saved[-1][0]) if self._saved else None
 
     def save(
@@ -107,7 +107,12 @@ class Checkpoints:
         write_text(os.path.join(self._folder, "checkpoint"), "\n".join(lines) + "\n")
 
     def _path(self, step: int) -> str:
-        return os.path.join(self._folder, f"{_PREFIX}{step}")
+        return checkpoint_path(self._folder, step)
+
+
+def checkpoint_path(folder: str, step: int) -> str:
+    """The path of a step's checkpoint, as TensorFlow writes it: without the files' endings."""
+    return os.path.join(folder, f"{_PREFIX}{step}")
 
 
 def retained(

@@ -2,18 +2,113 @@
 
 import json
 import os
+import shutil
 import sys
-from typing import Any, Dict, Optional, Tuple
+import time
+from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
 
 from pretexture.loader import Loader, imagenet
 
 from . import tasks
-from .checkpoints import Checkpoints
+from .checkpoints import CheckpointError, Checkpoints, checkpoint_path
 from .engines import tf2
+from .events import EventWriter
+from .export import export_run
 from .files import write_text
+from .metrics import read_lines
 from .progress import Bar
 from .splits import overlap
 from .workdir import WorkdirError, read_config
+
+
+class Evaluation:
+    """A run's model and the images that it is evaluated on.
+
+    Args:
+        workdir: of the run.
+        data: folder of shards.
+        split: None for the recipe's `eval_split`.
+        batch_size: None for the recipe's `eval_batch_size`; the result does not depend on it.
+        threads: of the loader; None for one a core.
+        device: "auto", "cpu" or "gpu".
+
+    Raises: WorkdirError where there is no run, and as `pretrain`.
+    """
+
+    def __init__(
+        self,
+        workdir: str,
+        data: str,
+        split: Optional[str] = None,
+        batch_size: Optional[int] = None,
+        threads: Optional[int] = None,
+        device: str = "auto",
+    ):
+        tf2.open_device(device)
+        config = read_config(workdir)
+        recipe = config.recipe
+        self._workdir = workdir
+        self._data = data
+        self._split = split or recipe.eval_split
+        task = tasks.build(recipe)
+        # Where a task is evaluated on random views, they are the same ones each time.
+        self._loader = Loader(
+            imagenet(data, self._split),
+            recipe.pipeline,
+            batch_size or recipe.eval_batch_size,
+            training=task.random_evaluation,
+            shuffle=False,
+            drop_remainder=False,
+            threads=threads,
+        )
+        self._engine = tf2.Engine(
+            recipe, task, self._loader.element_spec, config.steps_per_epoch, config.seed
+        )
+        warning = overlap(config.data, recipe.train_split, data, self._split)
+        if warning:
+            print(warning, file=sys.stderr)
+
+    def run(self, step: int) -> Dict[str, Any]:
+        """The metrics of a step's checkpoint, also written as `eval-SPLIT.json`.
+
+        Besides, `eval-SPLIT.jsonl` has a line for each step evaluated, and the folder `eval-SPLIT`
+        TensorBoard events.
+
+        Returns: `step`, `data`, `split`, `images`, and the means over all images of the task's loss
+            and metrics.
+
+        Raises: CheckpointError.
+        """
+        self._engine.restore_model(checkpoint_path(self._workdir, step))
+        self._loader.load_state_dict({**self._loader.state_dict(), "epoch": 0, "batch": 0})
+        images, means = measure(self._engine, self._loader)
+        about = {"step": step, "data": self._data, "split": self._split, "images": images}
+        result = {**about, **means}
+        stem = os.path.join(self._workdir, f"eval-{self._split}")
+        write_text(f"{stem}.json", json.dumps(result, indent=2) + "\n")
+        lines = [line for line in read_lines(f"{stem}.jsonl") if line["step"] != step]
+        lines = sorted([*lines, result], key=lambda line: line["step"])
+        write_text(f"{stem}.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+        os.makedirs(stem, exist_ok=True)
+        events = EventWriter(stem, step - 1)
+        events.scalars(step, means)
+        events.close()
+        return result
+
+    def done(self) -> Set[int]:
+        """The steps that have been evaluated on this split."""
+        path = os.path.join(self._workdir, f"eval-{self._split}.jsonl")
+        return {line["step"] for line in read_lines(path)}
+
+    def close(self) -> None:
+        """Ends the loader."""
+        self._loader.close()
+
+    def __enter__(self) -> "Evaluation":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.close()
 
 
 def evaluate(
@@ -24,56 +119,92 @@ def evaluate(
     threads: Optional[int] = None,
     device: str = "auto",
 ) -> Dict[str, Any]:
-    """The pretext metrics of a run's newest checkpoint; also written as `eval-SPLIT.json`.
-
-    Args:
-        workdir: of the run.
-        data: folder of shards.
-        split: None for the recipe's `eval_split`.
-        batch_size: None for the recipe's `eval_batch_size`; the result does not depend on it.
-        threads: of the loader; None for one a core.
-        device: "auto", "cpu" or "gpu".
-
-    Returns: `step`, `data`, `split`, `images`, and the means over all images of the task's loss
-        and metrics.
+    """The pretext metrics of a run's newest checkpoint; see `Evaluation`.
 
     Raises: WorkdirError where there is no run or no checkpoint, and as `pretrain`.
     """
-    tf2.open_device(device)
-    config = read_config(workdir)
-    recipe = config.recipe
-    split = split or recipe.eval_split
-    latest = Checkpoints(workdir).latest
-    if latest is None:
+    read_config(workdir)
+    steps = Checkpoints(workdir).steps
+    if not steps:
         raise WorkdirError(f"{workdir} has no checkpoint yet")
-    task = tasks.build(recipe)
-    # Where a task is evaluated on random views, they are the same ones each time.
-    loader = Loader(
-        imagenet(data, split),
-        recipe.pipeline,
-        batch_size or recipe.eval_batch_size,
-        training=task.random_evaluation,
-        shuffle=False,
-        drop_remainder=False,
-        threads=threads,
-    )
-    engine = tf2.Engine(recipe, task, loader.element_spec, config.steps_per_epoch, config.seed)
-    engine.restore_model(latest)
-    warning = overlap(config.data, recipe.train_split, data, split)
-    if warning:
-        print(warning, file=sys.stderr)
+    with Evaluation(workdir, data, split, batch_size, threads, device) as evaluation:
+        return evaluation.run(steps[-1])
 
-    with loader:
-        images, means = measure(engine, loader)
-    result = {
-        "step": engine.step,
-        "data": data,
-        "split": split,
-        "images": images,
-        **means,
-    }
-    write_text(os.path.join(workdir, f"eval-{split}.json"), json.dumps(result, indent=2) + "\n")
-    return result
+
+def follow(
+    workdir: str,
+    data: str,
+    timeout: Optional[float] = None,
+    export: bool = True,
+    poll: float = 5.0,
+    **how: Any,
+) -> Iterator[Dict[str, Any]]:
+    """Evaluates each checkpoint of a run as it appears, until that of the run's last step.
+
+    The run need not have begun. Checkpoints that were evaluated before, on the same split, are not
+    evaluated again.
+
+    Args:
+        workdir, data, how: as for `Evaluation`.
+        timeout: seconds to wait for another checkpoint; None for as long as it takes.
+        export: write each as `WORKDIR/exports/STEP`; those whose checkpoints are gone are removed.
+        poll: seconds between two looks.
+
+    Yields: as `Evaluation.run`.
+
+    Raises: WorkdirError where the time is out, and as `Evaluation`.
+    """
+    evaluation: Optional[Evaluation] = None
+    done: Set[int] = set()
+    seen = time.monotonic()
+    try:
+        while True:
+            steps, total = _progress(workdir)
+            for step in steps:
+                if step in done:
+                    continue
+                if evaluation is None:
+                    evaluation = Evaluation(workdir, data, **how)
+                    done = evaluation.done()
+                    break
+                done.add(step)
+                try:
+                    result = evaluation.run(step)
+                    if export:
+                        _export(workdir, step)
+                except CheckpointError:
+                    if step in Checkpoints(workdir).steps:
+                        raise
+                    continue  # the run has removed it meanwhile
+                yield result
+                seen = time.monotonic()
+            else:
+                if total is not None and total in done:
+                    return
+                if timeout is not None and time.monotonic() - seen > timeout:
+                    after = f"after step {max(done):,} of {total:,}" if done else "at all"
+                    raise WorkdirError(f"no checkpoint in {workdir} for {timeout:g} s, {after}")
+                time.sleep(poll)
+    finally:
+        if evaluation is not None:
+            evaluation.close()
+
+
+def _progress(workdir: str) -> Tuple[List[int], Optional[int]]:
+    """The steps whose checkpoints there are, and how many the run is to make; None if unknown."""
+    try:
+        return Checkpoints(workdir).steps, read_config(workdir).steps
+    except WorkdirError:
+        return [], None
+
+
+def _export(workdir: str, step: int) -> None:
+    folder = os.path.join(workdir, "exports")
+    export_run(workdir, os.path.join(folder, str(step)), step)
+    steps = set(map(str, Checkpoints(workdir).steps))
+    for name in os.listdir(folder):
+        if name.isdigit() and name not in steps:
+            shutil.rmtree(os.path.join(folder, name))
 
 
 def measure(engine: tf2.Engine, loader: Any) -> Tuple[int, Dict[str, float]]:

@@ -11,9 +11,14 @@ TIMINGS = ("images_per_second", "waiting")
 
 
 def read_metrics(folder: str) -> List[Dict[str, Any]]:
-    """The lines of a run's `metrics.jsonl`; without a last one that was cut short, [] for none."""
+    """The lines of a run's `metrics.jsonl`."""
+    return read_lines(os.path.join(folder, METRICS))
+
+
+def read_lines(path: str) -> List[Dict[str, Any]]:
+    """JSON line by line; without a last one that was cut short, [] where there is no file."""
     try:
-        with open(os.path.join(folder, METRICS), encoding="utf-8") as file:
+        with open(path, encoding="utf-8") as file:
             text = file.read()
     except FileNotFoundError:
         return []

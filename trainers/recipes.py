@@ -14,7 +14,8 @@ def _field(text: str, **options: Any) -> Any:
     return dataclasses.field(metadata={"help": text}, **options)
 
 
-_CHOICES = {
+# What fields of a few values may be.
+CHOICES = {
     "precision": ("float32", "mixed"),
     "normalize_axis": (0, 1),
     "pooling": ("adaptive_max", "adaptive_avg", "max", "avg"),
@@ -116,7 +117,7 @@ class Recipe:
                 raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
         if list(self.decay_epochs) != sorted(self.decay_epochs):
             raise ValueError(f"decay_epochs must ascend, not {self.decay_epochs}")
-        for name, values in _CHOICES.items():
+        for name, values in CHOICES.items():
             if getattr(self, name) not in values:
                 words = " or ".join(map(str, values))
                 raise ValueError(f"{name} must be {words}, not {getattr(self, name)}")

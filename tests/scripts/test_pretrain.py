@@ -4,12 +4,12 @@ import evaluate
 import pretrain
 import pytest
 from pretexture.trainers import commandline
-from pretexture.trainers.recipes import RECIPES, Recipe
+from pretexture.trainers.recipes import CHOICES, RECIPES, Recipe
 
 
 def _recipe(*arguments):
     flags = pretrain._parser().parse_args(["--data", "d", "--workdir", "w", *arguments])
-    return commandline.chosen_recipe(flags)
+    return commandline.chosen_recipe(flags, RECIPES[flags.recipe], commandline.PRETRAIN_FIELDS)
 
 
 def _written(value):
@@ -24,11 +24,15 @@ CHANGED = {str: "changed", int: 7, float: 2.5, bool: None, tuple: (3.0, 4.5)}
 
 
 @pytest.mark.parametrize(
-    "field", [field for field in dataclasses.fields(Recipe) if field.name != "task"], ids=str
+    "field",
+    [field for field in dataclasses.fields(Recipe) if field.name in commandline.PRETRAIN_FIELDS],
+    ids=lambda field: field.name,
 )
 def test_any_field_of_a_recipe_is_a_flag(field):
     before = getattr(RECIPES["jigsaw"], field.name)
     value = not before if isinstance(before, bool) else CHANGED[type(before)]
+    if field.name in CHOICES:
+        (value,) = set(CHOICES[field.name]) - {before}
     assert before != value
     recipe = _recipe("jigsaw", f"--{field.name.replace('_', '-')}", _written(value))
     assert recipe == dataclasses.replace(RECIPES["jigsaw"], **{field.name: value})
@@ -49,7 +53,7 @@ def test_an_empty_list_of_decay_epochs_is_none():
         (["colorization"], "invalid choice: 'colorization'"),
         (["rotation", "--last-relu", "yes"], "must be true or false, not 'yes'"),
         (["rotation", "--decay-epochs", "a,b"], "must be numbers such as 15,25, not 'a,b'"),
-        (["rotation", "--steps", "0"], "must be 1 or more, not 0"),
+        (["rotation", "--steps", "-1"], "must be 0 or more, not -1"),
         (["rotation", "--learning-rate", "1"], "unrecognized arguments: --learning-rate"),
         (["rotation", "--steps", "5", "--epochs", "1"], "not allowed with argument"),
     ],

@@ -1,0 +1,106 @@
+"""Evaluation beside a training run: every checkpoint once, until the run is done."""
+
+import dataclasses
+import json
+import threading
+
+import pytest
+
+tf = pytest.importorskip("tensorflow")
+
+import tiny  # noqa: E402
+from pretexture.trainers import evaluation  # noqa: E402
+from pretexture.trainers.checkpoints import CheckpointError, Checkpoints  # noqa: E402
+from pretexture.trainers.recipes import RECIPES  # noqa: E402
+from pretexture.trainers.run import Options, pretrain  # noqa: E402
+from pretexture.trainers.workdir import WorkdirError  # noqa: E402
+
+# One that can be exported.
+SMALL = dataclasses.replace(
+    RECIPES["rotation"],
+    pipeline="inception_crop(area=(0.5, 1))|resize(32)|range(-1, 1)|rotate",
+    architecture="resnet50",
+    filters_factor=0.25,
+    batch_size=4,
+    eval_batch_size=5,
+)
+
+
+def _train(shards, folder, steps, recipe=tiny.ROTATION, **options):
+    options = {"device": "cpu", "checkpoint_steps": 2, **options}
+    pretrain(recipe, Options(shards, str(folder), steps=steps, **options), say=lambda line: None)
+
+
+def _follow(shards, folder, **how):
+    how = {"split": "test", "device": "cpu", "poll": 0.01, "export": False, **how}
+    return evaluation.follow(str(folder), shards, **how)
+
+
+def test_each_checkpoint_of_a_run_is_evaluated_once_and_in_order(shards, tmp_path):
+    _train(shards, tmp_path, 6)
+    results = list(_follow(shards, tmp_path))
+    assert [result["step"] for result in results] == [2, 4, 6]
+    assert len({result["loss"] for result in results}) == 3
+    alone = evaluation.evaluate(str(tmp_path), shards, "test", device="cpu")
+    assert results[-1] == alone
+
+    assert list(_follow(shards, tmp_path)) == []  # all have been
+    _train(shards, tmp_path, 8)
+    assert [result["step"] for result in _follow(shards, tmp_path)] == [8]
+    with open(tmp_path / "eval-test.jsonl") as file:
+        lines = [json.loads(line) for line in file]
+    assert lines[:3] == results and [line["step"] for line in lines] == [2, 4, 6, 8]
+    assert json.loads((tmp_path / "eval-test.json").read_text()) == lines[3]
+
+
+def test_it_may_begin_before_the_run_and_ends_with_it(shards, tmp_path):
+    run = threading.Timer(0.3, _train, (shards, tmp_path / "run", 6))
+    run.start()
+    steps = [result["step"] for result in _follow(shards, tmp_path / "run", timeout=60)]
+    run.join()
+    assert steps[-1] == 6 and steps == sorted(set(steps))
+
+
+def test_without_another_checkpoint_in_time_it_says_how_far_it_came(shards, tmp_path):
+    with pytest.raises(WorkdirError, match=r"no checkpoint in .* for 0\.05 s, at all"):
+        list(_follow(shards, tmp_path, timeout=0.05))
+    _train(shards, tmp_path, 3)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "steps": 1000}))
+    with pytest.raises(WorkdirError, match=r"for 0\.05 s, after step 3 of 1,000"):
+        list(_follow(shards, tmp_path, timeout=0.05))
+
+
+def test_a_checkpoint_that_the_run_removes_meanwhile_is_passed_over(shards, tmp_path, monkeypatch):
+    _train(shards, tmp_path, 6)
+    run = evaluation.Evaluation.run
+
+    def removed(self, step):
+        if step == 4:
+            for path in tmp_path.glob("model.ckpt-4.*"):
+                path.unlink()
+        return run(self, step)
+
+    monkeypatch.setattr(evaluation.Evaluation, "run", removed)
+    assert [result["step"] for result in _follow(shards, tmp_path)] == [2, 6]
+
+
+def test_a_damaged_checkpoint_is_an_error(shards, tmp_path):
+    _train(shards, tmp_path, 2)
+    (path,) = tmp_path.glob("model.ckpt-2.data*")
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(CheckpointError, match=r"model\.ckpt-2"):
+        list(_follow(shards, tmp_path))
+
+
+def test_exports_stand_beside_the_checkpoints_that_there_are(shards, tmp_path):
+    _train(shards, tmp_path, 2, SMALL)
+    list(_follow(shards, tmp_path, export=True))
+    _train(shards, tmp_path, 4, SMALL)
+    for path in tmp_path.glob("model.ckpt-2.*"):
+        path.unlink()
+    list(_follow(shards, tmp_path, export=True))
+    assert [path.name for path in (tmp_path / "exports").iterdir()] == ["4"]
+    assert Checkpoints(str(tmp_path)).steps == [4]
+    module = tf.saved_model.load(str(tmp_path / "exports" / "4"))
+    assert "representation" in module.signatures
