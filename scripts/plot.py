@@ -48,10 +48,15 @@ def draw(runs: Dict[str, Lines], out: str, smooth: int) -> None:
     left_out = {"step", "epoch", *TIMINGS}
     names = list(dict.fromkeys(key for lines in runs.values() for key in lines[0]))
     names = [name for name in names if name not in left_out]
-    figure, axes = pyplot.subplots(
-        1, len(names), figsize=(5 * len(names), 3.6), squeeze=False, constrained_layout=True
+    columns = min(4, len(names))
+    rows = -(-len(names) // columns)
+    figure, grid = pyplot.subplots(
+        rows, columns, figsize=(5 * columns, 3.6 * rows), squeeze=False, constrained_layout=True
     )
-    for axis, name in zip(axes[0], names):
+    axes = list(grid.flat)
+    for axis in axes[len(names) :]:
+        axis.axis("off")
+    for axis, name in zip(axes, names):
         for number, (run, lines) in enumerate(runs.items()):
             steps = [line["step"] for line in lines if name in line]
             values = [line[name] for line in lines if name in line]
@@ -63,11 +68,11 @@ def draw(runs: Dict[str, Lines], out: str, smooth: int) -> None:
         axis.set_title("learning rate" if name == "lr" else name)
         axis.set_xlabel("step")
         axis.grid(alpha=0.3)
-        if name == "accuracy":
+        if name.split("/")[-1] in ("accuracy", "top5"):
             axis.set_ylim(0, 1)
             axis.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
     if len(runs) > 1:
-        axes[0][0].legend()
+        axes[0].legend()
     else:
         figure.suptitle(next(iter(runs)))
     figure.savefig(out, dpi=120)
