@@ -174,7 +174,7 @@ class _Frozen:
         self._network = representation.network(self._image)
         shape = [None, *plan.views, *self._image]
         specification = tf.TensorSpec(shape, tf.float32)
-        self._joined = tf.function(self._join, input_signature=[specification])
+        self._joined = tf.function(self._join, input_signature=[specification], autograph=False)
         joined = self._joined.get_concrete_function()
         self.sizes: Dict[str, int] = dict(self._sizes)
         assert joined.output_shapes[1] == sum(self.sizes.values())

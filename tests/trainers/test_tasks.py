@@ -6,11 +6,15 @@ import pytest
 tf = pytest.importorskip("tensorflow")
 
 from pretexture import permutations  # noqa: E402
-from pretexture.loader import Pipeline  # noqa: E402
+from pretexture.loader import ArraySpec, Pipeline  # noqa: E402
+from pretexture.loader import Batch as LoaderBatch  # noqa: E402
 from pretexture.trainers import models, tasks  # noqa: E402
+from pretexture.trainers.engines import tf2  # noqa: E402
+from pretexture.trainers.evaluation import evaluate  # noqa: E402
 from pretexture.trainers.layers import Scope, l2_penalty  # noqa: E402
 from pretexture.trainers.recipes import RECIPES  # noqa: E402
-from pretexture.trainers.tasks import patches  # noqa: E402
+from pretexture.trainers.run import Options, pretrain  # noqa: E402
+from pretexture.trainers.tasks import exemplar, patches  # noqa: E402
 from pretexture.trainers.tasks.task import Batch, Model, objective  # noqa: E402
 
 KEY = tf.constant([3, 7])
@@ -165,6 +169,9 @@ def test_training_minimises_the_mean_loss_plus_weight_decay():
         ("jigsaw", "resize(32)|rotate", "jigsaw needs 9 views .* makes 4"),
         ("jigsaw", "resize(30)|patches(3)|jigsaw", "leave jigsaw.* out"),
         ("relative_patch_location", "resize(30)|patches(3)|pair", "needs 9 views"),
+        ("supervised", "resize(32)|rotate", "supervised needs one views .* makes 4"),
+        ("exemplar", "inception(32)", "two or more views of an image, and .* makes one"),
+        ("exemplar", "inception(36, views=2)|rotate", "two or more views .* makes 2 x 4"),
     ],
 )
 def test_a_pipeline_that_does_not_fit_its_task_is_refused(name, pipeline, message):
@@ -172,7 +179,7 @@ def test_a_pipeline_that_does_not_fit_its_task_is_refused(name, pipeline, messag
         tasks.build(RECIPES[name]).check(Pipeline(pipeline))
 
 
-@pytest.mark.parametrize("name", ["rotation", "jigsaw", "relative_patch_location"])
+@pytest.mark.parametrize("name", [name for name in RECIPES if not name.startswith("tiny")])
 def test_recipes_fit_their_tasks(name):
     tasks.build(RECIPES[name]).check(Pipeline(RECIPES[name].pipeline))
 
@@ -188,3 +195,240 @@ def test_recipes_fit_their_tasks(name):
 def test_impossible_tasks_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         tasks.build(dataclasses.replace(RECIPES["jigsaw"], **fields))
+
+
+def _answering(values, labels=None, indexes=None):
+    """A model that answers with the values that stand in its image, and such a batch.
+
+    Args:
+        values: [N, views…, outputs].
+    """
+    values = np.asarray(values, np.float32)
+    count = len(values)
+    batch = Batch(
+        tf.constant(values[..., np.newaxis, np.newaxis, :]),
+        tf.constant(np.zeros(count) if labels is None else labels, tf.int32),
+        tf.constant(range(count) if indexes is None else indexes, tf.int64),
+    )
+    return Model(lambda image, training: (image[:, 0, 0, :], {})), batch
+
+
+def _supervised(classes):
+    return tasks.build(dataclasses.replace(RECIPES["supervised"], num_classes=classes))
+
+
+def test_supervised_classifies_the_image():
+    random = np.random.RandomState(0)
+    logits, labels = 3 * random.randn(40, 12), random.randint(0, 12, 40)
+    model, batch = _answering(logits, labels)
+    task = _supervised(12)
+    assert task.outputs == 12
+    values = task.loss(model, batch, training=False)
+    np.testing.assert_allclose(values["loss"], _softmax_cross_entropy(logits, labels), rtol=1e-5)
+    ranks = [list(np.argsort(-row)).index(label) for row, label in zip(logits, labels)]
+    assert values["accuracy"].numpy().tolist() == [rank < 1 for rank in ranks]
+    assert values["top5"].numpy().tolist() == [rank < 5 for rank in ranks]
+    assert 0 < sum(rank < 1 for rank in ranks) < sum(rank < 5 for rank in ranks) < 40
+
+
+@pytest.mark.parametrize(
+    "logits,label,right",
+    [
+        ([9, 8, 7, 6, 5, 4, 3], 4, 1),
+        ([9, 8, 7, 6, 5, 4, 3], 5, 0),
+        ([9, 8, 7, 6, 5, 5, 3], 4, 0),
+        ([9, 8, 7, 5, 5, 4, 3], 4, 1),
+        ([0, 0, 0, 0, 0, 0, 0], 0, 0),
+        ([np.nan, 8, 7, 6, 5, 4, 3], 1, 0),
+        ([np.nan, 8, 7, 6, 5, 4, 3], 0, 0),
+    ],
+)
+def test_ties_and_what_is_no_number_count_against_the_top_5(logits, label, right):
+    model, batch = _answering([logits], [label])
+    assert _supervised(7).loss(model, batch, False)["top5"].numpy() == [right]
+
+
+def test_logits_that_are_no_numbers_are_wrong():
+    model, batch = _answering(np.full((7, 7), np.nan), range(7))
+    values = _supervised(7).loss(model, batch, False)
+    assert not np.any(values["accuracy"]) and not np.any(values["top5"])
+
+
+def test_of_five_classes_there_is_no_top_5():
+    model, batch = _answering(np.eye(5), range(5))
+    assert set(_supervised(5).loss(model, batch, False)) == {"loss", "accuracy"}
+
+
+@pytest.mark.parametrize(
+    "labels,message",
+    [
+        ([0, 3, 2], "record 21 is of class 3, counted from 0, and num_classes is 3: give --num-c"),
+        ([0, 2, -1], "record 22 has no class label"),
+    ],
+)
+def test_a_label_that_is_no_class_names_its_record(labels, message):
+    with pytest.raises(ValueError, match=message):
+        _supervised(3).check_labels(np.array(labels, np.int32), np.array([20, 21, 22]))
+    _supervised(4).check_labels(np.array([0, 3, 2], np.int32), np.array([20, 21, 22]))
+
+
+@pytest.mark.parametrize("function", ["train", "evaluate"])
+@pytest.mark.parametrize("label,message", [(7, "record 5 is of class 7"), (-1, "record 5 has no")])
+def test_the_engine_refuses_a_label_that_is_no_class(function, label, message):
+    recipe = dataclasses.replace(RECIPES["supervised"], num_classes=7, architecture="tiny")
+    specification = LoaderBatch(
+        ArraySpec((3, 12, 12, 3), "float32"), ArraySpec((3,), "int32"), ArraySpec((3,), "int64")
+    )
+    engine = tf2.Engine(recipe, tasks.build(recipe), specification, 5, 0)
+    images = np.zeros((3, 12, 12, 3), np.float32)
+    batch = LoaderBatch(images, np.array([0, 6, label], np.int32), np.arange(3, 6))
+    with pytest.raises(ValueError, match=message):
+        getattr(engine, function)(batch, *([4] if function == "evaluate" else []))
+
+
+def _triplets(embeddings, counted, margin):
+    """The semi-hard triplet loss and accuracy of each image, pair by pair, in float64."""
+    embeddings = np.asarray(embeddings, np.float64)
+    count, views, _ = embeddings.shape
+    losses, right = np.zeros(count), np.zeros(count)
+    for image in range(count):
+        others = [o for o in range(count) if o != image and counted[o]]
+        for a in range(views):
+            anchor = embeddings[image, a]
+            negatives = [np.sum((anchor - n) ** 2) for o in others for n in embeddings[o]]
+            distances = []
+            for p in range(views):
+                if p == a:
+                    continue
+                positive = np.sum((anchor - embeddings[image, p]) ** 2)
+                distances.append(positive)
+                farther = [negative for negative in negatives if negative > positive]
+                if negatives:
+                    negative = min(farther) if farther else max(negatives)
+                    losses[image] += max(0, positive - negative + margin) / views / (views - 1)
+            right[image] += (min(distances) < min([*negatives, np.inf])) / views
+    return losses, right
+
+
+def _close(random, count, views, channels, spread):
+    """Embeddings of length 1 whose views lie within `spread` of one another."""
+    x = random.randn(count, 1, channels) + spread * random.randn(count, views, channels)
+    return x / np.linalg.norm(x, axis=2, keepdims=True)
+
+
+@pytest.mark.parametrize("margin", [0.5, 0.05])
+@pytest.mark.parametrize("spread", [0.3, 1, 5])
+@pytest.mark.parametrize("missing", [(), (1, 4)])
+def test_triplets_take_the_nearest_of_the_farther_negatives(margin, spread, missing):
+    embeddings = _close(np.random.RandomState(0), 6, 3, 4, spread)
+    counted = np.array([image not in missing for image in range(6)], np.float32)
+    found = exemplar.triplets(tf.constant(embeddings, tf.float32), tf.constant(counted), margin)
+    loss, accuracy = _triplets(embeddings, counted, margin)
+    np.testing.assert_allclose(found["loss"], loss, atol=1e-5)
+    np.testing.assert_allclose(found["accuracy"], accuracy, atol=1e-6)
+    if spread == 1:
+        assert loss.max() > 0 and 0 < accuracy.mean() < 1
+
+
+def test_where_no_negative_is_farther_the_farthest_counts():
+    # The views of image 0 are opposite one another, those of image 1 between them.
+    embeddings = np.array([[[1, 0], [-1, 0]], [[0.6, 0.8], [0, 1]]])
+    found = exemplar.triplets(tf.constant(embeddings, tf.float32), tf.ones(2), 0.5)
+    # d(a, p) = 4; the farthest negatives are at 2 from the one and at 3.2 from the other.
+    assert found["loss"].numpy()[0] == pytest.approx((4 - 2 + 0.5 + 4 - 3.2 + 0.5) / 2)
+    np.testing.assert_allclose(found["loss"], _triplets(embeddings, [1, 1], 0.5)[0], atol=1e-6)
+    assert found["accuracy"].numpy().tolist() == [0, 1]
+
+
+def test_an_image_without_others_has_no_loss():
+    embeddings = tf.constant(_close(np.random.RandomState(0), 3, 4, 5, 1), tf.float32)
+    found = exemplar.triplets(embeddings, tf.constant([0.0, 1.0, 0.0]), 0.5)
+    assert found["loss"].numpy()[1] == 0
+    assert np.all(np.isfinite(found["loss"]))
+
+
+def test_the_triplet_loss_has_the_gradient_of_its_formula():
+    embeddings = _close(np.random.RandomState(1), 3, 2, 3, 1)
+    counted = np.array([1, 1, 1])
+    variable = tf.constant(embeddings, tf.float32)
+    with tf.GradientTape() as tape:
+        tape.watch(variable)
+        loss = tf.reduce_sum(exemplar.triplets(variable, tf.ones(3), 0.5)["loss"])
+    found = tape.gradient(loss, variable).numpy()
+    expected = np.zeros_like(embeddings)
+    for place in np.ndindex(*embeddings.shape):
+        step = np.zeros_like(embeddings)
+        step[place] = 1e-6
+        rise = _triplets(embeddings + step, counted, 0.5)[0]
+        rise -= _triplets(embeddings - step, counted, 0.5)[0]
+        expected[place] = rise.sum() / 2e-6
+    assert np.all(np.abs(expected).max(axis=(1, 2)) > 0.1)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def _exemplar(**fields):
+    return tasks.build(dataclasses.replace(RECIPES["exemplar"], embed_dim=5, **fields))
+
+
+@pytest.mark.parametrize("padding", [0, 2])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_exemplar_normalises_each_embedding_or_each_channel(axis, padding):
+    values = np.random.RandomState(3).randn(6, 4, 5)
+    indexes = [-1 if image >= 6 - padding else image for image in range(6)]
+    model, batch = _answering(values, indexes=indexes)
+    found = _exemplar(normalize_axis=axis).loss(model, batch, training=False)
+    kept = values[: 6 - padding]
+    if axis == 1:
+        kept = kept / np.linalg.norm(kept, axis=2, keepdims=True)
+    else:
+        rows = kept.reshape(-1, 5)  # all views of all images
+        kept = (rows / np.sqrt(np.sum(rows**2, axis=0))).reshape(kept.shape)
+    loss, accuracy = _triplets(kept, np.ones(len(kept)), 0.5)
+    np.testing.assert_allclose(found["loss"][: len(kept)], loss, atol=1e-5)
+    np.testing.assert_allclose(found["accuracy"][: len(kept)], accuracy, atol=1e-6)
+    assert np.all(np.isfinite(found["loss"]))
+
+
+def test_exemplar_reads_its_margin():
+    values = np.random.RandomState(3).randn(6, 4, 5)
+    model, batch = _answering(values)
+    found = _exemplar(margin=0.1).loss(model, batch, training=False)["loss"]
+    values /= np.linalg.norm(values, axis=2, keepdims=True)
+    np.testing.assert_allclose(found, _triplets(values, np.ones(6), 0.1)[0], atol=1e-5)
+
+
+def test_exemplar_refuses_a_batch_of_one():
+    model, batch = _answering(np.zeros((1, 4, 5)))
+    with pytest.raises(ValueError, match=r"^exemplar compares the images of a batch: give it two"):
+        _exemplar().loss(model, batch, training=False)
+
+
+def test_exemplar_is_evaluated_on_random_views_that_stay_the_same(shards, tmp_path):
+    recipe = dataclasses.replace(
+        RECIPES["exemplar-small"],
+        pipeline="inception(12, views=3)|standardize",
+        architecture="tiny",
+        batch_size=4,
+        eval_batch_size=4,
+    )
+    options = Options(shards, str(tmp_path), steps=2, device="cpu")
+    pretrain(recipe, options, say=lambda line: None)
+    first, again = (evaluate(str(tmp_path), shards, "test", device="cpu") for _ in range(2))
+    assert first == again and first["images"] == 13
+    assert first["loss"] > 0.05  # as equal views would have, were nothing drawn
+    assert 0 < first["accuracy"] < 1
+
+
+@pytest.mark.parametrize("flag", ["batch_size", "eval_batch_size"])
+def test_a_batch_of_one_is_refused_in_words(shards, tmp_path, flag):
+    recipe = dataclasses.replace(
+        RECIPES["exemplar-small"],
+        pipeline="inception(12, views=3)|standardize",
+        architecture="tiny",
+        batch_size=4,
+    )
+    recipe = dataclasses.replace(recipe, **{flag: 1})
+    options = Options(shards, str(tmp_path), steps=1, device="cpu")
+    with pytest.raises(ValueError, match=r"^exemplar compares the images of a batch"):
+        pretrain(recipe, options, say=lambda line: None)
+        evaluate(str(tmp_path), shards, device="cpu")

@@ -137,7 +137,10 @@ class Engine:
         """The training step; compiling it makes the optimiser's variables."""
         if self._train_step is None:
             signature = Batch(*(tf.TensorSpec(part.shape, part.dtype) for part in self._spec))
-            self._train_step = tf.function(self._train, input_signature=[signature])
+            # Without AutoGraph, which nothing here needs and which buries the words of an error.
+            self._train_step = tf.function(
+                self._train, input_signature=[signature], autograph=False
+            )
             self._train_step.get_concrete_function()
         return self._train_step
 
@@ -164,7 +167,7 @@ class Engine:
         self._optimizer.apply_gradients(zip(gradients, self._trained.values()))
         return True
 
-    @tf.function
+    @tf.function(autograph=False)
     def _evaluate_step(self, batch: Batch) -> Dict[str, tf.Tensor]:
         values = self._task.loss(self._model, batch, training=False)
         counted = batch.index >= 0

@@ -138,6 +138,8 @@ def objective(
 def classification(logits: tf.Tensor, labels: tf.Tensor) -> Dict[str, tf.Tensor]:
     """Cross entropy and accuracy of each image, means over its views.
 
+    Where the loss is no number, the answer is wrong.
+
     Args:
         logits: float32 [N, V, classes].
         labels: int32 [N, V].
@@ -147,6 +149,7 @@ def classification(logits: tf.Tensor, labels: tf.Tensor) -> Dict[str, tf.Tensor]
     """
     loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
     right = tf.equal(tf.argmax(logits, axis=-1, output_type=tf.int32), labels)
+    right = tf.logical_and(right, tf.math.is_finite(loss))
     return {
         "loss": tf.reduce_mean(loss, axis=1),
         "accuracy": tf.reduce_mean(tf.cast(right, tf.float32), axis=1),
