@@ -194,7 +194,7 @@ py::tuple ScanShards(const std::vector<std::string>& paths, int threads) {
                         ToArray(std::move(counts)), faults);
 }
 
-py::array_t<uint8_t> DecodeJpeg(const py::buffer& data, const py::object& region) {
+py::array_t<uint8_t> DecodeJpeg(const py::buffer& data, const py::object& region, bool plain) {
   const py::buffer_info info = data.request();
   JpegDecoder decoder;
   const JpegDecoder::Size size = decoder.Open(AsSpan(info));
@@ -207,7 +207,7 @@ py::array_t<uint8_t> DecodeJpeg(const py::buffer& data, const py::object& region
     }
     rect = {left, top, left + width, top + height};
   }
-  const Region decoded = decoder.Decode(rect);
+  const Region decoded = decoder.Decode(rect, plain);
   py::array_t<uint8_t> result({rect.height(), rect.width(), 3});
   for (int y = 0; y < rect.height(); ++y) {
     std::copy_n(decoded.Row(rect.y0 + y), static_cast<size_t>(rect.width()) * 3,
@@ -439,7 +439,8 @@ PYBIND11_MODULE(_core, m) {
             label);
       },
       py::arg("data"), py::arg("image_key"), py::arg("label_key"));
-  m.def("decode_jpeg", &DecodeJpeg, py::arg("data"), py::arg("region") = py::none());
+  m.def("decode_jpeg", &DecodeJpeg, py::arg("data"), py::arg("region") = py::none(),
+        py::arg("plain") = false);
   m.def("kernels", [] {
     py::list names;
     for (const char* name : {"avx512", "avx2", "baseline"}) {

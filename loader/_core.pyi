@@ -27,8 +27,13 @@ def scan_shards(
 
 def read_record(path: str, offset: int, length: int, verify_crc: bool) -> bytes: ...
 def parse_example(data: _Bytes, image_key: str, label_key: str) -> Tuple[bytes, Optional[int]]: ...
-def decode_jpeg(data: _Bytes, region: Optional[Tuple[int, int, int, int]] = None) -> np.ndarray:
-    """uint8 [H, W, 3], or the region (top, left, height, width) of it."""
+def decode_jpeg(
+    data: _Bytes, region: Optional[Tuple[int, int, int, int]] = None, plain: bool = False
+) -> np.ndarray:
+    """uint8 [H, W, 3], or the region (top, left, height, width) of it.
+
+    With `plain`, libjpeg-turbo does all of it.
+    """
 
 def kernels() -> List[str]:
     """Names of the instruction sets that this build and this processor have, best first."""

@@ -1,4 +1,4 @@
-"""JPEG decoding and nothing else: the ceiling of every loader that uses libjpeg-turbo.
+"""libjpeg-turbo and nothing else: the ceiling of every loader that leaves JPEGs to it.
 
 For each image, the region that our views of it would need, drawn as the Loader draws it, from
 records that are in memory already.
@@ -45,7 +45,7 @@ class _Regions(Source):
         done = 0
         while True:
             for image, region in self._work:
-                decode_jpeg(image, region)
+                decode_jpeg(image, region, plain=True)
                 done += 1
                 if done % self._batch_size == 0:
                     yield None, None
