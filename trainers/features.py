@@ -44,16 +44,22 @@ def extract(
     shapes = [(count, size), (count,)]
     state = _read_state(folder)
     if state.get("key") != key or not all(map(os.path.exists, paths)):
-        state = {"key": dict(key), "done": 0, "loader": loader.state_dict()}
-    mode = "r+" if state["done"] else "w+"
+        state = {"key": dict(key), "done": 0}
+    done = state["done"]
+    if 0 < done < count:
+        try:
+            loader.load_state_dict(state["loader"])
+        except ValueError:  # of another batch size, for one
+            done = 0
+    if not done:
+        _write_state(folder, {})  # what it says is about to go
+    mode = "r+" if done else "w+"
     features, labels = (
         np.lib.format.open_memmap(path, mode, dtype, shape)
         for path, dtype, shape in zip(paths, (np.float32, np.int32), shapes)
     )
-    done = state["done"]
     if done == count:
         return features, labels
-    loader.load_state_dict(state["loader"])
     saved = time.monotonic()
     bar = Bar(count)
     for batch in loader:

@@ -170,9 +170,8 @@ class _Frozen:
             )
         self._names = list(end_points or representation.end_points)
         self._recipe = recipe
-        self._image = (plan.height, plan.width, 3)
-        self._network = representation.network(self._image)
-        shape = [None, *plan.views, *self._image]
+        self._network = representation.network()
+        shape = [None, *plan.views, plan.height, plan.width, 3]
         specification = tf.TensorSpec(shape, tf.float32)
         self._joined = tf.function(self._join, input_signature=[specification], autograph=False)
         joined = self._joined.get_concrete_function()

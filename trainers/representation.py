@@ -3,12 +3,13 @@
 import dataclasses
 import math
 import os
-from typing import Callable, Dict, List, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Sequence, Tuple
 
+import numpy as np
 import tensorflow as tf
 
 from . import models
-from .export import ExportError, read_description
+from .export import PREFIX, ExportError, read_description
 from .layers import Scope
 from .recipes import LINEAR_EVAL, Recipe
 
@@ -37,21 +38,30 @@ class Representation:
         self.end_points = list(description.end_points)
         self.step = description.step
         known = {name: description.recipe[name] for name in _NETWORK if name in description.recipe}
-        self._recipe = dataclasses.replace(LINEAR_EVAL, **known)
+        # A VGG's variables depend on the size of the images that it was trained on.
+        pipeline = description.recipe.get("pipeline", self.pipeline)
+        self._recipe = dataclasses.replace(LINEAR_EVAL, pipeline=pipeline, **known)
         outputs = description.end_points.get("logits", (None,))[-1]
         if outputs is None:
             raise ExportError(f"{module} does not say how many logits its network has")
         self._outputs = outputs
         self._checkpoint = os.path.join(module, "variables", "variables")
 
-    def network(self, image: Tuple[int, ...]) -> Callable[[tf.Tensor], Dict[str, tf.Tensor]]:
-        """Builds the network for images of a height, width and number of channels.
+    def network(self) -> Callable[[tf.Tensor], Dict[str, tf.Tensor]]:
+        """Builds the network.
 
-        Returns: a function from float32 [N, *image] to the end points.
+        Returns: a function from float32 [N, H, W, 3] to the end points.
         """
         reader = tf.train.load_checkpoint(self._checkpoint)
-        scope = Scope("module", values=reader.get_tensor)
-        network = models.build(self._recipe, scope, image, self._outputs)
+
+        def value(name: str) -> np.ndarray:
+            # Without the prefix in what comes from a published hub module.
+            return reader.get_tensor(name if reader.has_tensor(name) else name[len(PREFIX) :])
+
+        any_size: Any = (None, None, 3)
+        network: Any = models.build(
+            self._recipe, Scope("module", values=value), any_size, self._outputs
+        )
         return lambda x: network(x, False)[1]
 
 

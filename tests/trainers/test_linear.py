@@ -1,0 +1,576 @@
+import dataclasses
+import itertools
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+
+tf = pytest.importorskip("tensorflow")
+
+import trained  # noqa: E402
+from pretexture.loader import Loader, imagenet  # noqa: E402
+from pretexture.loader.writer import TFRecordWriter, example  # noqa: E402
+from pretexture.trainers import (  # noqa: E402
+    export,
+    features,
+    linear,
+    models,
+    published,
+    representation,
+)
+from pretexture.trainers.export import ExportError, export_run  # noqa: E402
+from pretexture.trainers.layers import Scope, l2_penalty  # noqa: E402
+from pretexture.trainers.metrics import TIMINGS, read_metrics  # noqa: E402
+from pretexture.trainers.recipes import LINEAR_EVAL, RECIPES  # noqa: E402
+from pretexture.trainers.representation import Representation, combine, pool  # noqa: E402
+from pretexture.trainers.run import Options  # noqa: E402
+from pretexture.trainers.tasks.linear import Linear  # noqa: E402
+from pretexture.trainers.tasks.task import Batch  # noqa: E402
+from pretexture.trainers.workdir import WorkdirError  # noqa: E402
+
+CLASSES, TRAIN, TEST = 7, 42, 13
+RECIPE = dataclasses.replace(
+    LINEAR_EVAL,
+    pipeline="resize(32)|range(-1, 1)",
+    num_classes=CLASSES,
+    batch_size=6,
+    eval_batch_size=5,
+    epochs=2.0,
+    max_features=48,
+    lr=0.5,
+    decay_epochs=(),
+)
+POINTS = ("block1", "fc6", "logits")
+
+RESNET = dataclasses.replace(
+    RECIPES["supervised-small"], pipeline="resize(32)", filters_factor=0.25, small_root=True
+)
+PATCHES = dataclasses.replace(
+    trained.VGG,
+    task="jigsaw",
+    pipeline="resize(96)|patches(3)",
+    representation_pipeline="resize(96)|patches(3)|range(-1, 1)",
+    embed_dim=4,
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A folder of shards: images of 40 pixels whose colour says their class."""
+    folder = tmp_path_factory.mktemp("colours")
+    random = np.random.RandomState(0)
+    colours = 50 + 150 * np.array(list(itertools.product((0, 1), repeat=3)))
+    for name, count in {"train-00000-of-00001": TRAIN, "validation-00000-of-00001": TEST}.items():
+        with TFRecordWriter(folder / name) as writer:
+            for number in range(count):
+                pixels = colours[number % CLASSES] + random.uniform(-40, 40, (40, 40, 3))
+                encoded = tf.io.encode_jpeg(tf.constant(pixels.clip(0, 255), tf.uint8)).numpy()
+                label = number % CLASSES + 1
+                writer.write(example({"image/encoded": encoded, "image/class/label": label}))
+    return str(folder)
+
+
+def _export(folder, recipe):
+    trained.run(folder / "run", recipe)
+    return export_run(str(folder / "run"), str(folder / "module"))
+
+
+@pytest.fixture(scope="module")
+def module(tmp_path_factory):
+    """An export of a small VGG; not to be changed."""
+    return _export(tmp_path_factory.mktemp("vgg"), trained.VGG)
+
+
+@pytest.fixture(scope="module")
+def patches_module(tmp_path_factory):
+    """An export of a small VGG of patches; not to be changed."""
+    return _export(tmp_path_factory.mktemp("patches"), PATCHES)
+
+
+def _run(data, folder, module, recipe=RECIPE, end_points=POINTS, cache=False, **options):
+    options = {"log_steps": 1, "device": "cpu", **options}
+    return linear.linear_eval(
+        recipe,
+        Options(data, str(folder), **options),
+        module,
+        end_points,
+        cache,
+        say=lambda line: None,
+    )
+
+
+def _bins(size, count):
+    """Which pixels are in each of `count` parts that are as even as can be."""
+    edges = [(i * size / count, (i + 1) * size / count) for i in range(count)]
+    return [[p for p in range(size) if p < end and p + 1 > begin] for begin, end in edges]
+
+
+def _windows(size, window):
+    """Which pixels are in each window: what is missing is half before and half after them."""
+    count = -(-size // window)
+    before = (count * window - size) // 2
+    starts = [i * window - before for i in range(count)]
+    return [[p for p in range(start, start + window) if 0 <= p < size] for start in starts]
+
+
+def _pool(x, mode, limit):
+    """As `pool`, value by value, in NumPy."""
+    _, height, width, channels = x.shape
+    reduce = np.max if mode.endswith("max") else np.mean
+    if mode.startswith("adaptive"):
+        side = 1
+        while (side + 1) ** 2 * channels <= limit:
+            side += 1
+        rows, columns = _bins(height, min(height, side)), _bins(width, min(width, side))
+    else:
+        for window in range(1, max(height, width) + 1):
+            counts = [-(-size // window) for size in (height, width)]
+            if counts[0] * counts[1] * channels <= limit:
+                break
+        rows, columns = (_windows(size, window) for size in (height, width))
+    parts = [reduce(x[:, row][:, :, column], axis=(1, 2)) for row in rows for column in columns]
+    return np.stack(parts, 1).reshape(len(x), -1)
+
+
+@pytest.mark.parametrize("mode", ["adaptive_max", "adaptive_avg", "max", "avg"])
+@pytest.mark.parametrize(
+    "shape,limit",
+    [
+        ((7, 7, 3), 30),
+        ((7, 7, 3), 147),
+        ((8, 6, 2), 40),
+        ((5, 11, 1), 20),
+        ((4, 4, 10), 9),
+        ((1, 1, 20), 9),
+        ((12, 12, 5), 80),
+    ],
+)
+def test_pooling_leaves_at_most_so_many_features(mode, shape, limit):
+    x = np.random.RandomState(0).randn(2, *shape).astype(np.float32)
+    found = pool(tf.constant(x), mode, limit).numpy()
+    np.testing.assert_allclose(found, _pool(x, mode, limit), atol=1e-6)
+    assert found.shape[1] <= max(limit, shape[2])
+
+
+def test_adaptive_pooling_cuts_a_map_evenly():
+    for size in range(1, 30):
+        for count in range(1, size + 1):
+            cuts = representation._cuts(size, count)
+            assert [list(range(*cut)) for cut in cuts] == _bins(size, count)
+            lengths = [end - begin for begin, end in cuts]
+            assert max(lengths) - min(lengths) <= 1 or size % count
+            assert max(lengths) <= size // count + 2
+
+
+@pytest.mark.parametrize("how", ["avg_pool", "max_pool", "concat"])
+def test_the_maps_of_an_images_patches_are_made_one(how):
+    x = np.random.RandomState(0).randn(2, 9, 3, 4, 5).astype(np.float32)
+    found = combine(tf.constant(x), dataclasses.replace(RECIPE, combine_patches=how)).numpy()
+    expected = {
+        "avg_pool": sum(x[:, patch] for patch in range(9)) / 9,
+        "max_pool": x.max(1),
+        "concat": np.concatenate([x[:, patch] for patch in range(9)], axis=-1),
+    }
+    np.testing.assert_allclose(found, expected[how], atol=1e-6)
+
+
+@pytest.mark.parametrize("recipe", [trained.VGG, RESNET], ids=["vgg19", "resnet50"])
+def test_the_frozen_network_is_that_of_the_export_in_inference_mode(recipe, tmp_path):
+    module = _export(tmp_path, recipe)
+    frozen = Representation(module)
+    network = frozen.network()
+    images = trained.images(4, 32, 32, 3)
+    trained.assert_agree(network(tf.constant(images)), trained.use(module, images)[0])
+    # One by one, as batch normalisation by the batch would not have it.
+    alone = [network(tf.constant(images[i : i + 1])) for i in range(4)]
+    together = {name: np.concatenate([points[name] for points in alone]) for name in alone[0]}
+    trained.assert_agree(network(tf.constant(images)), together)
+    assert frozen.end_points == list(together)
+    assert (frozen.step, frozen.patches) == (7, False)
+    assert frozen.pipeline == recipe.representation_pipeline
+
+
+def test_a_published_hub_module_is_a_module_too(tmp_path):
+    values = trained.run(tmp_path / "run")
+    bare = {name.replace("module/", ""): value for name, value in values.items()}
+    trained.checkpoint(tmp_path / "hub" / "variables" / "variables", bare)
+    source = published.source(
+        published.Published(
+            str(tmp_path / "hub"),
+            architecture="vgg19",
+            num_classes=4,
+            filters_factor=0.125,
+            pipeline="resize(32)|range(-1, 1)",
+        )
+    )
+    module = export.write_saved_model(source, str(tmp_path / "module"))
+    images = trained.images(2, 32, 32, 3)
+    points = Representation(module).network()(tf.constant(images))
+    trained.assert_agree(points, trained.use(module, images)[0])
+
+
+def test_a_vgg_is_shown_larger_images_than_it_was_trained_on(module):
+    images = trained.images(2, 64, 96, 3)
+    points = Representation(module).network()(tf.constant(images))
+    assert points["fc6"].shape.as_list()[1:3] == [2, 3]
+    trained.assert_agree(points, trained.use(module, images)[0])
+
+
+def _by_hand(data, folder, step, module, recipe, end_points):
+    """What a run found, from its checkpoint and the SavedModel, in NumPy."""
+    with Loader(imagenet(data, "test"), recipe.pipeline, TEST, training=False) as loader:
+        (batch,) = [Batch(*map(np.array, batch)) for batch in loader]
+    images = batch.image
+    patches = images.shape[1] if images.ndim == 5 else 1
+    (points,) = trained.use(module, images.reshape(-1, *images.shape[-3:]))
+    heads = tf.train.load_checkpoint(os.path.join(str(folder), f"model.ckpt-{step}"))
+    found = {}
+    for name in end_points:
+        x = points[name]
+        x = x.reshape(TEST, patches, *(x.shape[1:] if x.ndim == 4 else (1, 1, x.shape[1])))
+        x = np.concatenate(np.moveaxis(x, 1, 0), -1) if patches > 1 else x[:, 0]
+        x = _pool(x, recipe.pooling, recipe.max_features)
+        layers = ["conv2d", "conv2d_1"] if recipe.hidden_units else ["conv2d"]
+        for number, layer in enumerate(layers):
+            x = np.maximum(x, 0) if number else x
+            kernel, bias = (
+                heads.get_tensor(f"linear/{name}/{layer}/{v}") for v in ("kernel", "bias")
+            )
+            x = x.astype(np.float64) @ kernel[0, 0] + bias
+        x -= x.max(1, keepdims=True)
+        order = np.argsort(-x, axis=1)
+        chosen = x[range(TEST), batch.label]
+        found[name] = {
+            "top1": np.mean(order[:, 0] == batch.label),
+            "top5": np.mean([label in row[:5] for label, row in zip(batch.label, order)]),
+            "loss": np.mean(np.log(np.exp(x).sum(1)) - chosen),
+            "features": heads.get_tensor(f"linear/{name}/conv2d/kernel").shape[2],
+        }
+    return found
+
+
+def _assert_same(found, expected, tolerance=1e-4):
+    assert list(found) == list(expected)
+    for name, values in expected.items():
+        assert found[name] == pytest.approx(values, rel=tolerance, abs=1e-6), name
+
+
+@pytest.fixture(scope="module")
+def wider_module(tmp_path_factory):
+    """An export of a VGG whose first block has channels enough to tell colours."""
+    recipe = dataclasses.replace(trained.VGG, filters_factor=1.0)
+    return _export(tmp_path_factory.mktemp("wider"), recipe)
+
+
+@pytest.mark.parametrize("cache", [False, True])
+@pytest.mark.parametrize("hidden", [0, 100])
+def test_heads_learn_and_the_results_are_those_of_numpy(
+    data, wider_module, tmp_path, hidden, cache
+):
+    recipe = dataclasses.replace(
+        RECIPE, hidden_units=hidden, epochs=20.0, lr=1.0, pooling="adaptive_avg"
+    )
+    points = ("block1", "logits")
+    results = _run(data, tmp_path, wider_module, recipe, points, cache)
+    steps = 20 * TRAIN // 6
+    by_hand = _by_hand(data, tmp_path, steps, wider_module, recipe, points)
+    _assert_same(results.end_points, by_hand)
+    assert results.images == TEST and results.step == 7
+    assert results.end_points["block1"]["top1"] > 0.75  # by chance 1 / 7
+    written = json.loads((tmp_path / "results.json").read_text())
+    assert written == dataclasses.asdict(results)
+    assert (written["data"], written["split"], written["module"]) == (data, "test", wider_module)
+
+
+def test_nothing_of_the_network_is_trained(data, module, tmp_path, monkeypatch):
+    scopes = []
+    build = models.build
+
+    def remember(recipe, scope, image, outputs):
+        scopes.append(scope)
+        return build(recipe, scope, image, outputs)
+
+    monkeypatch.setattr(models, "build", remember)
+    _run(data, tmp_path, module, steps=6)
+    (scope,) = scopes
+    exported = tf.train.load_checkpoint(os.path.join(module, "variables", "variables"))
+    assert set(scope.variables) == set(exported.get_variable_to_shape_map())
+    for name, variable in scope.variables.items():
+        assert not variable.trainable
+        assert np.array_equal(variable.numpy(), exported.get_tensor(name)), name
+    names = dict(tf.train.list_variables(str(tmp_path / "model.ckpt-6")))
+    heads = {f"linear/{point}/conv2d/{v}" for point in POINTS for v in ("kernel", "bias")}
+    momenta = {f"{name}/Momentum" for name in heads}
+    assert set(names) == heads | momenta | {"global_step", "loader_state"}
+
+
+def test_the_loss_is_the_sum_of_the_end_points_losses(data, module, tmp_path):
+    _run(data, tmp_path, module, steps=3)
+    lines = read_metrics(str(tmp_path))
+    assert len(lines) == 3
+    for line in lines:
+        assert line["loss"] == pytest.approx(sum(line[f"{name}/loss"] for name in POINTS))
+        assert {f"{name}/{m}" for name in POINTS for m in ("accuracy", "top5")} <= set(line)
+    # Before any training all classes are alike to a head of small weights.
+    assert lines[0]["loss"] > 0.5 * len(POINTS) * np.log(CLASSES)
+
+
+def test_weight_decay_is_of_all_heads_kernels():
+    recipe = dataclasses.replace(RECIPE, weight_decay=0.1, hidden_units=3)
+    task = Linear(recipe, lambda image: {"a": image, "b": 2 * image}, {"a": 4, "b": 4})
+    scope = Scope(task.scope)
+    model = task.model(recipe, scope, (1, 1, 4), tf.float32)
+    kernels = [v.numpy() for name, v in scope.variables.items() if name.endswith("kernel")]
+    assert len(kernels) == 4
+    penalty = 0.1 / 2 * sum(np.sum(np.square(kernel)) for kernel in kernels)
+    assert float(l2_penalty(model)) == pytest.approx(penalty, rel=1e-5)
+
+
+def test_hidden_units_are_dropped_in_training_by_the_key():
+    recipe = dataclasses.replace(RECIPE, hidden_units=50)
+    task = Linear(recipe, lambda image: {"a": image, "b": image}, {"a": 4, "b": 4})
+    model = task.model(recipe, Scope(task.scope), (1, 1, 4), tf.float32)
+    model.head.heads["b"] = model.head.heads["a"]
+    batch = Batch(
+        tf.constant(np.random.RandomState(0).randn(6, 4), tf.float32), tf.range(6), tf.range(6)
+    )
+    first, again, other = (
+        task.loss(model, batch, True, tf.constant(key)) for key in ([0, 1], [0, 1], [0, 2])
+    )
+    assert np.array_equal(first["loss"], again["loss"])
+    assert not np.array_equal(first["loss"], other["loss"])
+    assert not np.array_equal(first["a/loss"], first["b/loss"])  # each head drops its own
+    calm = task.loss(model, batch, False)
+    assert np.array_equal(calm["a/loss"], calm["b/loss"])
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_a_stopped_run_goes_on_to_the_same_results(data, module, tmp_path, monkeypatch, cache):
+    recipe = dataclasses.replace(RECIPE, hidden_units=5)
+    whole = _run(data, tmp_path / "whole", module, recipe, ["block1"], cache)
+    train = linear.tf2.Engine.train
+    steps = []
+
+    def interrupted(self, batch):
+        steps.append(batch)
+        if len(steps) == 9:
+            os.kill(os.getpid(), signal.SIGINT)
+        return train(self, batch)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(linear.tf2.Engine, "train", interrupted)
+        stopped = _run(data, tmp_path / "parts", module, recipe, ["block1"], cache)
+    assert stopped == signal.SIGINT and len(steps) == 9
+    assert not (tmp_path / "parts" / "results.json").exists()
+    parts = _run(data, tmp_path / "parts", module, recipe, ["block1"], cache)
+    assert parts == whole
+    learned = [
+        [{k: v for k, v in line.items() if k not in TIMINGS} for line in read_metrics(str(folder))]
+        for folder in (tmp_path / "whole", tmp_path / "parts")
+    ]
+    assert learned[0] == learned[1] and len(learned[0]) == 14
+
+
+def test_with_and_without_cache_the_heads_learn_the_same(data, module, tmp_path):
+    # All images in one batch, so that their order does not matter.
+    recipe = dataclasses.replace(RECIPE, batch_size=TRAIN, epochs=20.0)
+    pair = [_run(data, tmp_path / str(c), module, recipe, cache=c) for c in (False, True)]
+    _assert_same(pair[1].end_points, pair[0].end_points, 1e-3)
+
+
+@pytest.fixture
+def computed(monkeypatch):
+    """A list of how many images each call of the network had, while caching."""
+    counts = []
+    compute = linear._Frozen.compute
+
+    def counting(self, batch):
+        counts.append(len(batch.index))
+        return compute(self, batch)
+
+    monkeypatch.setattr(linear._Frozen, "compute", counting)
+    return counts
+
+
+def test_features_are_computed_once(data, module, tmp_path, computed):
+    _run(data, tmp_path, module, cache=True, steps=2)
+    assert computed == [5] * 8 + [2] + [5, 5, 3]  # 42 and 13
+    before = {path: path.read_bytes() for path in tmp_path.glob("features/*/*.npy")}
+    assert len(before) == 4
+    _run(data, tmp_path, module, cache=True, steps=4)
+    assert len(computed) == 12
+    assert before == {path: path.read_bytes() for path in before}
+
+
+@pytest.mark.parametrize("change", ["pipeline", "max_features", "module", "end_points"])
+def test_other_features_are_computed_anew(data, module, tmp_path, computed, change):
+    folder = tmp_path / "work"
+    _run(data, folder, module, cache=True, steps=0, end_points=["block1"])
+    del computed[:]
+    for path in folder.glob("[!f]*"):
+        path.unlink()  # another run in the same place
+    how = {"recipe": RECIPE, "module": module, "end_points": ["block1"]}
+    if change == "module":
+        how["module"] = _export(tmp_path, trained.VGG)
+    elif change == "end_points":
+        how["end_points"] = ["block2"]
+    else:
+        value = {"pipeline": "resize(40)|range(-1, 1)", "max_features": 20}[change]
+        how["recipe"] = dataclasses.replace(RECIPE, **{change: value})
+    _run(data, folder, cache=True, steps=0, **how)
+    assert sum(computed) == TRAIN + TEST
+
+
+class Killed(BaseException):
+    """What a test ends an extraction with."""
+
+
+def _extract(data, folder, calls, fail_after=None, key="a", batch_size=5):
+    def compute(batch):
+        if len(calls) == fail_after:
+            raise Killed
+        calls.append(batch.index.tolist())
+        return np.stack([batch.image.mean((1, 2, 3)), batch.index.astype(np.float32)], 1)
+
+    with Loader(
+        imagenet(data, "trainval"),
+        "resize(8)|range(-1, 1)",
+        batch_size,
+        training=False,
+        shuffle=False,
+        drop_remainder=False,
+    ) as loader:
+        arrays = features.extract(str(folder), loader, compute, 2, {"key": key})
+    return [np.array(array) for array in arrays]
+
+
+def test_a_half_done_extraction_goes_on_where_it_was(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(features, "_SECONDS", -1.0)  # notes each batch
+    calls = []
+    whole = _extract(data, tmp_path / "whole", calls)
+    assert [i for call in calls for i in call] == list(range(TRAIN))
+    assert whole[0][:, 1].tolist() == list(range(TRAIN))
+    assert whole[1].tolist() == [i % CLASSES for i in range(TRAIN)]
+
+    calls, parts = [], tmp_path / "parts"
+    with pytest.raises(Killed):
+        _extract(data, parts, calls, fail_after=4)
+    again = _extract(data, parts, calls)
+    assert [i for call in calls for i in call] == list(range(TRAIN))
+    assert all(np.array_equal(*pair) for pair in zip(whole, again))
+    assert all(np.array_equal(*pair) for pair in zip(whole, _extract(data, parts, [], 0)))
+
+
+def test_a_half_done_extraction_in_other_batches_starts_anew(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(features, "_SECONDS", -1.0)
+    whole = _extract(data, tmp_path / "whole", [])
+    with pytest.raises(Killed):
+        _extract(data, tmp_path / "parts", [], fail_after=4)
+    again = _extract(data, tmp_path / "parts", [], batch_size=4)
+    assert all(np.array_equal(*pair) for pair in zip(whole, again))
+
+
+def test_features_that_were_begun_to_be_replaced_are_not_taken_for_whole(data, tmp_path):
+    calls = []
+    whole = _extract(data, tmp_path, calls, key="a")
+    with pytest.raises(Killed):
+        _extract(data, tmp_path, [], fail_after=4, key="b")
+    again = _extract(data, tmp_path, calls, key="a")
+    assert len(calls) == 2 * 9
+    assert all(np.array_equal(*pair) for pair in zip(whole, again))
+
+
+def test_cached_features_come_in_another_order_each_epoch():
+    values = np.arange(10, dtype=np.float32)[:, np.newaxis]
+    loader = features.FeatureLoader(values, np.arange(10, dtype=np.int32), 4, True, seed=3)
+    epochs = [[batch.index.tolist() for batch in loader] for _ in range(3)]
+    assert all(len(epoch) == len(loader) == 2 for epoch in epochs)
+    assert all(len({i for batch in epoch for i in batch}) == 8 for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+    again = features.FeatureLoader(values, np.arange(10, dtype=np.int32), 4, True, seed=3)
+    again.load_state_dict({"epoch": 1, "batch": 1})
+    (batch,) = again
+    assert batch.index.tolist() == epochs[1][1]
+    assert batch.image[:, 0].tolist() == batch.label.tolist() == epochs[1][1]
+    with pytest.raises(ValueError, match="has 10 records, fewer than batch_size 11"):
+        features.FeatureLoader(values, np.arange(10, dtype=np.int32), 11, True)
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_a_network_of_patches_is_evaluated_on_patches(data, patches_module, tmp_path, cache):
+    recipe = dataclasses.replace(
+        RECIPE, pipeline=PATCHES.representation_pipeline, combine_patches="concat", pooling="avg"
+    )
+    results = _run(data, tmp_path, patches_module, recipe, ["block5", "logits"], cache, steps=5)
+    assert results.end_points["logits"]["features"] == 9 * 4
+    _assert_same(
+        results.end_points,
+        _by_hand(data, tmp_path, 5, patches_module, recipe, ["block5", "logits"]),
+    )
+
+
+@pytest.mark.parametrize(
+    "fields,options,message",
+    [
+        ({"pipeline": "gray(0.5)|resize(32)"}, {"cache": True}, r"--cache needs .* gray\(0\.5\)"),
+        ({"pipeline": "resize(96)|patches(3)"}, {}, "takes one view of an image, and .* makes 9"),
+        ({"pipeline": "resize(32)|rotate"}, {}, "takes one view of an image, and .* makes 4"),
+        ({}, {"end_points": ["block9", "fc6"]}, "no end point block9, but block1, block2"),
+        ({"num_classes": 5}, {}, "is of class [56], counted from 0, and num_classes is 5"),
+        ({"num_classes": 5}, {"cache": True}, "is of class [56], counted from 0"),
+        ({"batch_size": 43}, {"cache": True}, "has 42 records, fewer than batch_size 43"),
+        ({"pipeline": "resize(16)"}, {}, "images of 32 x 32 pixels or more, not 16 x 16"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused(data, module, tmp_path, fields, options, message):
+    with pytest.raises(ValueError, match=message):
+        _run(data, tmp_path, module, dataclasses.replace(RECIPE, **fields), **options)
+
+
+def test_patches_are_not_replaced_by_a_view(data, patches_module, tmp_path):
+    with pytest.raises(ValueError, match="takes the patches of an image, as EVAL_PATCHES makes"):
+        _run(data, tmp_path, patches_module)
+
+
+def test_gray_images_without_chance_may_be_cached(data, module, tmp_path):
+    recipe = dataclasses.replace(RECIPE, pipeline="gray(1)|resize(32)|range(-1, 1)")
+    assert _run(data, tmp_path, module, recipe, ["block1"], cache=True, steps=1).images == TEST
+
+
+def test_another_modules_run_is_not_taken_up(data, module, patches_module, tmp_path):
+    _run(data, tmp_path, module, end_points=["logits"], steps=1)
+    recipe = dataclasses.replace(RECIPE, pipeline=PATCHES.representation_pipeline)
+    with pytest.raises(WorkdirError, match=f"evaluates {module}: give another --workdir"):
+        _run(data, tmp_path, patches_module, recipe, ["logits"], steps=2)
+
+
+def test_a_folder_that_is_no_export_is_refused(data, tmp_path):
+    with pytest.raises(ExportError, match=r"is no export of scripts/export\.py"):
+        _run(data, tmp_path / "work", str(tmp_path))
+    assert not (tmp_path / "work").exists()
+
+
+def test_the_plan_names_the_module(data, module, tmp_path):
+    said = []
+    options = Options(data, str(tmp_path), steps=1, device="cpu")
+    linear.linear_eval(RECIPE, options, module, ["logits"], say=said.append)
+    assert f"heads     {4 * CLASSES + CLASSES} parameters on the frozen {module}" in said
+    assert not any(line.startswith("model") for line in said)
+
+
+def test_the_table_marks_the_best_end_point():
+    points = {
+        "block1": {"top1": 0.25, "top5": 0.5, "loss": 2.0, "features": 9000},
+        "logits": {"top1": 0.125, "top5": 0.75, "loss": 1.0, "features": 10},
+    }
+    results = linear.Results("m", None, "d", "test", 8, points)
+    assert results.best == "block1"
+    assert linear.table(results) == [
+        "end point    features    top1    top5",
+        "block1          9,000   25.0%   50.0%  best",
+        "logits             10   12.5%   75.0%",
+    ]
+    few = {name: {"top1": v["top1"], "loss": 1.0, "features": 7} for name, v in points.items()}
+    assert linear.table(linear.Results("m", None, "d", "test", 8, few))[0].split()[-1] == "top1"
