@@ -43,6 +43,7 @@ class Tiny(tf.Module):
         quadrants = [x[:, :height, :width], x[:, :height, width:]]
         quadrants += [x[:, height:, :width], x[:, height:, width:]]
         x = tf.concat([tf.reduce_mean(q, [1, 2], keepdims=True) for q in quadrants], 3)
+        x = tf.cast(x, tf.float32)
         logits = tf.squeeze(self._logits(x), [1, 2])
         return logits, {"logits": logits}
 

@@ -1,0 +1,197 @@
+import dataclasses
+import functools
+
+import numpy as np
+import pytest
+
+tf = pytest.importorskip("tensorflow")
+
+import tiny  # noqa: E402
+from pretexture.loader import ArraySpec  # noqa: E402
+from pretexture.loader import Batch as LoaderBatch  # noqa: E402
+from pretexture.trainers import optimization, tasks  # noqa: E402
+from pretexture.trainers.checkpoints import Checkpoints  # noqa: E402
+from pretexture.trainers.engines import tf2  # noqa: E402
+from pretexture.trainers.evaluation import evaluate  # noqa: E402
+from pretexture.trainers.layers import Scope  # noqa: E402
+from pretexture.trainers.metrics import TIMINGS, read_metrics  # noqa: E402
+from pretexture.trainers.optimization import LossScale  # noqa: E402
+from pretexture.trainers.run import Options, pretrain  # noqa: E402
+
+if not tf.executing_eagerly() or tf.config.list_physical_devices("GPU"):
+    pytest.skip("what TensorFlow 2 does on a CPU", allow_module_level=True)
+if tuple(map(int, tf.__version__.split(".")[:2])) < (2, 12):
+    pytest.skip("convolutions of 16 bits on a CPU need TensorFlow 2.12", allow_module_level=True)
+
+RECIPE = dataclasses.replace(tiny.ROTATION, warmup_epochs=0.0, decay_epochs=(), lr=1.0)
+
+
+def _batch(seed=0):
+    """Six images, bright on one side, in their four turns."""
+    random = np.random.RandomState(seed)
+    image = random.uniform(-0.3, 0.3, (6, 12, 12, 3)) + np.linspace(1, -1, 12)[:, None, None]
+    turns = np.stack([np.rot90(image, k, (1, 2)) for k in range(4)], 1).astype(np.float32)
+    return LoaderBatch(turns, np.tile(np.arange(4, dtype=np.int32), (6, 1)), np.arange(6))
+
+
+def _engine(recipe=RECIPE, seed=0):
+    specification = LoaderBatch(
+        ArraySpec((6, 4, 12, 12, 3), "float32"),
+        ArraySpec((6, 4), "int32"),
+        ArraySpec((6,), "int64"),
+    )
+    return tf2.Engine(recipe, tasks.build(recipe), specification, 6, seed)
+
+
+def _values(engine):
+    """The model's variables and the optimiser's, without the step and the loss scale."""
+    counts = ("global_step", "loss_scale", "good_steps")
+    return {name: v.numpy() for name, v in engine.state().items() if name not in counts}
+
+
+def _learned(folder):
+    return [
+        {name: value for name, value in line.items() if name not in TIMINGS}
+        for line in read_metrics(str(folder))
+    ]
+
+
+@pytest.fixture
+def half(monkeypatch):
+    """half(initial, interval): computes in float16, as on a GPU, with such a `LossScale`."""
+
+    def make(initial, interval):
+        monkeypatch.setattr(
+            tf2, "compute_dtype", lambda p: tf.float16 if p == "mixed" else tf.float32
+        )
+        scale = functools.partial(LossScale, initial=initial, interval=interval)
+        monkeypatch.setattr(optimization, "LossScale", scale)
+        return dataclasses.replace(RECIPE, precision="mixed")
+
+    return make
+
+
+def test_on_a_cpu_mixed_is_bfloat16():
+    assert tf2.compute_dtype("mixed") == tf.bfloat16
+    assert tf2.compute_dtype("float32") == tf.float32
+
+
+@pytest.mark.parametrize("architecture", ["resnet50", "revnet50", "vgg19"])
+def test_variables_and_logits_are_float32_and_what_is_between_is_not(architecture):
+    side = 32
+    recipe = dataclasses.replace(
+        RECIPE, architecture=architecture, filters_factor=0.5, precision="mixed"
+    )
+    logits = {}
+    for precision in ("float32", "mixed"):
+        recipe = dataclasses.replace(recipe, precision=precision)
+        dtype = tf2.compute_dtype(precision)
+        scope = Scope("module", 0)
+        model = tasks.build(recipe).model(recipe, scope, (side, side, 3), dtype)
+        image = tf.constant(np.random.RandomState(0).randn(6, side, side, 3), tf.float32)
+        logits[precision] = model.logits(image, False)
+        points = model.network(tf.cast(image, dtype), False)[1]
+        blocks = {points[name].dtype for name in points if name.startswith("block")}
+        # The sums of a RevNet's units are float32, so that they can be undone.
+        assert blocks == {tf.float32 if architecture == "revnet50" else dtype}
+        assert points["logits"].dtype == tf.float32
+        assert {v.dtype.base_dtype for v in scope.variables.values()} == {tf.float32}
+    scale = np.std(logits["float32"])
+    assert 0 < np.std(logits["float32"] - logits["mixed"]) < 0.1 * scale
+
+
+def test_bfloat16_learns_as_float32_does():
+    losses = {}
+    for precision in ("float32", "mixed"):
+        engine = _engine(dataclasses.replace(RECIPE, precision=precision))
+        losses[precision] = [engine.train(_batch(step))["loss"] for step in range(60)]
+    assert losses["mixed"] != losses["float32"]
+    np.testing.assert_allclose(losses["mixed"], losses["float32"], rtol=0.05, atol=0.01)
+    assert np.mean(losses["mixed"][-10:]) < 0.6 * np.mean(losses["mixed"][:10])
+
+
+def test_a_mixed_run_is_taken_up_again_and_evaluated(shards, tmp_path):
+    recipe = dataclasses.replace(RECIPE, precision="mixed")
+
+    def train(folder, steps):
+        options = Options(shards, str(folder), steps=steps, log_steps=1, device="cpu")
+        pretrain(recipe, options, say=lambda line: None)
+
+    train(tmp_path / "whole", 8)
+    train(tmp_path / "parts", 3)
+    train(tmp_path / "parts", 8)
+    assert _learned(tmp_path / "parts") == _learned(tmp_path / "whole")
+    assert np.isfinite(evaluate(str(tmp_path / "parts"), shards, device="cpu")["loss"])
+    names = tf.train.load_checkpoint(str(tmp_path / "whole" / "model.ckpt-8"))
+    types = names.get_variable_to_dtype_map()
+    assert {types[name] for name in types if name.startswith("module/")} == {tf.float32}
+    assert "loss_scale" not in types
+
+
+def test_float16_learns_as_float32_does(half):
+    losses = {}
+    for precision in ("float32", "mixed"):
+        engine = _engine(dataclasses.replace(half(2.0**10, 2000), precision=precision))
+        losses[precision] = [engine.train(_batch(step))["loss"] for step in range(30)]
+    assert losses["mixed"] != losses["float32"]
+    np.testing.assert_allclose(losses["mixed"], losses["float32"], rtol=0.02, atol=0.01)
+
+
+def test_the_scale_is_doubled_after_so_many_good_steps(half):
+    engine = _engine(half(8.0, 3))
+    scales = [engine.train(_batch(step))["loss_scale"] for step in range(8)]
+    assert scales == [8, 8, 8, 16, 16, 16, 32, 32]
+    assert engine.state()["loss_scale"].numpy() == 32
+    assert engine.state()["good_steps"].numpy() == 2
+
+
+def test_a_step_whose_gradients_overflow_is_left_out_and_halves_the_scale(half):
+    engine = _engine(half(2.0**40, 5))  # far beyond float16's largest, 65504
+    before = _values(engine)
+    first = engine.train(_batch())
+    after = _values(engine)
+    assert first["loss_scale"] == 2.0**40 and np.isfinite(first["loss"])
+    assert engine.step == 1
+    state = engine.state()
+    assert (state["loss_scale"].numpy(), state["good_steps"].numpy()) == (2.0**39, 0)
+    for name, value in before.items():
+        if "moving" not in name:
+            assert np.array_equal(value, after[name]), name
+    assert any(name.endswith("/Momentum") for name in before)
+    assert all(np.all(np.isfinite(value)) for value in after.values())
+
+    scales = [engine.train(_batch(step))["loss_scale"] for step in range(1, 60)]
+    assert engine.step == 60
+    halved = [after < before for before, after in zip(scales, scales[1:])]
+    assert halved[:15] == [True] * 15 and not all(halved)
+    assert all(b in (2 * a, a, a / 2) for a, b in zip(scales, scales[1:]))
+    trained = _values(engine)
+    assert all(
+        not np.array_equal(before[name], trained[name]) for name in before if "kernel" in name
+    )
+    assert all(np.all(np.isfinite(value)) for value in trained.values())
+
+
+def test_a_good_step_after_a_bad_one_starts_the_count_anew():
+    scale = LossScale(initial=8.0, interval=2)
+    seen = []
+    for finite in (True, False, True, True, False, False, False, False, False):
+        scale.update(tf.constant(finite))
+        seen.append((float(scale.value), int(scale.good_steps)))
+    assert seen[:4] == [(8, 1), (4, 0), (4, 1), (8, 0)]
+    assert seen[-1] == (1, 0)  # never below 1
+
+
+def test_the_scale_is_part_of_the_checkpoint(half, tmp_path):
+    recipe = half(2.0**6, 3)
+    whole, first = _engine(recipe), _engine(recipe)
+    expected = [whole.train(_batch(step)) for step in range(8)]
+    for step in range(4):
+        first.train(_batch(step))
+    path = Checkpoints(str(tmp_path)).save(4, first.state(), {"batch": 4})
+    names = dict(tf.train.list_variables(path))
+    assert names["loss_scale"] == names["good_steps"] == []
+    second = _engine(recipe, seed=0)
+    assert second.restore(path) == {"batch": 4}
+    assert second.state()["loss_scale"].numpy() == 2.0**7
+    assert [second.train(_batch(step)) for step in range(4, 8)] == expected[4:]
