@@ -76,7 +76,7 @@ def _bars(
                     va="bottom",
                     fontsize=8,
                 )
-    label = "decoding alone"
+    label = "libjpeg-turbo alone"
     for place, task in enumerate(titles):
         summary = summaries.get(("decode", task, threads))
         if summary is not None:
