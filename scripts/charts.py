@@ -19,7 +19,7 @@ def accuracy_bars(
     Args:
         series: by name, "top1" (a share) and, if there is just one series, "top5" by end point.
         path: of the picture; its ending says the format.
-        title: above it.
+        title: below it.
         spread: the standard deviations of what `series` holds.
     """
     names = list(dict.fromkeys(name for points in series.values() for name in points))
@@ -44,10 +44,10 @@ def accuracy_bars(
         )
     axes.set_xticks(range(len(names)), names)
     axes.set_ylabel("accuracy, %")
-    axes.set_title(title, fontsize=10)
     axes.grid(axis="y", alpha=0.3)
     axes.set_axisbelow(True)
     if len(bars) > 1:
-        axes.legend(ncols=min(6, len(bars)), fontsize=8)
+        figure.legend(loc="outside upper center", ncols=min(7, len(bars)), fontsize=8)
+    axes.set_xlabel(title)
     figure.savefig(path, dpi=120)
     plt.close(figure)
