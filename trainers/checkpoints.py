@@ -10,8 +10,9 @@ import glob
 import json
 import os
 import time
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
+import numpy as np
 import tensorflow as tf
 
 from .files import sync, write_text
@@ -70,14 +71,12 @@ class Checkpoints:
         """The newest checkpoint's path; see `checkpoint_path`."""
         return self._path(self._saved[-1][0]) if self._saved else None
 
-    def save(
-        self, step: int, variables: Mapping[str, tf.Variable], loader_state: Mapping[str, Any]
-    ) -> str:
+    def save(self, step: int, variables: Mapping[str, Any], loader_state: Mapping[str, Any]) -> str:
         """Writes a checkpoint, then removes those that are not to be kept any longer.
 
         Args:
             step: how many have been made. Where its checkpoint is there, nothing is done.
-            variables: by name.
+            variables: by name, or their values.
             loader_state: a loader's `state_dict()` after the batch of the last step.
 
         Returns: the checkpoint's path.
@@ -150,11 +149,16 @@ def restore(path: str, variables: Mapping[str, tf.Variable]) -> Dict[str, Any]:
 
     Raises: CheckpointError naming what is missing or has another shape.
     """
-    try:
-        reader = tf.train.load_checkpoint(path)
-        shapes = reader.get_variable_to_shape_map()
-    except (tf.errors.OpError, ValueError) as error:
-        raise CheckpointError(f"{path}: {error}") from error
+    check(path, variables)
+    values, loader_state = read(path, list(variables))
+    for name, variable in variables.items():
+        variable.assign(values[name])
+    return loader_state
+
+
+def check(path: str, variables: Mapping[str, tf.Variable]) -> None:
+    """Raises CheckpointError, naming the variable, where one is missing or has another shape."""
+    _, shapes = _open(path)
     for name, variable in variables.items():
         if name not in shapes:
             raise CheckpointError(f"{path} has no variable {name}")
@@ -163,35 +167,65 @@ def restore(path: str, variables: Mapping[str, tf.Variable]) -> Dict[str, Any]:
                 f"{path}: {name} has shape {list(shapes[name])}, the model's has "
                 f"{variable.shape.as_list()}"
             )
+
+
+def read(path: str, names: Sequence[str]) -> Tuple[Dict[str, np.ndarray], Dict[str, Any]]:
+    """Some variables' values by name, and the loader's state; {} where the checkpoint has none.
+
+    Raises: CheckpointError where one is missing, or the checkpoint is damaged.
+    """
+    reader, shapes = _open(path)
+    for name in names:
+        if name not in shapes:
+            raise CheckpointError(f"{path} has no variable {name}")
     try:
-        for name, variable in variables.items():
-            variable.assign(reader.get_tensor(name))
+        values = {name: reader.get_tensor(name) for name in names}
         if _LOADER_STATE not in shapes:
-            return {}
-        return json.loads(reader.get_tensor(_LOADER_STATE))
+            return values, {}
+        return values, json.loads(reader.get_tensor(_LOADER_STATE))
     except (tf.errors.OpError, IndexError) as error:  # a wrong checksum, a file cut short
         raise CheckpointError(f"{path} is damaged: {error}") from error
 
 
+def _open(path: str) -> Tuple[Any, Mapping[str, Sequence[int]]]:
+    try:
+        reader = tf.train.load_checkpoint(path)
+        return reader, reader.get_variable_to_shape_map()
+    except (tf.errors.OpError, ValueError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
 def _write(
-    folder: str, name: str, variables: Mapping[str, tf.Variable], loader_state: Mapping[str, Any]
+    folder: str, name: str, variables: Mapping[str, Any], loader_state: Mapping[str, Any]
 ) -> None:
     """Writes under a name of its own, then renames; the index comes last and makes it complete."""
     beside = os.path.join(folder, f".{name}")
     for left in glob.glob(os.path.join(glob.escape(folder), f".{_PREFIX}*")):
         os.remove(left)
-    tf.raw_ops.SaveV2(
-        prefix=beside,
-        tensor_names=[*variables, _LOADER_STATE],
-        shape_and_slices=[""] * (len(variables) + 1),
-        tensors=[
-            *(variable.read_value() for variable in variables.values()),
-            tf.constant(json.dumps(loader_state)),
-        ],
-    )
+    tensors = {**variables, _LOADER_STATE: json.dumps(loader_state)}
+    if tf.executing_eagerly():
+        _save(beside, {name: tf.convert_to_tensor(value) for name, value in tensors.items()})
+    else:
+        with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+            values = {name: np.asarray(value) for name, value in tensors.items()}
+            values[_LOADER_STATE] = values[_LOADER_STATE].astype(object)
+            fed = {
+                name: tf.compat.v1.placeholder(tf.as_dtype(value.dtype), value.shape)
+                for name, value in values.items()
+            }
+            session.run(_save(beside, fed), {fed[name]: values[name] for name in fed})
     for ending in (".data-00000-of-00001", ".index"):
         sync(beside + ending)
         os.replace(beside + ending, os.path.join(folder, name) + ending)
+
+
+def _save(prefix: str, tensors: Mapping[str, tf.Tensor]) -> Any:
+    return tf.raw_ops.SaveV2(
+        prefix=prefix,
+        tensor_names=list(tensors),
+        shape_and_slices=[""] * len(tensors),
+        tensors=list(tensors.values()),
+    )
 
 
 def _step(name: str) -> Optional[int]:

@@ -9,9 +9,8 @@ from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
 
 from pretexture.loader import Loader, imagenet
 
-from . import tasks
+from . import engines, tasks
 from .checkpoints import CheckpointError, Checkpoints, checkpoint_path
-from .engines import tf2
 from .events import EventWriter
 from .export import export_run
 from .files import write_text
@@ -44,7 +43,8 @@ class Evaluation:
         threads: Optional[int] = None,
         device: str = "auto",
     ):
-        tf2.open_device(device)
+        backend = engines.choose()
+        backend.open_device(device)
         config = read_config(workdir)
         recipe = config.recipe
         self._workdir = workdir
@@ -61,7 +61,7 @@ class Evaluation:
             drop_remainder=False,
             threads=threads,
         )
-        self._engine = tf2.Engine(
+        self._engine = backend.Engine(
             recipe, task, self._loader.element_spec, config.steps_per_epoch, config.seed
         )
         warning = overlap(config.data, recipe.train_split, data, self._split)
@@ -207,18 +207,14 @@ def _export(workdir: str, step: int) -> None:
             shutil.rmtree(os.path.join(folder, name))
 
 
-def measure(engine: tf2.Engine, loader: Any) -> Tuple[int, Dict[str, float]]:
+def measure(engine: Any, loader: Any) -> Tuple[int, Dict[str, float]]:
     """How many images a loader's epoch has, and the means over them of loss and metrics.
 
     A last batch that is smaller is padded, and the padding does not count.
     """
-    sums: Dict[str, float] = {}
-    images = 0
     bar = Bar(len(loader))
-    for number, batch in enumerate(loader, 1):
-        for name, value in engine.evaluate(batch, loader.batch_size).items():
-            sums[name] = sums.get(name, 0.0) + value
-        images += len(batch.index)
-        bar.update(number, f"{images:,} images")
+    images, sums = engine.measure(
+        loader, lambda batches, images: bar.update(batches, f"{images:,} images")
+    )
     bar.close()
     return images, {name: total / images for name, total in sums.items()}

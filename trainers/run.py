@@ -4,14 +4,14 @@ import dataclasses
 import math
 import os
 import time
-from typing import Any, Callable, Iterator, List, Optional
+from typing import Any, Callable, Dict, List, Optional
 
+import numpy as np
 import tensorflow as tf
 from pretexture.loader import Loader, Pipeline, imagenet
 
-from . import tasks
+from . import engines, tasks
 from .checkpoints import Checkpoints
-from .engines import tf2
 from .interrupt import Interrupt
 from .metrics import describe, read_metrics, speed
 from .optimization import schedule
@@ -85,7 +85,8 @@ def pretrain(recipe: Recipe, options: Options, say: Callable[[str], None] = prin
     Raises: ValueError (also as PipelineError, RecordError, WorkdirError, CheckpointError), OSError
         and DivergedError, whose messages say what to change.
     """
-    device = tf2.open_device(options.device)
+    backend = engines.choose()
+    device = backend.open_device(options.device)
     task = tasks.build(recipe)
     pipeline = Pipeline(recipe.pipeline)
     task.check(pipeline)
@@ -98,14 +99,14 @@ def pretrain(recipe: Recipe, options: Options, say: Callable[[str], None] = prin
         seed=options.seed,
         threads=options.threads,
     )
-    engine = tf2.Engine(recipe, task, loader.element_spec, len(loader), options.seed)
+    engine = backend.Engine(recipe, task, loader.element_spec, len(loader), options.seed)
     return fit(recipe, options, engine, loader, len(records), device, say)
 
 
 def fit(
     recipe: Recipe,
     options: Options,
-    engine: tf2.Engine,
+    engine: Any,
     loader: Any,
     records: int,
     device: str,
@@ -116,7 +117,7 @@ def fit(
 
     Args:
         recipe, options, say: as for `pretrain`.
-        engine: see above.
+        engine: of the module that `engines.choose` gives.
         loader: a `Loader`, or what has its iteration, `len`, `state_dict` and `load_state_dict`;
             it is closed at the end.
         records: in the training split.
@@ -145,47 +146,70 @@ def fit(
     for line in _plan(config, options, device, step):
         say(line)
 
-    began = saved = time.monotonic()
-    waited = 0.0
+    began = time.monotonic()
     with loader, Interrupt() as interrupt, Report(
         options.workdir, step, config.steps, len(loader), recipe.batch_size, options.log_steps
     ) as report:
-        batches = _endless(loader)
-        while step < config.steps and interrupt.signal is None:
-            asked = time.monotonic()
-            batch = next(batches)
-            wait = time.monotonic() - asked
-            values = engine.train(batch)
-            step, waited = step + 1, waited + wait
-            report.add(step, values, wait)
-            due = step == first + 1 or step % options.view_steps == 0
-            if due and batch.image.ndim >= 4:  # not features from disk
-                report.views(step, batch.image)
-            if not math.isfinite(values["loss"]):
-                raise DivergedError(
-                    f"the loss is {values['loss']} at step {step}: try a lower --lr or a longer "
-                    f"--warmup-epochs, in another --workdir"
-                )
-            if options.checkpoint_steps:
-                due = step % options.checkpoint_steps == 0
-            else:
-                due = time.monotonic() - saved >= options.checkpoint_seconds
-            if due:
-                report.flush()
-                checkpoints.save(step, engine.state(), loader.state_dict())
-                saved = time.monotonic()
-        report.flush()
-        checkpoints.save(step, engine.state(), loader.state_dict())
+
+        def save() -> None:
+            report.flush()
+            if engine.step not in checkpoints.steps:
+                checkpoints.save(engine.step, engine.state(), engine.loader_state(loader))
+
+        after = _AfterStep(options, step, report, interrupt, save)
+        if interrupt.signal is None:
+            engine.fit(loader, config.steps, after)
+        step = engine.step
+        save()
 
     seconds = time.monotonic() - began
-    for line in _result(config, options, first, step, seconds, waited, interrupt.signal):
+    for line in _result(config, options, first, step, seconds, after.waited, interrupt.signal):
         say(line)
     return Outcome(step, config.steps, interrupt.signal)
 
 
-def _endless(loader: Any) -> Iterator[Any]:
-    while True:
-        yield from loader
+class _AfterStep:
+    """What is done after each step; see `Engine.fit`."""
+
+    def __init__(
+        self,
+        options: Options,
+        first: int,
+        report: Report,
+        interrupt: Interrupt,
+        save: Callable[[], None],
+    ):
+        self.waited = 0.0
+        self._options = options
+        self._first = first
+        self._report = report
+        self._interrupt = interrupt
+        self._save = save
+        self._saved = time.monotonic()
+
+    def shows(self, step: int) -> bool:
+        return step == self._first + 1 or step % self._options.view_steps == 0
+
+    def __call__(
+        self, step: int, values: Dict[str, float], waited: float, image: Optional[np.ndarray]
+    ) -> bool:
+        self.waited += waited
+        self._report.add(step, values, waited)
+        if image is not None and image.ndim >= 4:  # not features from disk
+            self._report.views(step, image)
+        if not math.isfinite(values["loss"]):
+            raise DivergedError(
+                f"the loss is {values['loss']} at step {step}: try a lower --lr or a longer "
+                f"--warmup-epochs, in another --workdir"
+            )
+        if self._options.checkpoint_steps:
+            due = step % self._options.checkpoint_steps == 0
+        else:
+            due = time.monotonic() - self._saved >= self._options.checkpoint_seconds
+        if due:
+            self._save()
+            self._saved = time.monotonic()
+        return self._interrupt.signal is None
 
 
 def _plan(config: Config, options: Options, device: str, step: int) -> List[str]:

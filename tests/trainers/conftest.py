@@ -15,7 +15,8 @@ def _image(random: np.random.RandomState) -> bytes:
 
     slope = np.linspace(200, 50, 36)[:, np.newaxis, np.newaxis]
     pixels = slope + random.uniform(-50, 50, (36, 36, 3))
-    return tf.io.encode_jpeg(tf.constant(pixels.clip(0, 255), tf.uint8)).numpy()
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        return session.run(tf.io.encode_jpeg(tf.constant(pixels.clip(0, 255), tf.uint8)))
 
 
 @pytest.fixture(scope="session")

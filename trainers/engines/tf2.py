@@ -1,6 +1,7 @@
 """Steps as `tf.function`s, run eagerly: TensorFlow 2 on CPU and GPU."""
 
-from typing import Any, Dict, List, Optional
+import time
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import numpy as np
 import tensorflow as tf
@@ -9,6 +10,7 @@ from .. import checkpoints, optimization
 from ..layers import Scope
 from ..recipes import Recipe
 from ..tasks.task import Batch, Task, objective
+from .batches import endless, padded
 
 
 def open_device(name: str) -> str:
@@ -29,7 +31,7 @@ def open_device(name: str) -> str:
         )
     if not tf.executing_eagerly():
         raise ValueError(
-            f"training and evaluation need TensorFlow 2.6 or later; this is {tf.__version__}"
+            f"linear evaluation needs TensorFlow 2.6 or later; this is {tf.__version__}"
         )
     gpus = tf.config.list_physical_devices("GPU")
     if name == "gpu" and not gpus:
@@ -102,6 +104,50 @@ class Engine:
         values = self._compiled()(_tensors(batch))
         return {name: float(value) for name, value in values.items()}
 
+    def fit(self, loader: Any, steps: int, after: Any) -> None:
+        """Trains on a loader's batches until so many steps have been made in all.
+
+        Args:
+            loader, steps: see above.
+            after: called after each step with its number, its values (see `train`), the seconds
+                that it waited for its batch, and the batch's images or None; False ends the
+                training. Its method `shows(step)` says whether it will look at the images.
+                Meanwhile `state` and `loader_state` are those after the step.
+        """
+        batches = endless(loader)
+        step = self.step
+        while step < steps:
+            asked = time.monotonic()
+            batch = next(batches)
+            waited = time.monotonic() - asked
+            values = self.train(batch)
+            step += 1
+            image = batch.image if after.shows(step) else None
+            if not after(step, values, waited, image):
+                return
+
+    def measure(
+        self, loader: Any, after: Callable[[int, int], None]
+    ) -> Tuple[int, Dict[str, float]]:
+        """How many images a loader's epoch has, and the sums of the task's loss and metrics.
+
+        Args:
+            loader: its last batch may be smaller.
+            after: called after each batch with how many batches and images there have been.
+        """
+        images = 0
+        sums: Dict[str, float] = {}
+        for number, batch in enumerate(loader, 1):
+            for name, value in self.evaluate(batch, loader.batch_size).items():
+                sums[name] = sums.get(name, 0.0) + value
+            images += len(batch.index)
+            after(number, images)
+        return images, sums
+
+    def loader_state(self, loader: Any) -> Dict[str, Any]:
+        """The loader's state after the last step's batch."""
+        return loader.state_dict()
+
     def evaluate(self, batch: Any, size: int) -> Dict[str, float]:
         """The sums over a batch's images of the task's loss and metrics.
 
@@ -113,7 +159,7 @@ class Engine:
         Raises: ValueError for a label that the task does not know.
         """
         self._task.check_labels(batch.label, batch.index)
-        values = self._evaluate_step(_tensors(_padded(batch, size)))
+        values = self._evaluate_step(_tensors(padded(batch, size)))
         return {name: float(value) for name, value in values.items()}
 
     def state(self) -> Dict[str, tf.Variable]:
@@ -200,16 +246,3 @@ def compute_dtype(precision: str) -> tf.DType:
 def _tensors(batch: Any) -> Batch:
     arrays = (batch.image, batch.label, batch.index)
     return Batch(*(tf.convert_to_tensor(array) for array in arrays))
-
-
-def _padded(batch: Any, size: int) -> Batch:
-    """A batch of exactly `size` images; record number -1 marks those that were added."""
-    missing = size - len(batch.index)
-    if not missing:
-        return batch
-    image, label, index = batch.image, batch.label, batch.index
-    return Batch(
-        np.concatenate([image, np.zeros((missing, *image.shape[1:]), image.dtype)]),
-        np.concatenate([label, np.zeros((missing, *label.shape[1:]), label.dtype)]),
-        np.concatenate([index, np.full(missing, -1, index.dtype)]),
-    )
