@@ -170,7 +170,8 @@ def _tables(found: Found, flags: argparse.Namespace, chart: str) -> str:
                 cell += f" ± {100 * _deviation(values):.1f}"
             cells.append(f"**{cell}**" if point == _best(runs) else cell)
         lines.append(f"| {name} | {len(runs)} | " + " | ".join(cells) + " |")
-    lines += ["", *_margins(found)]
+    margins = _margins(found)
+    lines += ["", *margins] if margins else []
     lines += ["", "The pretext tasks themselves, on the same images:", ""]
     lines += ["| pretraining | accuracy, % | loss |", "| --- | ---: | ---: |"]
     for name, runs in found.items():
@@ -191,8 +192,9 @@ def _tables(found: Found, flags: argparse.Namespace, chart: str) -> str:
 
 def _margins(found: Found) -> List[str]:
     """How far each network's best end point is above the best one of the same untrained."""
-    lines = ["| pretraining | best end point | above the best of an untrained one, by seed |"]
-    lines += ["| --- | --- | --- |"]
+    head = ["| pretraining | best end point | above the best of an untrained one, by seed |"]
+    head += ["| --- | --- | --- |"]
+    lines = []
     for name, runs in found.items():
         base = "random_patches" if STUDY[name].recipe in _PATCHES else "random"
         if name == base or base not in found:
@@ -202,7 +204,7 @@ def _margins(found: Found) -> List[str]:
         point = _best(runs)
         above = [value - other for value, other in zip(_values(runs, point), untrained)]
         lines.append(f"| {name} | {point} | " + ", ".join(f"{100 * a:+.1f}" for a in above) + " |")
-    return lines
+    return head + lines if lines else []
 
 
 def _tasks(text: str) -> List[str]:

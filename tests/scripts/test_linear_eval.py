@@ -1,0 +1,146 @@
+import dataclasses
+import json
+import os
+import signal
+import sys
+
+import pytest
+
+tf = pytest.importorskip("tensorflow")
+pytest.importorskip("matplotlib")
+
+import linear_eval as script  # noqa: E402
+import trained  # noqa: E402
+from pretexture.trainers import commandline, linear  # noqa: E402
+from pretexture.trainers.export import export_run  # noqa: E402
+from pretexture.trainers.recipes import LINEAR_EVAL, Recipe  # noqa: E402
+
+if not tf.executing_eagerly():
+    pytest.skip("needs TensorFlow 2", allow_module_level=True)
+
+CHANGED = {str: "changed", int: 7, float: 2.5, tuple: (3.0, 4.5)}
+
+
+@pytest.fixture(scope="module")
+def module(tmp_path_factory):
+    """An export; not to be changed."""
+    folder = tmp_path_factory.mktemp("module")
+    trained.run(folder / "run")
+    return export_run(str(folder / "run"), str(folder / "export"))
+
+
+@pytest.fixture(scope="module")
+def data(images, write_shards, tmp_path_factory):
+    """A folder with 12 training images and 5 others, of 12 classes."""
+    folder = tmp_path_factory.mktemp("data")
+    write_shards(folder, images[:12], 2, "train")
+    write_shards(folder, images[12:17], 1, "validation")
+    return str(folder)
+
+
+@pytest.fixture
+def arguments(module, data, tmp_path):
+    """What a short run needs."""
+    flags = ["--module", module, "--data", data, "--workdir", str(tmp_path / "work")]
+    flags += ["--num-classes", "12", "--batch-size", "6", "--device", "cpu"]
+    return [*flags, "--end-points", "block2, logits"]
+
+
+def _recipe(*arguments):
+    required = ["--module", "m", "--data", "d", "--workdir", "w"]
+    flags = script._parser().parse_args([*required, *arguments])
+    return commandline.chosen_recipe(flags, LINEAR_EVAL, commandline.LINEAR_FIELDS)
+
+
+@pytest.mark.parametrize("name", commandline.LINEAR_FIELDS)
+def test_what_linear_evaluation_reads_of_a_recipe_is_a_flag(name):
+    before = getattr(LINEAR_EVAL, name)
+    value = {"pooling": "max", "combine_patches": "concat", "optimizer": "adam"}.get(
+        name, CHANGED[type(before)]
+    )
+    written = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    recipe = _recipe(f"--{name.replace('_', '-')}", written)
+    assert recipe == dataclasses.replace(LINEAR_EVAL, **{name: value}) != LINEAR_EVAL
+
+
+def test_without_flags_all_is_as_published():
+    assert _recipe() == LINEAR_EVAL
+
+
+def test_of_a_network_there_is_no_flag(capsys):
+    names = {field.name for field in dataclasses.fields(Recipe)} - set(commandline.LINEAR_FIELDS)
+    for name in sorted(names):
+        with pytest.raises(SystemExit):
+            _recipe(f"--{name.replace('_', '-')}", "1")
+        assert "unrecognized arguments" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("cache", [[], ["--cache"]])
+def test_the_last_word_is_a_table_and_a_chart(arguments, module, tmp_path, capsys, cache):
+    assert script.main([*arguments, "--steps", "3", *cache]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(
+        line.startswith("views") and line.endswith(trained.VGG.representation_pipeline)
+        for line in lines
+    )
+    results = json.loads((tmp_path / "work" / "results.json").read_text())
+    assert (results["images"], results["module"]) == (5, module)
+    assert list(results["end_points"]) == ["block2", "logits"]
+    at = lines.index("end point    features    top1    top5")
+    for line, (name, values) in zip(lines[at + 1 :], results["end_points"].items()):
+        words = line.split()
+        assert words[:2] == [name, f"{values['features']:,}"]
+        assert words[2:4] == [f"{values[metric]:.1%}" for metric in ("top1", "top5")]
+    assert lines[-1] == ", ".join(
+        str(tmp_path / "work" / name) for name in ("results.json", "results.png")
+    )
+    picture = tf.io.decode_png((tmp_path / "work" / "results.png").read_bytes())
+    assert picture.shape[0] > 300 and picture.shape[1] > 500
+    assert (tmp_path / "work" / "features").exists() == bool(cache)
+
+
+def test_without_matplotlib_there_is_no_chart(arguments, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "charts", None)
+    assert script.main([*arguments, "--steps", "1"]) == 0
+    assert "pip install 'pretexture[demo]'" in capsys.readouterr().err
+    assert (tmp_path / "work" / "results.json").exists()
+    assert not (tmp_path / "work" / "results.png").exists()
+
+
+def test_an_interrupted_run_says_how_to_go_on(arguments, tmp_path, capsys, monkeypatch):
+    train = linear.tf2.Engine.train
+
+    def interrupted(self, batch):
+        os.kill(os.getpid(), signal.SIGINT)
+        return train(self, batch)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(linear.tf2.Engine, "train", interrupted)
+        assert script.main([*arguments, "--steps", "3"]) == 128 + signal.SIGINT
+    assert "the same command goes on with it" in capsys.readouterr().out
+    assert script.main([*arguments, "--steps", "3"]) == 0
+    assert "taken up again after step 1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "more,message",
+    [
+        (["--end-points", "block9"], "the module has no end point block9, but block1"),
+        (["--pipeline", "resize(96)|patches(3)"], "the module takes one view of an image"),
+        (["--cache", "--pipeline", "gray(0.5)|resize(32)"], "--cache needs views without chance"),
+        (["--pooling", "mean"], "pooling must be adaptive_max or adaptive_avg or max or avg"),
+        (["--num-classes", "2"], "counted from 0, and num_classes is 2: give --num-classes"),
+        (["--module", "nothing"], "nothing is no export of scripts/export.py"),
+    ],
+)
+def test_an_error_is_one_line(arguments, more, message):
+    with pytest.raises(SystemExit) as exit:
+        script.main([*arguments, *more])
+    assert exit.value.code.startswith("error: ") and "\n" not in exit.value.code
+    assert message in exit.value.code
+
+
+def test_steps_and_epochs_are_not_given_both(arguments, capsys):
+    with pytest.raises(SystemExit):
+        script.main([*arguments, "--steps", "3", "--epochs", "2"])
+    assert "argument --epochs: not allowed with argument --steps" in capsys.readouterr().err

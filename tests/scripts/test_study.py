@@ -1,0 +1,221 @@
+import json
+import pathlib
+
+import pytest
+
+pytest.importorskip("matplotlib")
+
+import charts
+import evaluate
+import export
+import linear_eval
+import pretrain
+import study
+from marked import replace_marked
+from matplotlib.axes import Axes
+from pretexture.trainers import commandline
+from pretexture.trainers.recipes import LINEAR_EVAL, RECIPES
+
+PARSERS = {
+    "pretrain.py": pretrain._parser,
+    "evaluate.py": evaluate._parser,
+    "export.py": export._parser,
+    "linear_eval.py": linear_eval._parser,
+}
+
+
+def _runs(*accuracies, pretext=None):
+    """Runs as they are read from disk: block1's and logits' top-1 of each."""
+    runs = []
+    for block1, logits in accuracies:
+        run = {"end_points": {"block1": {"top1": block1}, "logits": {"top1": logits}}}
+        if pretext is not None:
+            run["pretext"] = {"accuracy": pretext, "loss": 0.5}
+        runs.append(run)
+    return runs
+
+
+FOUND = {
+    "random": _runs((0.30, 0.20), (0.34, 0.18)),
+    "supervised": _runs((0.50, 0.62), (0.54, 0.60), pretext=0.7),
+    "jigsaw": _runs((0.40, 0.35), pretext=0.25),
+}
+
+
+@pytest.fixture
+def bars(monkeypatch):
+    """What `Axes.bar` was called with: (heights, label, errors) of each series."""
+    drawn = []
+    original = Axes.bar
+
+    def bar(self, x, height, width, **how):
+        drawn.append((list(height), how["label"], how["yerr"]))
+        return original(self, x, height, width, **how)
+
+    monkeypatch.setattr(Axes, "bar", bar)
+    return drawn
+
+
+@pytest.mark.parametrize("name", study.STUDY)
+@pytest.mark.parametrize("seed", [0, 5])
+def test_the_commands_of_a_network_are_understood(name, seed):
+    entry = study.STUDY[name]
+    commands = study._commands(entry, "DATA", "F", "F/linear", seed, 10)
+    flags = {command[0]: PARSERS[command[0]]().parse_args(command[1:]) for command in commands}
+    scripts = ["pretrain.py", "evaluate.py", "export.py", "linear_eval.py"]
+    assert [command[0] for command in commands] == [
+        name for name in scripts if entry.epochs or name != "evaluate.py"
+    ]
+    pretraining, linear = flags["pretrain.py"], flags["linear_eval.py"]
+    recipe = commandline.chosen_recipe(
+        pretraining, RECIPES[entry.recipe], commandline.PRETRAIN_FIELDS
+    )
+    assert (recipe.task, recipe.train_split, recipe.num_classes) == (
+        entry.recipe[: -len("-small")],
+        "trainval",
+        10,
+    )
+    if entry.epochs:
+        assert recipe.epochs == entry.epochs and pretraining.steps is None
+        assert recipe.warmup_epochs < recipe.decay_epochs[0] < recipe.decay_epochs[1] < entry.epochs
+    else:
+        assert pretraining.steps == 0
+    heads = commandline.chosen_recipe(linear, LINEAR_EVAL, commandline.LINEAR_FIELDS)
+    assert (heads.train_split, heads.eval_split, heads.num_classes) == ("trainval", "test", 10)
+    assert heads.decay_epochs[-1] < heads.epochs == study.LINEAR["epochs"]
+    assert linear.cache and linear.module == flags["export.py"].out
+    assert pretraining.seed == linear.seed == seed
+    assert pretraining.workdir == flags["export.py"].workdir == "F" != linear.workdir
+
+
+def _flags(*arguments):
+    return study._parser().parse_args(["--data", "DATA", *arguments])
+
+
+def test_the_table_has_means_deviations_and_bold_best_end_points():
+    lines = study._tables(FOUND, _flags(), "study.png").splitlines()
+    assert "![Accuracy over end points](study.png)" in lines
+    assert "| pretraining | seeds | block1 | logits |" in lines
+    # Deviations are those of samples: |a - b| / sqrt(2).
+    assert "| random | 2 | **32.0 ± 2.8** | 19.0 ± 1.4 |" in lines
+    assert "| supervised | 2 | 52.0 ± 2.8 | **61.0 ± 1.4** |" in lines
+    assert "| jigsaw | 1 | **40.0** | 35.0 |" in lines
+    assert "| supervised | 70.0 | 0.500 |" in lines
+    assert not any(line.startswith("| random | ") and line.endswith("0.500 |") for line in lines)
+    assert lines[-1] == "```" and sum(line.startswith("python scripts/") for line in lines) == 11
+    columns = [line.count("|") for line in lines if line.startswith("|")]
+    assert columns == [5] * 5 + [4] * 3 + [4] * 4
+
+
+def test_a_network_is_compared_with_the_untrained_one_of_its_seed_and_kind():
+    patches = {**FOUND, "random_patches": _runs((0.25, 0.30))}
+    assert study._margins(patches)[2:] == [
+        "| supervised | logits | +32.0, +26.0 |",
+        "| jigsaw | block1 | +10.0 |",
+    ]
+    more = {**patches, "jigsaw": _runs((0.40, 0.35), (0.30, 0.20))}
+    assert study._margins(more)[3] == "| jigsaw | block1 | +10.0, +0.0 |"
+    assert study._margins({"supervised": FOUND["supervised"]}) == []
+
+
+def test_between_its_marks_a_document_is_replaced():
+    text = "before\n<!-- study -->\nold\n<!-- /study -->\nafter\n<!-- other -->"
+    once = replace_marked(text, "study", "new")
+    assert once == "before\n<!-- study -->\n\nnew\n<!-- /study -->\nafter\n<!-- other -->"
+    assert replace_marked(once, "study", "new") == once
+    for wrong in ("", "<!-- study -->", "<!-- /study --> <!-- study -->"):
+        with pytest.raises(ValueError, match="there are no marks <!-- study --> and <!-- /study"):
+            replace_marked(wrong, "study", "new")
+
+
+@pytest.fixture
+def called(monkeypatch):
+    """The commands that were run; each writes what its script would."""
+    commands = []
+
+    def call(command):
+        assert pathlib.Path(command[1]).exists()
+        script, workdir = pathlib.Path(command[1]).name, command[command.index("--workdir") + 1]
+        commands.append((script, workdir))
+        folder = pathlib.Path(workdir)
+        folder.mkdir(parents=True, exist_ok=True)
+        if script == "evaluate.py":
+            found = {"accuracy": 0.75, "loss": 1.25}
+            (folder / "eval-test.json").write_text(json.dumps(found))
+        if script == "linear_eval.py":
+            best = 0.5 if "random" in workdir else 0.75
+            points = {"block1": {"top1": best, "top5": 1.0}, "logits": {"top1": 0.25, "top5": 0.5}}
+            (folder / "results.json").write_text(json.dumps({"end_points": points}))
+            (folder / "features" / "train").mkdir(parents=True)
+            (folder / "features" / "train" / "features.npy").write_bytes(b"much")
+        return 0
+
+    monkeypatch.setattr(study.subprocess, "call", call)
+    return commands
+
+
+@pytest.fixture
+def arguments(tmp_path):
+    """Of a study of two networks."""
+    document = tmp_path / "docs.md"
+    document.write_text("# Study\n<!-- study -->\n<!-- /study -->\nThe end.\n")
+    flags = ["--data", "DATA", "--workdir", str(tmp_path / "work"), "--out", str(document)]
+    return [*flags, "--tasks", "random,supervised", "--seeds", "2"]
+
+
+def test_a_study_writes_its_document_and_does_nothing_twice(arguments, called, tmp_path, bars):
+    assert study.main(arguments) == 0
+    untrained = ["pretrain.py", "export.py", "linear_eval.py"]
+    trained = ["pretrain.py", "evaluate.py", "export.py", "linear_eval.py"]
+    assert [script for script, _ in called] == 2 * [*untrained, *trained]
+    folders = [f"{name}-{seed}" for seed in (0, 1) for name in ("random", "supervised")]
+    assert {pathlib.Path(workdir).name for _, workdir in called} == {*folders, "linear"}
+    text = (tmp_path / "docs.md").read_text()
+    assert text.startswith("# Study\n<!-- study -->\n") and text.endswith("-->\nThe end.\n")
+    assert "| supervised | 2 | **75.0 ± 0.0** | 25.0 ± 0.0 |" in text
+    assert "| supervised | block1 | +25.0, +25.0 |" in text
+    assert "| supervised | 75.0 | 1.250 |" in text
+    assert (tmp_path / "docs.png").read_bytes().startswith(b"\x89PNG")
+    assert bars == [([50, 25], "random", [0, 0]), ([75, 25], "supervised", [0, 0])]
+    assert not list(tmp_path.glob("work/*/linear/features/*/*"))
+
+    del called[:]
+    assert study.main(arguments) == 0
+    assert called == [] and (tmp_path / "docs.md").read_text() == text
+
+
+def test_a_command_that_fails_ends_the_study(arguments, monkeypatch, tmp_path):
+    monkeypatch.setattr(study.subprocess, "call", lambda command: 3)
+    with pytest.raises(SystemExit, match=r"error: pretrain\.py ended with status 3; see above"):
+        study.main(arguments)
+    assert not list(tmp_path.glob("work/*/study.json"))
+
+
+def test_a_document_without_marks_is_refused_before_anything_is_run(arguments, called, tmp_path):
+    (tmp_path / "docs.md").write_text("nothing")
+    with pytest.raises(SystemExit, match="error: there are no marks"):
+        study.main(arguments)
+    assert called == []
+
+
+def test_an_unknown_task_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        _flags("--tasks", "random,colour")
+    assert "'colour' is none of random, supervised" in capsys.readouterr().err
+
+
+def test_a_chart_of_one_network_shows_top_1_and_top_5(bars, tmp_path):
+    points = {"block1": {"top1": 0.25, "top5": 0.5}, "logits": {"top1": 0.125, "top5": 0.75}}
+    charts.accuracy_bars({"": points}, str(tmp_path / "chart.png"), "title")
+    assert bars == [([25, 12.5], "top-1", None), ([50, 75], "top-5", None)]
+    assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_chart_of_several_shows_top_1_with_deviations(bars, tmp_path):
+    points = {"block1": {"top1": 0.25, "top5": 0.5}, "logits": {"top1": 0.125, "top5": 0.75}}
+    few = {"logits": {"top1": 0.5}}
+    spread = {"a": {"block1": {"top1": 0.01}, "logits": {"top1": 0.02}}}
+    charts.accuracy_bars({"a": points, "b": few}, str(tmp_path / "chart.svg"), "title", spread)
+    (a, b) = bars
+    assert a == ([25, 12.5], "a", [1, 2])
+    assert b[0][0] != b[0][0] and b[0][1:] == [50] and b[1:] == ("b", None)
