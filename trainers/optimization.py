@@ -65,11 +65,9 @@ def schedule(recipe: Recipe, steps_per_epoch: int) -> Schedule:
 def optimizer(recipe: Recipe, rate: Schedule, step: tf.Variable) -> tf.compat.v1.train.Optimizer:
     """The optimiser of a recipe, at the schedule's rate for the value of `step`."""
     # A function, so that where steps are compiled each one reads the step's value of its time.
-    if recipe.optimizer == "sgd":
-        return tf.compat.v1.train.MomentumOptimizer(lambda: rate(step), MOMENTUM)
     if recipe.optimizer == "adam":
         return tf.compat.v1.train.AdamOptimizer(lambda: rate(step))
-    raise ValueError(f"optimizer must be sgd or adam, not {recipe.optimizer!r}")
+    return tf.compat.v1.train.MomentumOptimizer(lambda: rate(step), MOMENTUM)
 
 
 class LossScale:
