@@ -101,7 +101,7 @@ def test_the_last_word_is_a_table_and_a_chart(arguments, module, tmp_path, capsy
 
 def test_without_matplotlib_there_is_no_chart(arguments, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "charts", None)
-    assert script.main([*arguments, "--steps", "1"]) == 0
+    assert script.main([*arguments, "--steps", "1", "--cache"]) == 0
     assert "pip install 'pretexture[demo]'" in capsys.readouterr().err
     assert (tmp_path / "work" / "results.json").exists()
     assert not (tmp_path / "work" / "results.png").exists()
@@ -116,9 +116,9 @@ def test_an_interrupted_run_says_how_to_go_on(arguments, tmp_path, capsys, monke
 
     with monkeypatch.context() as patched:
         patched.setattr(linear.tf2.Engine, "train", interrupted)
-        assert script.main([*arguments, "--steps", "3"]) == 128 + signal.SIGINT
+        assert script.main([*arguments, "--steps", "3", "--cache"]) == 128 + signal.SIGINT
     assert "the same command goes on with it" in capsys.readouterr().out
-    assert script.main([*arguments, "--steps", "3"]) == 0
+    assert script.main([*arguments, "--steps", "3", "--cache"]) == 0
     assert "taken up again after step 1" in capsys.readouterr().out
 
 

@@ -540,7 +540,7 @@ def test_gray_images_without_chance_may_be_cached(data, module, tmp_path):
 
 
 def test_another_modules_run_is_not_taken_up(data, module, patches_module, tmp_path):
-    _run(data, tmp_path, module, end_points=["logits"], steps=1)
+    _run(data, tmp_path, module, end_points=["logits"], cache=True, steps=1)
     recipe = dataclasses.replace(RECIPE, pipeline=PATCHES.representation_pipeline)
     with pytest.raises(WorkdirError, match=f"evaluates {module}: give another --workdir"):
         _run(data, tmp_path, patches_module, recipe, ["logits"], steps=2)
