@@ -284,9 +284,10 @@ HuffmanTable::Symbol HuffmanTable::FindLong(uint64_t bits) const {
 }
 
 bool HuffmanDecoder::Attach(j_decompress_ptr info, DecodeMcu decode, GiveUp give_up) {
-  if (info->progressive_mode || info->arith_code || jpeg_has_multiple_scans(info) ||
-      info->data_precision != 8 || info->Ss != 0 || info->Se != DCTSIZE2 - 1 || info->Ah != 0 ||
-      info->Al != 0) {
+  // jpegli, which may stand in for libjpeg-turbo, has no such decoder.
+  if (info->entropy == nullptr || info->progressive_mode || info->arith_code ||
+      jpeg_has_multiple_scans(info) || info->data_precision != 8 || info->Ss != 0 ||
+      info->Se != DCTSIZE2 - 1 || info->Ah != 0 || info->Al != 0) {
     return false;
   }
   mcu_.blocks = info->blocks_in_MCU;
