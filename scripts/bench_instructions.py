@@ -266,9 +266,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="processes at a time (default: one a processor)",
     )
-    parser.add_argument(
-        "--traceback", action="store_true", help="where an error comes from, not just its message"
-    )
+    commandline.add_traceback_flag(parser)
     return parser
 
 

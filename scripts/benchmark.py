@@ -359,9 +359,7 @@ def _parser() -> argparse.ArgumentParser:
         help=f"put the report, with the chart of --plot, into this page between its "
         f"marks <!-- {report.MARK} -->",
     )
-    parser.add_argument(
-        "--traceback", action="store_true", help="where an error comes from, not just its message"
-    )
+    commandline.add_traceback_flag(parser)
     return parser
 
 

@@ -111,9 +111,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="of the run's checkpoint (default: the newest)",
     )
-    parser.add_argument(
-        "--traceback", action="store_true", help="where an error comes from, not just its message"
-    )
+    commandline.add_traceback_flag(parser)
 
     described = parser.add_argument_group("what a published checkpoint is of")
     described.add_argument("--architecture", choices=("resnet50", "revnet50", "vgg19"))

@@ -18,24 +18,18 @@ from pretexture.trainers.recipes import LINEAR_EVAL
 
 def main(arguments: Optional[List[str]] = None) -> int:
     """Runs the command; returns its exit status, 128 and the signal's number if interrupted."""
-    parser = _parser()
-    flags = parser.parse_args(arguments)
-    if flags.steps is not None and flags.epochs:
-        parser.error("argument --epochs: not allowed with argument --steps")
+    flags = commandline.parse_run(_parser(), arguments)
     with commandline.short_errors(flags.traceback):
         commandline.import_tensorflow()
         from pretexture.trainers import linear
         from pretexture.trainers.representation import Representation
-        from pretexture.trainers.run import Options
 
         module = dataclasses.replace(LINEAR_EVAL, pipeline=Representation(flags.module).pipeline)
         recipe = commandline.chosen_recipe(flags, module, commandline.LINEAR_FIELDS)
-        names = [field.name for field in dataclasses.fields(Options) if hasattr(flags, field.name)]
-        options = Options(**{name: getattr(flags, name) for name in names})
+        options = commandline.run_options(flags)
         outcome = linear.linear_eval(recipe, options, flags.module, flags.end_points, flags.cache)
         if isinstance(outcome, int):
-            print("the same command goes on with it")
-            return 128 + outcome
+            return commandline.interrupted(outcome)
         print("\n".join(linear.table(outcome)))
         chart = os.path.join(flags.workdir, "results.png")
         try:

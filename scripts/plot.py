@@ -115,9 +115,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="lines that the running mean is taken over (default: 5)",
     )
-    parser.add_argument(
-        "--traceback", action="store_true", help="where an error comes from, not just its message"
-    )
+    commandline.add_traceback_flag(parser)
     return parser
 
 

@@ -28,7 +28,7 @@ import warnings
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 
-from pretexture.trainers.commandline import short_errors, whole
+from pretexture.trainers.commandline import add_traceback_flag, short_errors, whole
 from pretexture.trainers.files import write_text
 from pretexture.trainers.interrupt import Interrupt
 from pretexture.trainers.progress import Bar
@@ -159,9 +159,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--force", action="store_true", help="replace shards in OUT that are of other images"
     )
-    parser.add_argument(
-        "--traceback", action="store_true", help="where an error comes from, not just its message"
-    )
+    add_traceback_flag(parser)
     return parser
 
 

@@ -6,7 +6,6 @@ checkpoint and ends the run; a second one kills it.
 """
 
 import argparse
-import dataclasses
 import sys
 from typing import List, Optional
 
@@ -16,23 +15,17 @@ from pretexture.trainers.recipes import RECIPES
 
 def main(arguments: Optional[List[str]] = None) -> int:
     """Runs the command; returns its exit status, 128 and the signal's number if interrupted."""
-    parser = _parser()
-    flags = parser.parse_args(arguments)
-    if flags.steps is not None and flags.epochs:
-        parser.error("argument --epochs: not allowed with argument --steps")
+    flags = commandline.parse_run(_parser(), arguments)
     with commandline.short_errors(flags.traceback):
         recipe = commandline.chosen_recipe(
             flags, RECIPES[flags.recipe], commandline.PRETRAIN_FIELDS
         )
         commandline.import_tensorflow()
-        from pretexture.trainers.run import Options, pretrain
+        from pretexture.trainers.run import pretrain
 
-        names = [field.name for field in dataclasses.fields(Options)]
-        options = Options(**{name: getattr(flags, name) for name in names})
-        outcome = pretrain(recipe, options)
+        outcome = pretrain(recipe, commandline.run_options(flags))
     if outcome.interrupted:
-        print("the same command goes on with it")
-        return 128 + outcome.interrupted
+        return commandline.interrupted(outcome.interrupted)
     print(f"next: python scripts/evaluate.py --workdir {flags.workdir} --data {flags.data}")
     return 0
 

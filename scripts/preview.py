@@ -18,7 +18,7 @@ from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 from pretexture.loader import Loader, Pipeline, TFRecords, _core, imagenet, ops, presets
 from pretexture.loader.pipeline import Plan
-from pretexture.trainers.commandline import short_errors, whole
+from pretexture.trainers.commandline import add_traceback_flag, short_errors, whole
 
 try:
     from PIL import Image, ImageDraw, ImageFont
@@ -99,9 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--tile", type=whole, default=160, metavar="N", help="side of a view, pixels (default: 160)"
     )
-    parser.add_argument(
-        "--traceback", action="store_true", help="where an error comes from, not just its message"
-    )
+    add_traceback_flag(parser)
     return parser
 
 

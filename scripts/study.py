@@ -251,9 +251,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME,NAME,…",
         help=f"of {', '.join(STUDY)} (default: all)",
     )
-    parser.add_argument(
-        "--traceback", action="store_true", help="where an error comes from, not just its message"
-    )
+    commandline.add_traceback_flag(parser)
     return parser
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import os
 import sys
 import tempfile
-from typing import Any, Callable, Dict, Iterator, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, Optional, Sequence, Tuple
 
 from .recipes import Recipe
 
@@ -98,6 +98,30 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def parse_run(
+    parser: argparse.ArgumentParser, arguments: Optional[Sequence[str]]
+) -> argparse.Namespace:
+    """Parses the flags of a run, of whose length only one may speak."""
+    flags = parser.parse_args(arguments)
+    if flags.steps is not None and flags.epochs:
+        parser.error("argument --epochs: not allowed with argument --steps")
+    return flags
+
+
+def run_options(flags: argparse.Namespace) -> Any:
+    """The `run.Options` that flags set; imports TensorFlow. Raises ValueError."""
+    from .run import Options
+
+    names = [field.name for field in dataclasses.fields(Options) if hasattr(flags, field.name)]
+    return Options(**{name: getattr(flags, name) for name in names})
+
+
+def interrupted(signal: int) -> int:
+    """Says how an interrupted run goes on; returns the exit status."""
+    print("the same command goes on with it")
+    return 128 + signal
+
+
 def add_machine_flags(parser: argparse.ArgumentParser) -> None:
     """Adds --threads, --device and --traceback."""
     parser.add_argument(
@@ -109,6 +133,11 @@ def add_machine_flags(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="auto takes a GPU where there is one (default)",
     )
+    add_traceback_flag(parser)
+
+
+def add_traceback_flag(parser: argparse.ArgumentParser) -> None:
+    """Adds --traceback, which `short_errors` takes."""
     parser.add_argument(
         "--traceback", action="store_true", help="where an error comes from, not just its message"
     )

@@ -15,18 +15,17 @@ import tensorflow as tf
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 from . import models, tasks
-from .checkpoints import CheckpointError, Checkpoints
+from .checkpoints import CheckpointError, Checkpoints, checkpoint_path
 from .files import sync, write_text
 from .layers import Initializer, Scope, constant
 from .recipes import Recipe
+from .tasks.patches import PatchTask
 from .workdir import WorkdirError, read_config
 
 DESCRIPTION = "pretexture.json"
 SERVING = "serving_default"
 REPRESENTATION = "representation"
 PREFIX = "module/"
-
-_PATCH_TASKS = ("jigsaw", "relative_patch_location")
 
 Shape = Tuple[Optional[int], ...]
 
@@ -115,14 +114,15 @@ def run_source(workdir: str, step: Optional[int] = None) -> Source:
     if step not in steps:
         known = ", ".join(map(str, steps))
         raise WorkdirError(f"{workdir} has no checkpoint of step {step}, but of {known}")
+    task = tasks.build(recipe)
     return Source(
-        checkpoint=os.path.join(workdir, f"model.ckpt-{step}"),
+        checkpoint=checkpoint_path(workdir, step),
         prefix=PREFIX,
         recipe=recipe,
-        outputs=tasks.build(recipe).outputs,
+        outputs=task.outputs,
         described=dataclasses.asdict(recipe),
         step=step,
-        patches=recipe.task in _PATCH_TASKS,
+        patches=isinstance(task, PatchTask),
     )
 
 

@@ -11,8 +11,13 @@ def sync(path: str) -> None:
 
 def write_text(path: str, text: str) -> None:
     """Writes a text file beside `path` and renames it."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: str, data: bytes) -> None:
+    """Writes a file beside `path` and renames it."""
     beside = f"{path}.tmp"
-    with open(beside, "w", encoding="utf-8") as file:
-        file.write(text)
+    with open(beside, "wb") as file:
+        file.write(data)
     sync(beside)
     os.replace(beside, path)

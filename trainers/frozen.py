@@ -13,7 +13,7 @@ from typing import List, Sequence, Tuple
 import tensorflow as tf
 
 from .export import Source, inference
-from .files import sync
+from .files import write_bytes
 
 
 def write_frozen(source: Source, path: str, shape: Tuple[int, int, int, int]) -> List[str]:
@@ -38,11 +38,7 @@ def write_frozen(source: Source, path: str, shape: Tuple[int, int, int, int]) ->
         # Without attributes that are as by default: older TensorFlows do not know all of them.
         meta_graph = tf.compat.v1.train.export_meta_graph(graph=graph, strip_default_attrs=True)
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    beside = f"{path}.tmp"
-    with open(beside, "wb") as file:
-        file.write(meta_graph.graph_def.SerializeToString())
-    sync(beside)
-    os.replace(beside, path)
+    write_bytes(path, meta_graph.graph_def.SerializeToString())
     return list(points)
 
 

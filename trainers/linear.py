@@ -106,7 +106,7 @@ def linear_eval(
         task = Linear(recipe, frozen.split, frozen.sizes)
         train: Any = cached("train", recipe.batch_size)
     else:
-        task = Linear(recipe, frozen.features, frozen.sizes, frozen.views)
+        task = Linear(recipe, frozen.features, frozen.sizes)
         train = loader("train", recipe.batch_size, training=True)
     engine = tf2.Engine(recipe, task, train.element_spec, len(train), options.seed)
     outcome = fit(recipe, options, engine, train, len(records["train"]), device, say, module)
@@ -147,7 +147,6 @@ class _Frozen:
 
     Attributes:
         sizes: of the features, by end point.
-        views: the dimensions of views that the network takes.
         step: see `Representation`.
     """
 
@@ -160,7 +159,7 @@ class _Frozen:
     ):
         plan = pipeline.compile(training=False)
         self.step = representation.step
-        self.views = plan.views
+        self._views = plan.views
         self._check_views(representation, pipeline)
         unknown = set(end_points) - set(representation.end_points)
         if unknown:
@@ -196,12 +195,12 @@ class _Frozen:
         return tf.concat(list(found.values()), axis=1)
 
     def _check_views(self, representation: Representation, pipeline: Pipeline) -> None:
-        if len(self.views) == int(representation.patches):
+        if len(self._views) == int(representation.patches):
             return
         wanted = "the patches of an image, as EVAL_PATCHES makes them"
         raise ValueError(
             f"the module takes {wanted if representation.patches else 'one view of an image'}, and "
-            f"the pipeline {pipeline} makes {' x '.join(map(str, self.views)) or 'one'}"
+            f"the pipeline {pipeline} makes {' x '.join(map(str, self._views)) or 'one'}"
         )
 
 

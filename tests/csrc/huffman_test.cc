@@ -45,15 +45,6 @@ Result Decode(JpegDecoder* decoder, const Bytes& data, const Rect& rect, bool pl
   return result;
 }
 
-Rect Drawn(Random* random, int width, int height) {
-  Rect rect;
-  rect.x0 = random->Between(0, width - 1);
-  rect.x1 = random->Between(rect.x0 + 1, width);
-  rect.y0 = random->Between(0, height - 1);
-  rect.y1 = random->Between(rect.y0 + 1, height);
-  return rect;
-}
-
 std::vector<JpegOptions> Kinds() {
   std::vector<JpegOptions> kinds;
   const std::vector<std::vector<std::pair<int, int>>> samplings = {
@@ -87,7 +78,7 @@ TEST(every_kind_of_sequential_jpeg_decodes_as_with_libjpeg) {
     const int width = random.Between(1, 90), height = random.Between(1, 90);
     const Bytes data = EncodeJpeg(width, height, options);
     for (int i = 0; i < 12; ++i) {
-      const Rect rect = i == 0 ? Rect{0, 0, width, height} : Drawn(&random, width, height);
+      const Rect rect = i == 0 ? Rect{0, 0, width, height} : DrawnRect(&random, width, height);
       const Result ours = Decode(&decoder, data, rect, false);
       CHECK_EQ(ours.error, "");
       CHECK(ours == Decode(&decoder, data, rect, true));
@@ -153,7 +144,7 @@ TEST(broken_streams_give_what_libjpeg_gives) {
                     static_cast<size_t>(random.Between(1, 9)),
                     static_cast<uint8_t>(random.Between(0, 255)));
     }
-    const Rect rect = Drawn(&random, width, height);
+    const Rect rect = DrawnRect(&random, width, height);
     const Result ours = Decode(&decoder, data, rect, false);
     const Result theirs = Decode(&decoder, data, rect, true);
     CHECK_EQ(ours.error, theirs.error);

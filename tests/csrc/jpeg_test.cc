@@ -51,15 +51,6 @@ void CheckRegion(JpegDecoder* decoder, const Bytes& data, const Bytes& whole, in
            " differ from the same part of a full decode");
 }
 
-Rect Drawn(Random* random, int width, int height) {
-  Rect rect;
-  rect.x0 = random->Between(0, width - 1);
-  rect.x1 = random->Between(rect.x0 + 1, width);
-  rect.y0 = random->Between(0, height - 1);
-  rect.y1 = random->Between(rect.y0 + 1, height);
-  return rect;
-}
-
 // Regions that begin and end near every edge and block border, and some at random.
 void CheckRegions(const Bytes& data, const std::string& what, int count) {
   JpegDecoder decoder;
@@ -77,7 +68,7 @@ void CheckRegions(const Bytes& data, const std::string& what, int count) {
     CheckRegion(&decoder, data, whole, size.width, {size.width - 1, 0, size.width, y + 1}, what);
   }
   for (int i = 0; i < count; ++i) {
-    const Rect rect = Drawn(&random, size.width, size.height);
+    const Rect rect = DrawnRect(&random, size.width, size.height);
     CheckRegion(&decoder, data, whole, size.width, rect, what);
   }
 }
@@ -319,7 +310,7 @@ TEST(damaged_files_never_crash_and_their_regions_are_parts_of_the_full_decode) {
         if (whole.empty()) continue;
         ++decoded;
         for (int i = 0; i < 3; ++i) {
-          const Rect rect = Drawn(&random, size.width, size.height);
+          const Rect rect = DrawnRect(&random, size.width, size.height);
           CheckRegion(&decoder, damaged, whole, size.width, rect, kind.name);
         }
       }

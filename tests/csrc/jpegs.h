@@ -9,6 +9,9 @@
 // jpeglib.h needs the names that cstdio declares.
 #include <jpeglib.h>
 
+#include "jpeg.h"
+#include "test.h"
+
 namespace pretexture {
 namespace test {
 
@@ -90,6 +93,16 @@ inline std::vector<size_t> FindMarkers(const std::vector<uint8_t>& data, uint8_t
     if (data[i] == 0xff && data[i + 1] == kind) places.push_back(i);
   }
   return places;
+}
+
+// A random region of an image.
+inline Rect DrawnRect(Random* random, int width, int height) {
+  Rect rect;
+  rect.x0 = random->Between(0, width - 1);
+  rect.x1 = random->Between(rect.x0 + 1, width);
+  rect.y0 = random->Between(0, height - 1);
+  rect.y1 = random->Between(rect.y0 + 1, height);
+  return rect;
 }
 
 }  // namespace test

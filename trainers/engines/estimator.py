@@ -238,7 +238,7 @@ class _Source:
     Attributes:
         element_spec: of a batch.
         waited: seconds for batches, in all.
-            error: what ended the iteration.
+        error: what ended the iteration.
     """
 
     def __init__(self, batches: Iterator[Any], spec: Any, task: Task, size: Optional[int] = None):

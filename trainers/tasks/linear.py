@@ -7,8 +7,8 @@ import tensorflow as tf
 
 from ..layers import Conv, Scope, dropout, fold
 from ..recipes import Recipe
-from .supervised import check_classes
-from .task import Batch, Model, Task, classification, top_k_accuracy
+from .supervised import check_classes, class_metrics
+from .task import Batch, Model, Task
 
 Features = Callable[[tf.Tensor], Dict[str, tf.Tensor]]
 
@@ -58,21 +58,13 @@ class Linear(Task):
         recipe: says what the heads are.
         features: from a batch's image to features [N, size] by end point.
         sizes: of the features, by end point.
-        views: the dimensions of views that the features are made of.
     """
 
     name = "linear"
     scope = "linear"
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        features: Features,
-        sizes: Mapping[str, int],
-        views: Tuple[int, ...] = (),
-    ):
+    def __init__(self, recipe: Recipe, features: Features, sizes: Mapping[str, int]):
         self.outputs = recipe.num_classes
-        self.views = views
         self._features = features
         self._sizes = dict(sizes)
 
@@ -103,11 +95,7 @@ class Linear(Task):
         for number, (name, head) in enumerate(model.head.heads.items()):
             own_key = None if key is None else fold(key, number)
             logits = head(features[name], training, own_key)
-            for metric, value in classification(
-                logits[:, tf.newaxis], batch.label[:, tf.newaxis]
-            ).items():
+            for metric, value in class_metrics(logits, batch.label).items():
                 values[f"{name}/{metric}"] = value
-            if self.outputs > 5:
-                values[f"{name}/top5"] = top_k_accuracy(logits, batch.label, 5)
             total += values[f"{name}/loss"]
         return {"loss": total, **values}

@@ -29,11 +29,22 @@ class Supervised(Task):
         self, model: Model, batch: Batch, training: bool, key: Optional[tf.Tensor] = None
     ) -> Dict[str, tf.Tensor]:
         """Cross entropy and accuracy; with more than 5 classes also "top5"; see `Task.loss`."""
-        logits = model.logits(batch.image, training)
-        values = classification(logits[:, tf.newaxis], batch.label[:, tf.newaxis])
-        if self.outputs > 5:
-            values["top5"] = top_k_accuracy(logits, batch.label, 5)
-        return values
+        return class_metrics(model.logits(batch.image, training), batch.label)
+
+
+def class_metrics(logits: tf.Tensor, labels: tf.Tensor) -> Dict[str, tf.Tensor]:
+    """Cross entropy and accuracy of each image; with more than 5 classes also "top5".
+
+    Args:
+        logits: float32 [N, classes].
+        labels: int32 [N].
+
+    Returns: "loss", "accuracy" and perhaps "top5", float32 [N].
+    """
+    values = classification(logits[:, tf.newaxis], labels[:, tf.newaxis])
+    if logits.shape.as_list()[1] > 5:
+        values["top5"] = top_k_accuracy(logits, labels, 5)
+    return values
 
 
 def check_classes(label: np.ndarray, index: np.ndarray, classes: int) -> None:
