@@ -19,6 +19,7 @@ from ..layers import Scope
 from ..recipes import Recipe
 from ..tasks.task import Batch, Model, Task, objective
 from .batches import endless, padded
+from .devices import choose_gpu
 
 v1: Any = tf.compat.v1
 
@@ -40,19 +41,8 @@ def open_device(name: str) -> str:
             "cpu or gpu"
         )
     v1.logging.set_verbosity(v1.logging.ERROR)
-    gpus = tf.config.experimental.list_physical_devices("GPU")
-    if name == "gpu" and not gpus:
-        raise ValueError(
-            f"--device gpu: TensorFlow {tf.__version__} sees no GPU "
-            f"({'it is' if tf.test.is_built_with_cuda() else 'and it is not'} built for CUDA)"
-        )
-    if name == "cpu":
-        tf.config.experimental.set_visible_devices([], "GPU")
-    if name == "cpu" or not gpus:
-        return "CPU"
-    tf.config.experimental.set_visible_devices(gpus[:1], "GPU")
-    tf.config.experimental.set_memory_growth(gpus[0], True)
-    return gpus[0].name
+    gpu = choose_gpu(name)
+    return "CPU" if gpu is None else gpu.name
 
 
 class Engine:

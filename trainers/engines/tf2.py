@@ -11,6 +11,7 @@ from ..layers import Scope
 from ..recipes import Recipe
 from ..tasks.task import Batch, Task, objective
 from .batches import endless, padded
+from .devices import choose_gpu
 
 
 def open_device(name: str) -> str:
@@ -33,21 +34,11 @@ def open_device(name: str) -> str:
         raise ValueError(
             f"linear evaluation needs TensorFlow 2.6 or later; this is {tf.__version__}"
         )
-    gpus = tf.config.list_physical_devices("GPU")
-    if name == "gpu" and not gpus:
-        raise ValueError(
-            f"--device gpu: TensorFlow {tf.__version__} sees no GPU "
-            f"({'it is' if tf.test.is_built_with_cuda() else 'and it is not'} built for CUDA)"
-        )
-    if name == "cpu":
-        tf.config.set_visible_devices([], "GPU")
-    if name == "cpu" or not gpus:
+    gpu = choose_gpu(name)
+    if gpu is None:
         return "CPU"
-    for gpu in gpus:
-        tf.config.experimental.set_memory_growth(gpu, True)
-    tf.config.set_visible_devices(gpus[:1], "GPU")
-    details = tf.config.experimental.get_device_details(gpus[0])
-    return details.get("device_name", gpus[0].name)
+    details = tf.config.experimental.get_device_details(gpu)
+    return details.get("device_name", gpu.name)
 
 
 class Engine:
