@@ -88,7 +88,7 @@ def _bars(
     axis.set_title(f"{threads} thread" + ("" if threads == 1 else "s"))
     axis.spines[["top", "right"]].set_visible(False)
     axis.margins(y=0.1)
-    axis.legend(frameon=False, fontsize=8, ncols=2)
+    axis.legend(frameon=False, fontsize=8, ncol=2)
 
 
 def _lines(

@@ -1,6 +1,5 @@
 """What was measured on: the processor and the versions of all that takes part."""
 
-import importlib.metadata
 import os
 import pathlib
 import platform
@@ -8,6 +7,11 @@ import re
 import subprocess
 import sys
 from typing import Dict, Iterable, List, Optional, Tuple
+
+try:
+    from importlib import metadata
+except ImportError:  # Python 3.7
+    import importlib_metadata as metadata  # type: ignore[no-redef]
 
 
 def processor() -> str:
@@ -33,8 +37,8 @@ def version(distributions: Iterable[str]) -> Optional[str]:
     """Name and version of the first distribution that is installed."""
     for name in distributions:
         try:
-            return f"{name} {importlib.metadata.version(name)}"
-        except importlib.metadata.PackageNotFoundError:
+            return f"{name} {metadata.version(name)}"
+        except metadata.PackageNotFoundError:
             continue
     return None
 
