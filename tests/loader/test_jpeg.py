@@ -29,8 +29,18 @@ def made(kind, height, width):
 
 @pytest.fixture(scope="session")
 def tf_decode(tf):
-    # TensorFlow's default is the fast DCT, which is off by up to 15 grey levels.
-    return lambda data: tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE").numpy()
+    with tf.Graph().as_default() as graph:
+        data = tf.compat.v1.placeholder(tf.string, [])
+        # TensorFlow's default is the fast DCT, which is off by up to 15 grey levels.
+        pixels = tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")
+    session = tf.compat.v1.Session(graph=graph)
+    return lambda encoded: session.run(pixels, {data: encoded})
+
+
+def skip_where_smoothing_differs(tf):
+    """Where scans are missing, libjpeg-turbo smooths in another way since 2.1."""
+    if tuple(map(int, tf.__version__.split(".")[:2])) < (2, 7):
+        pytest.skip("this TensorFlow has libjpeg-turbo 2.0")
 
 
 def outcome(function, *args):
@@ -150,7 +160,8 @@ def without_last_scans(data):
 
 
 @pytest.mark.parametrize("height", [9, 50])
-def test_progressive_files_that_lack_scans_decode_as_in_tensorflow(height, tf_decode):
+def test_progressive_files_that_lack_scans_decode_as_in_tensorflow(height, tf, tf_decode):
+    skip_where_smoothing_differs(tf)
     data = made("progressive", height, 70)
     cuts = list(without_last_scans(data))
     assert len(cuts) >= 8
@@ -171,7 +182,9 @@ def test_data_that_end_early_are_an_error_where_tensorflow_says_so(kind, tf_deco
 
 
 @pytest.mark.parametrize("kind", EVERY_KIND)
-def test_an_end_marker_amid_the_data_leaves_the_rest_grey_as_in_tensorflow(kind, tf_decode):
+def test_an_end_marker_amid_the_data_leaves_the_rest_grey_as_in_tensorflow(kind, tf, tf_decode):
+    if kind == "progressive":
+        skip_where_smoothing_differs(tf)
     data = made(kind, 17, 33)
     decoded = 0
     for size in range(2, len(data), 41):
@@ -221,7 +234,9 @@ def claimed_pixels(data):
 
 
 @pytest.mark.parametrize("kind", EVERY_KIND)
-def test_damaged_files_decode_as_in_tensorflow_and_so_do_their_regions(kind, tf_decode):
+def test_damaged_files_decode_as_in_tensorflow_and_so_do_their_regions(kind, tf, tf_decode):
+    if kind == "progressive":
+        skip_where_smoothing_differs(tf)
     rng = random.Random(kind)
     intact = made(kind, 40, 56)
     decoded = 0
