@@ -73,13 +73,13 @@ def test_flags_that_make_no_sense_are_refused(arguments, message, capsys):
         (["rotation", "--decay-epochs", "3,2"], "decay_epochs must ascend"),
         (["rotation", "--seed", "-1"], "seed must be from 0 to 2147483647, not -1"),
         (["rotation", "--pipeline", "resize(8)|turn"], "there is no step 'turn'"),
-        (["rotation", "--device", "npu"], "npu_device (TensorFlow 2.6.5) or npu_bridge"),
+        (["rotation", "--device", "npu"], "Huawei's npu_"),
         (["rotation", "--device", "gpu"], "TensorFlow"),
     ],
 )
 def test_an_error_is_one_line(arguments, message, tmp_path):
     tf = pytest.importorskip("tensorflow")
-    if "gpu" in arguments and tf.config.list_physical_devices("GPU"):
+    if "gpu" in arguments and tf.config.experimental.list_physical_devices("GPU"):
         pytest.skip("there is a GPU")
     with pytest.raises(SystemExit) as exit:
         pretrain.main(

@@ -12,11 +12,11 @@ from pretexture.loader.writer import TFRecordWriter, example
 def _image(random: np.random.RandomState) -> bytes:
     """A JPEG of 36 x 36 pixels, bright above and dark below."""
     import tensorflow as tf
+    from evaluated import value
 
     slope = np.linspace(200, 50, 36)[:, np.newaxis, np.newaxis]
     pixels = slope + random.uniform(-50, 50, (36, 36, 3))
-    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-        return session.run(tf.io.encode_jpeg(tf.constant(pixels.clip(0, 255), tf.uint8)))
+    return value(tf.io.encode_jpeg(tf.constant(pixels.clip(0, 255), tf.uint8)))
 
 
 @pytest.fixture(scope="session")
@@ -37,6 +37,18 @@ def shards(tmp_path_factory) -> str:
 def cache_home(tmp_path, monkeypatch):
     """Keeps the loader's indexes out of the user's cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture(autouse=True)
+def own_graph():
+    """On TensorFlow 1, a graph for each test: names of variables are not taken yet."""
+    import tensorflow as tf
+
+    if tf.executing_eagerly():
+        yield
+    else:
+        with tf.Graph().as_default():
+            yield
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import tensorflow as tf
+from evaluated import value
 from pretexture.loader.writer import TFRecordWriter, example
 
 CLASSES = 4
@@ -30,6 +31,6 @@ def write(folder) -> str:
         with TFRecordWriter(folder / f"train-{shard:05}-of-00002") as writer:
             for number in range(64):
                 label = number % CLASSES
-                encoded = tf.io.encode_jpeg(scene(random, label), quality=90).numpy()
+                encoded = value(tf.io.encode_jpeg(scene(random, label), quality=90))
                 writer.write(example({"image/encoded": encoded, "image/class/label": label + 1}))
     return str(folder)

@@ -9,21 +9,14 @@ import pytest
 tf = pytest.importorskip("tensorflow")
 
 import tiny  # noqa: E402
+import trained  # noqa: E402
 from pretexture.trainers import evaluation  # noqa: E402
 from pretexture.trainers.checkpoints import CheckpointError, Checkpoints  # noqa: E402
-from pretexture.trainers.recipes import RECIPES  # noqa: E402
 from pretexture.trainers.run import Options, pretrain  # noqa: E402
 from pretexture.trainers.workdir import WorkdirError  # noqa: E402
 
 # One that can be exported.
-SMALL = dataclasses.replace(
-    RECIPES["rotation"],
-    pipeline="inception_crop(area=(0.5, 1))|resize(32)|range(-1, 1)|rotate",
-    architecture="resnet50",
-    filters_factor=0.25,
-    batch_size=4,
-    eval_batch_size=5,
-)
+SMALL = dataclasses.replace(trained.VGG, batch_size=4, eval_batch_size=5)
 
 
 def _train(shards, folder, steps, recipe=tiny.ROTATION, **options):
@@ -102,5 +95,5 @@ def test_exports_stand_beside_the_checkpoints_that_there_are(shards, tmp_path):
     list(_follow(shards, tmp_path, export=True))
     assert [path.name for path in (tmp_path / "exports").iterdir()] == ["4"]
     assert Checkpoints(str(tmp_path)).steps == [4]
-    module = tf.saved_model.load(str(tmp_path / "exports" / "4"))
-    assert "representation" in module.signatures
+    (points,) = trained.use(tmp_path / "exports" / "4", trained.images(1, 32, 32, 3))
+    assert points["pre_logits"].shape == (1, 64)

@@ -5,6 +5,7 @@ import pytest
 
 tf = pytest.importorskip("tensorflow")
 
+from evaluated import value  # noqa: E402
 from pretexture.trainers import models  # noqa: E402
 from pretexture.trainers.layers import Scope, l2_penalty  # noqa: E402
 from pretexture.trainers.recipes import RECIPES  # noqa: E402
@@ -138,10 +139,11 @@ def test_vgg19s_pre_logits_are_the_mean_of_fc7_over_places():
     image = tf.random.stateless_normal([2, 64, 96, 3], seed=[1, 2])
     _, points = network(image, False)
     assert points["fc6"].shape.as_list() == [2, 2, 3, 128]
-    fc7 = points["fc6"].numpy() @ scope.variables["module/conv2d_17/kernel"].numpy()[0, 0]
+    fc6, pre_logits = value([points["fc6"], points["pre_logits"]])
+    fc7 = fc6 @ value(scope.variables["module/conv2d_17/kernel"])[0, 0]
     fc7 = np.maximum(fc7 / np.sqrt(1 + 1e-3), 0)  # the averages are those of a new network
     assert fc7.max() > 0
-    np.testing.assert_allclose(points["pre_logits"], fc7.mean((1, 2)), rtol=1e-4, atol=1e-9)
+    np.testing.assert_allclose(pre_logits, fc7.mean((1, 2)), rtol=1e-4, atol=1e-9)
 
 
 def test_vgg19_in_a_graph_of_free_sizes_is_built_for_the_recipes_training_views():
@@ -181,10 +183,10 @@ def test_v1_and_v2_end_in_a_relu_unless_told_otherwise():
         ({"mode": "v2", "last_relu": False}, False),
     ):
         network, _ = _build(3, filters_factor=0.25, **fields)
-        _, points = network(image, True)
-        assert (points["pre_logits"].numpy().min() >= 0) == smallest
+        points = value(network(image, True)[1])
+        assert (points["pre_logits"].min() >= 0) == smallest
         # v1's blocks end in a ReLU, v2's in a sum.
-        assert (points["block2"].numpy().min() >= 0) == (fields["mode"] == "v1")
+        assert (points["block2"].min() >= 0) == (fields["mode"] == "v1")
 
 
 def test_a_reversible_unit_can_be_undone():
@@ -193,8 +195,9 @@ def test_a_reversible_unit_can_be_undone():
     unit = ReversibleUnit(Scope(), 4, 1e-4)
     x = tf.split(tf.random.stateless_normal([2, 6, 6, 8], seed=[1, 2]), 2, axis=3)
     y = unit(x, True, tf.float32)
-    assert np.array_equal(y[0], x[1]) and not np.allclose(y[1], x[0], atol=0.1)
     undone, _, _ = unit.backward(y, y, [], tf.float32)
+    x, y, undone = value([x, y, undone])
+    assert np.array_equal(y[0], x[1]) and not np.allclose(y[1], x[0], atol=0.1)
     np.testing.assert_allclose(undone, x, atol=1e-6)
 
 
@@ -202,11 +205,11 @@ def test_weight_decay_covers_every_kernel_but_a_revnets_root():
     for architecture in ("resnet50", "revnet50", "vgg19"):
         fields = {"architecture": architecture, "filters_factor": 0.25, "weight_decay": 0.1}
         network, scope = _build(5, (64, 64, 3), **fields)
-        kernels = {name: v.numpy() for name, v in scope.variables.items() if "kernel" in name}
+        kernels = value({name: v for name, v in scope.variables.items() if "kernel" in name})
         if architecture == "revnet50":
             del kernels["module/conv2d/kernel"]
         expected = 0.1 / 2 * sum(np.sum(np.square(kernel)) for kernel in kernels.values())
-        assert float(l2_penalty(network)) == pytest.approx(expected, rel=1e-5)
+        assert value(l2_penalty(network)) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize(

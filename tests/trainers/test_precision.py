@@ -20,8 +20,11 @@ from pretexture.trainers.run import Options, pretrain  # noqa: E402
 
 if not tf.executing_eagerly() or tf.config.list_physical_devices("GPU"):
     pytest.skip("what TensorFlow 2 does on a CPU", allow_module_level=True)
-if tuple(map(int, tf.__version__.split(".")[:2])) < (2, 12):
-    pytest.skip("convolutions of 16 bits on a CPU need TensorFlow 2.12", allow_module_level=True)
+
+with_bfloat16 = pytest.mark.skipif(
+    tuple(map(int, tf.__version__.split(".")[:2])) < (2, 12),
+    reason="convolutions of bfloat16 need TensorFlow 2.12",
+)
 
 RECIPE = dataclasses.replace(tiny.ROTATION, warmup_epochs=0.0, decay_epochs=(), lr=1.0)
 
@@ -71,11 +74,13 @@ def half(monkeypatch):
     return make
 
 
+@with_bfloat16
 def test_on_a_cpu_mixed_is_bfloat16():
     assert tf2.compute_dtype("mixed") == tf.bfloat16
     assert tf2.compute_dtype("float32") == tf.float32
 
 
+@with_bfloat16
 @pytest.mark.parametrize("architecture", ["resnet50", "revnet50", "vgg19"])
 def test_variables_and_logits_are_float32_and_what_is_between_is_not(architecture):
     side = 32
@@ -100,6 +105,7 @@ def test_variables_and_logits_are_float32_and_what_is_between_is_not(architectur
     assert 0 < np.std(logits["float32"] - logits["mixed"]) < 0.1 * scale
 
 
+@with_bfloat16
 def test_bfloat16_learns_as_float32_does():
     losses = {}
     for precision in ("float32", "mixed"):
@@ -110,6 +116,7 @@ def test_bfloat16_learns_as_float32_does():
     assert np.mean(losses["mixed"][-10:]) < 0.6 * np.mean(losses["mixed"][:10])
 
 
+@with_bfloat16
 def test_a_mixed_run_is_taken_up_again_and_evaluated(shards, tmp_path):
     recipe = dataclasses.replace(RECIPE, precision="mixed")
 

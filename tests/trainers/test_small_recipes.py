@@ -7,8 +7,7 @@ tf = pytest.importorskip("tensorflow")
 
 import scenes  # noqa: E402
 from pretexture.loader import Loader, imagenet  # noqa: E402
-from pretexture.trainers import tasks  # noqa: E402
-from pretexture.trainers.engines import tf2  # noqa: E402
+from pretexture.trainers import engines, tasks  # noqa: E402
 from pretexture.trainers.recipes import RECIPES  # noqa: E402
 
 
@@ -18,15 +17,26 @@ def data(tmp_path_factory):
     return scenes.write(tmp_path_factory.mktemp("scenes"))
 
 
+class _Losses(list):
+    """Notes the loss of each step, and looks at no images."""
+
+    def shows(self, step):
+        return False
+
+    def __call__(self, step, values, waited, image):
+        self.append(values["loss"])
+        return True
+
+
 def _losses(recipe, data, steps):
+    losses = _Losses()
     with Loader(
         imagenet(data, recipe.train_split), recipe.pipeline, recipe.batch_size, training=True
     ) as loader:
-        engine = tf2.Engine(recipe, tasks.build(recipe), loader.element_spec, len(loader), 0)
-        losses = []
-        while len(losses) < steps:
-            losses += [engine.train(batch)["loss"] for batch in loader]
-    return losses[:steps]
+        make = engines.choose().Engine
+        engine = make(recipe, tasks.build(recipe), loader.element_spec, len(loader), 0)
+        engine.fit(loader, steps, losses)
+    return losses
 
 
 # What the mean loss of the last ten steps is to fall below, as a share of that of the first ten. Of

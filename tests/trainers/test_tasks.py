@@ -5,11 +5,11 @@ import pytest
 
 tf = pytest.importorskip("tensorflow")
 
+from evaluated import assign, compiled, value  # noqa: E402
 from pretexture import permutations  # noqa: E402
-from pretexture.loader import ArraySpec, Pipeline  # noqa: E402
-from pretexture.loader import Batch as LoaderBatch  # noqa: E402
+from pretexture.loader import Pipeline, imagenet  # noqa: E402
+from pretexture.loader.writer import TFRecordWriter, example  # noqa: E402
 from pretexture.trainers import models, tasks  # noqa: E402
-from pretexture.trainers.engines import tf2  # noqa: E402
 from pretexture.trainers.evaluation import evaluate  # noqa: E402
 from pretexture.trainers.layers import Scope, l2_penalty  # noqa: E402
 from pretexture.trainers.recipes import RECIPES  # noqa: E402
@@ -17,7 +17,7 @@ from pretexture.trainers.run import Options, pretrain  # noqa: E402
 from pretexture.trainers.tasks import exemplar, patches  # noqa: E402
 from pretexture.trainers.tasks.task import Batch, Model, objective  # noqa: E402
 
-KEY = tf.constant([3, 7])
+KEY = np.array([3, 7], np.int32)
 
 
 def _softmax_cross_entropy(logits, labels):
@@ -43,12 +43,19 @@ def _batch(views, labels):
     )
 
 
+def _embeddings(model, batch):
+    """The network's logits for each of nine patches, [N, 9, outputs]."""
+    patches = [model.network(batch.image[:, i], False)[0] for i in range(9)]
+    return np.stack(value(patches), 1)
+
+
 def test_rotation_classifies_each_of_the_four_turns():
     task, model, _ = _model("rotation")
     labels = np.tile(np.arange(4), (4, 1))
     batch = _batch((4,), labels)
-    values = task.loss(model, batch, training=False)
-    logits = np.stack([model.network(batch.image[:, i], False)[0] for i in range(4)], 1)
+    values = value(task.loss(model, batch, training=False))
+    logits = [model.network(batch.image[:, i], False)[0] for i in range(4)]
+    logits = np.stack(value(logits), 1)
     loss = _softmax_cross_entropy(logits, labels).mean(1)
     np.testing.assert_allclose(values["loss"], loss, rtol=1e-5)
     np.testing.assert_allclose(values["accuracy"], (logits.argmax(-1) == labels).mean(1))
@@ -57,7 +64,7 @@ def test_rotation_classifies_each_of_the_four_turns():
 def test_embeddings_are_interleaved_channel_by_channel():
     embeddings = np.random.RandomState(0).randn(3, 9, 5)
     sequences = np.array([[8, 0, 3, 4], [1, 2, 3, 5]])
-    found = patches.concatenate(tf.constant(embeddings), tf.constant(sequences)).numpy()
+    found = value(patches.concatenate(tf.constant(embeddings), tf.constant(sequences)))
     assert found.shape == (3, 2, 20)
     for image in range(3):
         for number, sequence in enumerate(sequences):
@@ -76,34 +83,37 @@ def test_the_patch_head_is_two_layers_with_batch_norm_between():
     shapes = {name: variable.shape.as_list() for name, variable in v.items()}
     assert shapes["module/conv2d/kernel"] == [1, 1, 18, 4096]
     assert shapes["module/conv2d_1/kernel"] == [1, 1, 4096, 7]
-    assert set(v["module/conv2d/bias"].numpy()) == {np.float32(0.1)}
-    assert set(v["module/conv2d_1/bias"].numpy()) == {0}
-    v["module/batch_normalization/moving_mean"].assign(tf.range(4096.0) / 4096)
+    assert set(value(v["module/conv2d/bias"])) == {np.float32(0.1)}
+    assert set(value(v["module/conv2d_1/bias"])) == {0}
+    mean = np.arange(4096, dtype=np.float32) / 4096
+    assign(v["module/batch_normalization/moving_mean"], mean)
+    kernels = value([v["module/conv2d/kernel"], v["module/conv2d_1/kernel"]])
     x = np.random.RandomState(0).randn(3, 18)
-    hidden = x @ v["module/conv2d/kernel"].numpy()[0, 0] + 0.1
-    mean = v["module/batch_normalization/moving_mean"].numpy()
-    hidden = np.maximum((hidden - mean) / np.sqrt(1 + 1e-5), 0)
-    expected = hidden @ v["module/conv2d_1/kernel"].numpy()[0, 0]
-    np.testing.assert_allclose(head(tf.constant(x, tf.float32), False, None), expected, atol=1e-5)
+    before_norm = x @ kernels[0][0, 0] + 0.1
+    hidden = np.maximum((before_norm - mean) / np.sqrt(1 + 1e-5), 0)
+    expected = hidden @ kernels[1][0, 0]
+    found = value(head(tf.constant(x, tf.float32), False, None))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
     head(tf.constant(x, tf.float32), True, KEY)
-    batch_mean = (x @ v["module/conv2d/kernel"].numpy()[0, 0] + 0.1).mean(0)
     np.testing.assert_allclose(
-        v["module/batch_normalization/moving_mean"], 0.997 * mean + 0.003 * batch_mean, atol=1e-6
+        value(v["module/batch_normalization/moving_mean"]),
+        0.997 * mean + 0.003 * before_norm.mean(0),
+        atol=1e-6,
     )
-    kernels = [v["module/conv2d/kernel"].numpy(), v["module/conv2d_1/kernel"].numpy()]
     squares = sum(np.sum(np.square(kernel)) for kernel in kernels)
-    assert float(l2_penalty(head)) == pytest.approx(5e-4 / 2 * squares, rel=1e-5)
+    assert value(l2_penalty(head)) == pytest.approx(5e-4 / 2 * squares, rel=1e-5)
 
 
 def test_jigsaw_is_evaluated_on_the_whole_set():
     task, model, _ = _model("jigsaw")
     batch = _batch((9,), np.zeros(4))
-    values = task.loss(model, batch, training=False)
-    embeddings = np.stack([model.network(batch.image[:, i], False)[0] for i in range(9)], 1)
+    values = value(task.loss(model, batch, training=False))
+    embeddings = _embeddings(model, batch)
+    answer = compiled(lambda x: model.head(x, False, None))
     losses, right = [], []
     for label, permutation in enumerate(permutations.maximal(100)):
         x = embeddings[:, permutation].transpose(0, 2, 1).reshape(4, -1)
-        logits = model.head(tf.constant(x), False, None).numpy()
+        logits = answer(x)
         losses.append(_softmax_cross_entropy(logits, np.full(4, label)))
         right.append(logits.argmax(-1) == label)
     np.testing.assert_allclose(values["loss"], np.mean(losses, 0), rtol=1e-5)
@@ -112,9 +122,10 @@ def test_jigsaw_is_evaluated_on_the_whole_set():
 
 def test_jigsaw_trains_on_a_few_permutations_drawn_by_the_key():
     task, _, _ = _model("jigsaw", permutations_per_batch=8)
-    drawn = [task.questions(True, tf.constant([0, step])).numpy() for step in range(300)]
+    questions = compiled(lambda key: task.questions(True, key))
+    drawn = [questions(np.array([0, step], np.int32)) for step in range(300)]
     assert all(len(set(labels)) == 8 for labels in drawn)
-    assert np.array_equal(drawn[5], task.questions(True, tf.constant([0, 5])))
+    assert np.array_equal(drawn[5], value(task.questions(True, tf.constant([0, 5]))))
     counts = np.bincount(np.concatenate(drawn), minlength=100)
     assert counts.min() > 5 and counts.max() < 50  # 24 each, on average
 
@@ -128,11 +139,11 @@ def test_relative_patch_location_pairs_each_neighbour_with_the_centre():
     task, model, _ = _model("relative_patch_location")
     assert task.sequences.tolist() == [[i, 4] for i in (0, 1, 2, 3, 5, 6, 7, 8)]
     batch = _batch((9,), np.zeros(4))
-    values = task.loss(model, batch, training=False)
-    embeddings = np.stack([model.network(batch.image[:, i], False)[0] for i in range(9)], 1)
+    values = value(task.loss(model, batch, training=False))
+    embeddings = _embeddings(model, batch)
     x = np.stack([embeddings[:, pair] for pair in task.sequences], 1)  # [N, 8, 2, channels]
     x = x.transpose(0, 1, 3, 2).reshape(32, -1)
-    logits = model.head(tf.constant(x), False, None).numpy().reshape(4, 8, 8)
+    logits = value(model.head(tf.constant(x), False, None)).reshape(4, 8, 8)
     loss = _softmax_cross_entropy(logits, np.tile(np.arange(8), (4, 1))).mean(1)
     np.testing.assert_allclose(values["loss"], loss, rtol=1e-5)
 
@@ -142,7 +153,7 @@ def test_equal_keys_train_equally_and_others_do_not(name):
     task, model, _ = _model(name)
     batch = _batch((9,), np.zeros(4))
     first, again, other = (
-        task.loss(model, batch, True, key)["loss"].numpy() for key in (KEY, KEY, KEY + 1)
+        value(task.loss(model, batch, True, key)["loss"]) for key in (KEY, KEY, KEY + 1)
     )
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
@@ -155,10 +166,10 @@ def test_training_minimises_the_mean_loss_plus_weight_decay():
     with tf.GradientTape(persistent=True) as tape:
         total, means = objective(task, model, batch, KEY)
         loss = tf.reduce_mean(task.loss(model, batch, True, KEY)["loss"])
-    assert float(means["loss"]) == pytest.approx(float(loss), rel=1e-6)
-    for kernel in kernels:
-        decay = tape.gradient(total, kernel) - tape.gradient(loss, kernel)
-        np.testing.assert_allclose(decay, 0.1 * kernel.numpy(), atol=1e-6)
+        decays = [tape.gradient(total, k) - tape.gradient(loss, k) for k in kernels]
+    assert value(means["loss"]) == pytest.approx(value(loss), rel=1e-6)
+    for decay, kernel in zip(decays, kernels):
+        np.testing.assert_allclose(value(decay), 0.1 * value(kernel), atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -207,8 +218,8 @@ def _answering(values, labels=None, indexes=None):
     count = len(values)
     batch = Batch(
         tf.constant(values[..., np.newaxis, np.newaxis, :]),
-        tf.constant(np.zeros(count) if labels is None else labels, tf.int32),
-        tf.constant(range(count) if indexes is None else indexes, tf.int64),
+        tf.constant(np.zeros(count) if labels is None else np.array(labels), tf.int32),
+        tf.constant(np.arange(count) if indexes is None else indexes, tf.int64),
     )
     return Model(lambda image, training: (image[:, 0, 0, :], {})), batch
 
@@ -223,11 +234,11 @@ def test_supervised_classifies_the_image():
     model, batch = _answering(logits, labels)
     task = _supervised(12)
     assert task.outputs == 12
-    values = task.loss(model, batch, training=False)
+    values = value(task.loss(model, batch, training=False))
     np.testing.assert_allclose(values["loss"], _softmax_cross_entropy(logits, labels), rtol=1e-5)
     ranks = [list(np.argsort(-row)).index(label) for row, label in zip(logits, labels)]
-    assert values["accuracy"].numpy().tolist() == [rank < 1 for rank in ranks]
-    assert values["top5"].numpy().tolist() == [rank < 5 for rank in ranks]
+    assert values["accuracy"].tolist() == [rank < 1 for rank in ranks]
+    assert values["top5"].tolist() == [rank < 5 for rank in ranks]
     assert 0 < sum(rank < 1 for rank in ranks) < sum(rank < 5 for rank in ranks) < 40
 
 
@@ -245,12 +256,12 @@ def test_supervised_classifies_the_image():
 )
 def test_ties_and_what_is_no_number_count_against_the_top_5(logits, label, right):
     model, batch = _answering([logits], [label])
-    assert _supervised(7).loss(model, batch, False)["top5"].numpy() == [right]
+    assert value(_supervised(7).loss(model, batch, False)["top5"]) == [right]
 
 
 def test_logits_that_are_no_numbers_are_wrong():
     model, batch = _answering(np.full((7, 7), np.nan), range(7))
-    values = _supervised(7).loss(model, batch, False)
+    values = value(_supervised(7).loss(model, batch, False))
     assert not np.any(values["accuracy"]) and not np.any(values["top5"])
 
 
@@ -272,18 +283,37 @@ def test_a_label_that_is_no_class_names_its_record(labels, message):
     _supervised(4).check_labels(np.array([0, 3, 2], np.int32), np.array([20, 21, 22]))
 
 
-@pytest.mark.parametrize("function", ["train", "evaluate"])
 @pytest.mark.parametrize("label,message", [(7, "record 5 is of class 7"), (-1, "record 5 has no")])
-def test_the_engine_refuses_a_label_that_is_no_class(function, label, message):
-    recipe = dataclasses.replace(RECIPES["supervised"], num_classes=7, architecture="tiny")
-    specification = LoaderBatch(
-        ArraySpec((3, 12, 12, 3), "float32"), ArraySpec((3,), "int32"), ArraySpec((3,), "int64")
+def test_training_and_evaluation_refuse_a_label_that_is_no_class(shards, tmp_path, label, message):
+    recipe = dataclasses.replace(
+        RECIPES["supervised"],
+        pipeline="resize(12)",
+        architecture="tiny",
+        num_classes=7,
+        batch_size=3,
+        eval_batch_size=4,
     )
-    engine = tf2.Engine(recipe, tasks.build(recipe), specification, 5, 0)
-    images = np.zeros((3, 12, 12, 3), np.float32)
-    batch = LoaderBatch(images, np.array([0, 6, label], np.int32), np.arange(3, 6))
+    good, bad = tmp_path / "good", tmp_path / "bad"
+    image = imagenet(shards, "test")[0].image
+    for folder, last in ((good, 6), (bad, label)):
+        folder.mkdir()
+        for name in ("train-00000-of-00001", "validation-00000-of-00001"):
+            with TFRecordWriter(folder / name) as writer:
+                for number in (0, 6, 0, 6, 0, last):
+                    # The class of a record counts from 1; one that says 0 has none.
+                    features = {"image/encoded": image, "image/class/label": number + 1}
+                    writer.write(example(features))
+
+    def train(data):
+        options = Options(str(data), str(tmp_path / f"run-{data.name}"), steps=2, device="cpu")
+        pretrain(recipe, options, say=lambda line: None)
+
+    train(good)
+    evaluate(str(tmp_path / "run-good"), str(good), device="cpu")
     with pytest.raises(ValueError, match=message):
-        getattr(engine, function)(batch, *([4] if function == "evaluate" else []))
+        train(bad)
+    with pytest.raises(ValueError, match=message):
+        evaluate(str(tmp_path / "run-good"), str(bad), device="cpu")
 
 
 def _triplets(embeddings, counted, margin):
@@ -322,7 +352,8 @@ def _close(random, count, views, channels, spread):
 def test_triplets_take_the_nearest_of_the_farther_negatives(margin, spread, missing):
     embeddings = _close(np.random.RandomState(0), 6, 3, 4, spread)
     counted = np.array([image not in missing for image in range(6)], np.float32)
-    found = exemplar.triplets(tf.constant(embeddings, tf.float32), tf.constant(counted), margin)
+    tensors = tf.constant(embeddings, tf.float32), tf.constant(counted)
+    found = value(exemplar.triplets(*tensors, margin))
     loss, accuracy = _triplets(embeddings, counted, margin)
     np.testing.assert_allclose(found["loss"], loss, atol=1e-5)
     np.testing.assert_allclose(found["accuracy"], accuracy, atol=1e-6)
@@ -333,17 +364,17 @@ def test_triplets_take_the_nearest_of_the_farther_negatives(margin, spread, miss
 def test_where_no_negative_is_farther_the_farthest_counts():
     # The views of image 0 are opposite one another, those of image 1 between them.
     embeddings = np.array([[[1, 0], [-1, 0]], [[0.6, 0.8], [0, 1]]])
-    found = exemplar.triplets(tf.constant(embeddings, tf.float32), tf.ones(2), 0.5)
+    found = value(exemplar.triplets(tf.constant(embeddings, tf.float32), tf.ones(2), 0.5))
     # d(a, p) = 4; the farthest negatives are at 2 from the one and at 3.2 from the other.
-    assert found["loss"].numpy()[0] == pytest.approx((4 - 2 + 0.5 + 4 - 3.2 + 0.5) / 2)
+    assert found["loss"][0] == pytest.approx((4 - 2 + 0.5 + 4 - 3.2 + 0.5) / 2)
     np.testing.assert_allclose(found["loss"], _triplets(embeddings, [1, 1], 0.5)[0], atol=1e-6)
-    assert found["accuracy"].numpy().tolist() == [0, 1]
+    assert found["accuracy"].tolist() == [0, 1]
 
 
 def test_an_image_without_others_has_no_loss():
     embeddings = tf.constant(_close(np.random.RandomState(0), 3, 4, 5, 1), tf.float32)
-    found = exemplar.triplets(embeddings, tf.constant([0.0, 1.0, 0.0]), 0.5)
-    assert found["loss"].numpy()[1] == 0
+    found = value(exemplar.triplets(embeddings, tf.constant([0.0, 1.0, 0.0]), 0.5))
+    assert found["loss"][1] == 0
     assert np.all(np.isfinite(found["loss"]))
 
 
@@ -354,7 +385,7 @@ def test_the_triplet_loss_has_the_gradient_of_its_formula():
     with tf.GradientTape() as tape:
         tape.watch(variable)
         loss = tf.reduce_sum(exemplar.triplets(variable, tf.ones(3), 0.5)["loss"])
-    found = tape.gradient(loss, variable).numpy()
+    found = value(tape.gradient(loss, variable))
     expected = np.zeros_like(embeddings)
     for place in np.ndindex(*embeddings.shape):
         step = np.zeros_like(embeddings)
@@ -376,7 +407,7 @@ def test_exemplar_normalises_each_embedding_or_each_channel(axis, padding):
     values = np.random.RandomState(3).randn(6, 4, 5)
     indexes = [-1 if image >= 6 - padding else image for image in range(6)]
     model, batch = _answering(values, indexes=indexes)
-    found = _exemplar(normalize_axis=axis).loss(model, batch, training=False)
+    found = value(_exemplar(normalize_axis=axis).loss(model, batch, training=False))
     kept = values[: 6 - padding]
     if axis == 1:
         kept = kept / np.linalg.norm(kept, axis=2, keepdims=True)
@@ -392,7 +423,7 @@ def test_exemplar_normalises_each_embedding_or_each_channel(axis, padding):
 def test_exemplar_reads_its_margin():
     values = np.random.RandomState(3).randn(6, 4, 5)
     model, batch = _answering(values)
-    found = _exemplar(margin=0.1).loss(model, batch, training=False)["loss"]
+    found = value(_exemplar(margin=0.1).loss(model, batch, training=False)["loss"])
     values /= np.linalg.norm(values, axis=2, keepdims=True)
     np.testing.assert_allclose(found, _triplets(values, np.ones(6), 0.1)[0], atol=1e-5)
 

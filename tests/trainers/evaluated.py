@@ -1,0 +1,65 @@
+"""What tensors and variables hold, whether TensorFlow runs eagerly or builds graphs.
+
+In a graph, as on TensorFlow 1, values come from a session that is the graph's own, and a variable
+has its initial value there when it is first asked for.
+"""
+
+import tensorflow as tf
+
+v1 = tf.compat.v1
+
+
+def value(structure):
+    """The NumPy values of tensors and variables in a structure of lists, tuples and dicts.
+
+    Before, the averages of batch normalisation are updated for each call of `BatchNorm` in training
+    since the last time. Eagerly that has happened already; in a graph it is left to UPDATE_OPS.
+    """
+    if tf.executing_eagerly():
+        return tf.nest.map_structure(lambda part: part.numpy(), structure)
+    session = _session()
+    updates = v1.get_collection_ref(v1.GraphKeys.UPDATE_OPS)
+    session.run(updates[:])
+    updates.clear()
+    return session.run(structure)
+
+
+def assign(variable, values):
+    """Sets a variable."""
+    if tf.executing_eagerly():
+        variable.assign(values)
+    else:
+        _session().run(variable.assign(values, read_value=False))
+
+
+def compiled(function):
+    """A function of arrays that gives the values of `function` of tensors.
+
+    What `function` does is done at each call; its graph is built at the first, whose arrays have
+    the shapes and types of all.
+    """
+    if tf.executing_eagerly():
+        graph_function = tf.function(function)
+        return lambda *arrays: value(graph_function(*map(tf.constant, arrays)))
+    built = []
+
+    def run(*arrays):
+        if not built:
+            fed = [v1.placeholder(array.dtype, array.shape) for array in arrays]
+            built.append((fed, function(*fed)))
+        fed, result = built[0]
+        return _session().run(result, dict(zip(fed, arrays)))
+
+    return run
+
+
+def _session():
+    """The default graph's session, in which all variables have values."""
+    sessions = v1.get_collection_ref("evaluated/sessions")
+    if not sessions:
+        sessions.append(v1.Session())
+    initialized = v1.get_collection_ref("evaluated/initialized")
+    new = [v for v in v1.global_variables() if v.name not in initialized]
+    sessions[0].run([variable.initializer for variable in new])
+    initialized.extend(variable.name for variable in new)
+    return sessions[0]
