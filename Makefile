@@ -2,30 +2,31 @@
 # permitted, a virtual environment, the build.
 #
 #   make demo     from photographs to a trained network, in about five minutes
-#   make test     the whole test suite on this Python with current TensorFlow
+#   make test     the whole test suite on this Python with current TensorFlow; make test-tf1 on
+#                 Python 3.7 with TensorFlow 1.15, make test-tf26 on 3.9 with 2.6, as Ascend has
+#                 them; make test-lanes takes runs from each of the three to the others
 #   make lint     formatting, lint, types and compiler warnings
 #   make bench    this loader against the others, on DATA=folder-of-shards
 #   make wheel    a wheel that needs nothing but NumPy, in dist/
 #   make clean    removes all that the targets made
 #
-# Compatibility: make test-py37, make test-py39 (the loader without TensorFlow). Proof: make sanitize
-# (the C++ tests under AddressSanitizer and UBSan), make bench-instructions (that nothing has become
-# slower, in instructions an image).
+# Proof: make sanitize (the C++ tests under AddressSanitizer and UBSan), make bench-instructions (that
+# nothing has become slower, in instructions an image).
 
 PYTHON ?= python3
 VENV ?= .venv
 DATA ?= ../shared/data/imagenet-sample
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/*)
-LOADER_TESTS := tests/loader tests/permutations
+LANES := .venv-tf1 .venv-tf26
 
 PIP_INSTALL = $(1)/bin/python -m pip install -q --disable-pip-version-check
 
-.PHONY: demo test test-py37 test-py39 sanitize lint bench bench-instructions wheel clean
+.PHONY: demo test test-tf1 test-tf26 test-lanes sanitize lint bench bench-instructions wheel clean
 
 # $(VENV)/EXTRAS: an editable install with these extras, redone when the C++ sources change.
 define INSTALL
 @scripts/system_packages.sh build
-@test -x $(1)/bin/python || $(2) -m venv $(1)
+@test -x $(1)/bin/python || { python=$(2) && $$python -m venv $(1); }
 @$(call PIP_INSTALL,$(1)) --upgrade pip
 $(call PIP_INSTALL,$(1)) -e ".[$(3)]"
 @touch $@
@@ -36,14 +37,20 @@ $(VENV)/dev: $(SOURCES)
 
 , := ,
 
-.venv-py37/dev .venv-py39/dev: .venv-py%/dev: $(SOURCES)
-	$(call INSTALL,$(@D),$$(scripts/find_python.sh $(subst py3,3.,$(patsubst .venv-%,%,$(@D)))),dev)
+.venv-tf1/dev: OLD_PYTHON := 3.7
+.venv-tf26/dev: OLD_PYTHON := 3.9
+$(LANES:%=%/dev): $(SOURCES)
+	$(call INSTALL,$(@D),$$(scripts/find_python.sh $(OLD_PYTHON)),dev$(,)tensorflow-cpu)
 
 test: $(VENV)/dev
 	$(VENV)/bin/python -m pytest tests
 
-test-py37 test-py39: test-%: .venv-%/dev
-	.venv-$*/bin/python -m pytest $(LOADER_TESTS)
+test-tf1 test-tf26: test-%: .venv-%/dev
+	.venv-$*/bin/python -m pytest tests
+
+test-lanes: $(VENV)/dev $(LANES:%=%/dev)
+	PRETEXTURE_LANES="$(addsuffix /bin/python,$(abspath $(VENV) $(LANES)))" \
+	  $(VENV)/bin/python -m pytest tests/trainers/test_lanes.py
 
 sanitize: $(VENV)/dev
 	@$(call PIP_INSTALL,$(VENV)) cmake ninja
@@ -98,6 +105,6 @@ demo: $(VENV)/dev
 	@echo "  $(RUN)pretrain.py rotation-small --data shards --workdir runs/rotation"
 
 clean:
-	rm -rf build dist .venv .venv-py37 .venv-py39 runs/demo demo-data .pytest_cache .mypy_cache \
+	rm -rf build dist .venv $(LANES) runs/demo demo-data .pytest_cache .mypy_cache \
 	  .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
