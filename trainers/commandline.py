@@ -173,7 +173,7 @@ def import_tensorflow() -> None:
         kept = os.dup(2)
         os.dup2(said.fileno(), 2)
         try:
-            import tensorflow  # noqa: F401
+            import tensorflow as tf
         except ImportError as error:
             raise ImportError(
                 f"TensorFlow cannot be imported ({error}): pip install 'pretexture[tensorflow]'"
@@ -181,6 +181,8 @@ def import_tensorflow() -> None:
         finally:
             os.dup2(kept, 2)
             os.close(kept)
+    if tf.__version__.startswith("1."):  # which warns of what its own functions call
+        tf.compat.v1.logging.set_verbosity(tf.compat.v1.logging.ERROR)
 
 
 def whole(text: str) -> int:
