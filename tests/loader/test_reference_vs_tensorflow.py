@@ -11,7 +11,7 @@ from pretexture.loader.pipeline import Pipeline
 
 tf = pytest.importorskip("tensorflow")
 if not hasattr(tf, "compat") or not tf.executing_eagerly():
-    pytest.skip("needs eager TensorFlow", allow_module_level=True)
+    pytest.skip("compares with tf.image as it is in TensorFlow 2", allow_module_level=True)
 
 # TensorFlow computes sample positions in float32. Near index 300 they are off by some 3e-5 of a
 # pixel, and a step from black to white next to one makes that 0.01 grey levels.

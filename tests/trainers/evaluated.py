@@ -59,7 +59,8 @@ def _session():
     if not sessions:
         sessions.append(v1.Session())
     initialized = v1.get_collection_ref("evaluated/initialized")
-    new = [v for v in v1.global_variables() if v.name not in initialized]
+    variables = v1.global_variables() + v1.local_variables()
+    new = [v for v in variables if v.name not in initialized]
     sessions[0].run([variable.initializer for variable in new])
     initialized.extend(variable.name for variable in new)
     return sessions[0]
