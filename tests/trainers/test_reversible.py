@@ -16,7 +16,7 @@ RECIPE = dataclasses.replace(
 )
 N, SIDE = 10, 16  # N is no other size in the network
 
-eagerly = pytest.mark.skipif(not tf.executing_eagerly(), reason="TensorFlow 1 has graphs, not tapes")
+eagerly = pytest.mark.skipif(not tf.executing_eagerly(), reason="TensorFlow 1 has no tapes")
 
 
 @pytest.fixture(autouse=True)
