@@ -17,7 +17,7 @@ from pretexture.trainers.run import Options, pretrain  # noqa: E402
 from pretexture.trainers.tasks import exemplar, patches  # noqa: E402
 from pretexture.trainers.tasks.task import Batch, Model, objective  # noqa: E402
 
-KEY = tf.constant([3, 7])
+KEY = tf.constant([3, 7, 0])
 
 
 def _softmax_cross_entropy(logits, labels):
@@ -112,9 +112,9 @@ def test_jigsaw_is_evaluated_on_the_whole_set():
 
 def test_jigsaw_trains_on_a_few_permutations_drawn_by_the_key():
     task, _, _ = _model("jigsaw", permutations_per_batch=8)
-    drawn = [task.questions(True, tf.constant([0, step])).numpy() for step in range(300)]
+    drawn = [task.questions(True, tf.constant([0, step, 0])).numpy() for step in range(300)]
     assert all(len(set(labels)) == 8 for labels in drawn)
-    assert np.array_equal(drawn[5], task.questions(True, tf.constant([0, 5])))
+    assert np.array_equal(drawn[5], task.questions(True, tf.constant([0, 5, 0])))
     counts = np.bincount(np.concatenate(drawn), minlength=100)
     assert counts.min() > 5 and counts.max() < 50  # 24 each, on average
 
