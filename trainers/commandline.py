@@ -67,7 +67,7 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workdir", required=True, metavar="DIR", help="the run's folder")
     parser.add_argument(
         "--steps",
-        type=_count,
+        type=count,
         metavar="N",
         help="in all, instead of --epochs; 0 for a network that is not trained",
     )
@@ -237,7 +237,8 @@ def whole(text: str) -> int:
     return value
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
+    """A whole number from 0 on."""
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"must be 0 or more, not {value}")

@@ -140,7 +140,9 @@ class Strategy(Place):
 
     def mean(self, values: tf.Tensor) -> tf.Tensor:
         """See `Place.mean`."""
-        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, values)
+        # The identity is on the replica's device, which a function's argument need not be.
+        context, mean = tf.distribute.get_replica_context(), tf.distribute.ReduceOp.MEAN
+        return context.all_reduce(mean, tf.identity(values))
 
     def apply_where(self, finite: tf.Tensor, apply: Apply, gradients: List[tf.Tensor]) -> None:
         """See `Place.apply_where`; the condition is one of all replicas, not of each."""

@@ -16,6 +16,16 @@ from .batches import endless, padded
 from .devices import choose_gpus, cluster
 from .places import Npu, Place, Strategy
 
+# What collective operations give where a worker is missing.
+_LOST = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.FailedPreconditionError,
+    tf.errors.InternalError,
+)
+
 
 def open_device(name: str, devices: int = 1, npu: NpuOptions = DEFAULTS) -> Place:
     """Chooses where steps are made; to be called before anything else of TensorFlow.
@@ -262,7 +272,15 @@ class Engine:
     ) -> Tuple[Dict[str, float], Tuple[bool, bool]]:
         """A step's metrics, and which of two wishes any of the workers has."""
         self._task.check_labels(batch.label, batch.index)
-        values, shares = self._compiled()(_tensors(batch), tf.constant(wishes, tf.float32))
+        try:
+            values, shares = self._compiled()(_tensors(batch), tf.constant(wishes, tf.float32))
+        except _LOST as error:
+            if self._place.workers == 1:
+                raise
+            raise ConnectionError(
+                f"another worker is gone, or cannot be reached; started again, all of them go on "
+                f"from the last checkpoint ({str(error).splitlines()[0]})"
+            ) from error
         leave, save = (float(share) > 0 for share in shares)
         return {name: float(value) for name, value in values.items()}, (leave, save)
 
