@@ -63,7 +63,7 @@ def _environments(
                 "RANK_ID": str(first + i),
                 "DEVICE_ID": str(i),
                 "ASCEND_DEVICE_ID": str(i),
-                "TF_CONFIG": "",  # which the NPU's plugin does not bear
+                "TF_CONFIG": "{}",  # no cluster, which the plugin would not bear
             }
             for i in range(nproc)
         ]
@@ -76,7 +76,7 @@ def _environments(
     for i in range(nproc):
         task = {"type": "worker", "index": first + i}
         config = {"cluster": {"worker": addresses}, "task": task}
-        environment = {"TF_CONFIG": json.dumps(config) if total > 1 else ""}
+        environment = {"TF_CONFIG": json.dumps(config) if total > 1 else "{}"}
         if nproc > 1:
             visible = os.environ.get("CUDA_VISIBLE_DEVICES")
             gpus = visible.split(",") if visible else list(map(str, range(nproc)))

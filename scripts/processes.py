@@ -137,6 +137,10 @@ class Group:
         how = f"ended with status {status}"
         if status < 0:
             how = f"was killed by {signal.Signals(-status).name}"
-        print(f"\nlaunch: process {self._first + number} {how}; its last words:", file=sys.stderr)
-        for line in self._tails[number]:
+        tail = self._tails[number]
+        print(
+            f"launch: process {self._first + number} {how}{'; its last words:' if tail else ''}",
+            file=sys.stderr,
+        )
+        for line in tail:
             print(f"[{self._first + number}] {line}", end="", file=sys.stderr, flush=True)
