@@ -109,17 +109,17 @@ def _host_index(flags: argparse.Namespace) -> int:
 
 
 def _is_here(host: str) -> bool:
-    """Whether an address is one of this machine's: only those can be bound."""
+    """Whether an address is one of this machine's: it is then reached from itself."""
     try:
         address = socket.gethostbyname(host)
     except OSError as error:
         raise ValueError(f"--hosts: {host} has no address ({error})") from None
-    with socket.socket() as probe:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            probe.bind((address, 0))
+            probe.connect((address, DEFAULT_PORT))  # of a datagram's, which sends nothing
         except OSError:
             return False
-    return True
+        return probe.getsockname()[0] == address
 
 
 def _free_ports(host: str, number: int) -> List[int]:

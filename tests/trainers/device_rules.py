@@ -18,15 +18,16 @@ def broken(fetches):
     """
     found = []
     seen = set()
-    ahead = [getattr(fetch, "op", fetch) for fetch in fetches]
+    ahead = list(fetches)
     while ahead:
         op = ahead.pop()
+        op = getattr(op, "op", op)  # of a tensor
         if op in seen:
             continue
         seen.add(op)
         found += [f"{op.name} ({op.type}): {rule}" for rule in _rules(op)]
         if not _of_input(op):
-            ahead += [tensor.op for tensor in op.inputs] + list(op.control_inputs)
+            ahead += [*op.inputs, *op.control_inputs]
         if op.type in _CALLS:
             for function in _functions(op):
                 ahead += [*function.outputs, *function.control_outputs]
