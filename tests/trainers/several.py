@@ -5,9 +5,11 @@ import os
 import socket
 import subprocess
 import sys
+import time
 
 import numpy as np
 import tensorflow as tf
+from pretexture.trainers.metrics import read_metrics
 
 ROOT = os.path.dirname(os.path.abspath(__file__))
 PLUGINS = os.path.join(ROOT, "plugins")
@@ -31,6 +33,20 @@ def launch(nproc, arguments, *flags, environment=()):
         stderr=subprocess.STDOUT,
         encoding="utf-8",
     )
+
+
+def wait_for_steps(folder, count, process):
+    """Waits until a run has told of so many steps."""
+    deadline = time.monotonic() + 120
+    while len(read_metrics(str(folder))) < count:
+        assert time.monotonic() < deadline and process.poll() is None, process.communicate()
+        time.sleep(0.01)
+
+
+def children(pid):
+    """The processes that a process has started, in order."""
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        return [int(child) for child in file.read().split()]
 
 
 def done(process, status=0):

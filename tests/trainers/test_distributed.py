@@ -3,7 +3,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -100,19 +99,11 @@ def test_a_run_of_two_workers_is_taken_up_by_one(shards, alone, two_workers, tmp
     several.assert_equal_within(several.variables(folder, 5), several.variables(alone, 5), 1e-5)
 
 
-def _children(pid):
-    with open(f"/proc/{pid}/task/{pid}/children") as file:
-        return [int(child) for child in file.read().split()]
-
-
 def test_a_killed_worker_ends_all_and_all_go_on_from_the_checkpoint(shards, alone, tmp_path):
     command = several.command(shards, tmp_path, "--checkpoint-steps", "1")
     process = several.launch(3, [*command, "--steps", "1000000"])
-    deadline = time.monotonic() + 120
-    while len(read_metrics(str(tmp_path))) < 3:
-        assert time.monotonic() < deadline and process.poll() is None, process.communicate()
-        time.sleep(0.01)
-    os.kill(_children(process.pid)[2], signal.SIGKILL)
+    several.wait_for_steps(tmp_path, 3, process)
+    os.kill(several.children(process.pid)[2], signal.SIGKILL)
     output = several.done(process, 128 + signal.SIGKILL)
     assert output.splitlines()[-1] == "launch: process 2 was killed by SIGKILL"
     assert "another worker is gone" in output and "Traceback" not in output
@@ -128,10 +119,7 @@ def test_a_killed_worker_ends_all_and_all_go_on_from_the_checkpoint(shards, alon
 def test_ctrl_c_ends_all_workers_at_the_same_step_with_a_checkpoint(shards, tmp_path):
     command = several.command(shards, tmp_path, "--steps", "1000000")
     process = several.launch(2, command)
-    deadline = time.monotonic() + 120
-    while len(read_metrics(str(tmp_path))) < 3:
-        assert time.monotonic() < deadline and process.poll() is None, process.communicate()
-        time.sleep(0.01)
+    several.wait_for_steps(tmp_path, 3, process)
     process.send_signal(signal.SIGINT)
     output = several.done(process, 128 + signal.SIGINT)
     step = read_metrics(str(tmp_path))[-1]["step"]

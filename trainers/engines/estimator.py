@@ -272,7 +272,8 @@ class Engine:
                 place.bridge, optimizer, self._recipe, place.npu, place.workers > 1
             )
             if scale is not None:
-                values["loss_scale"] = tf.identity(scale)
+                # Not the variable's own memory, which the step changes, but a product.
+                values["loss_scale"] = scale * tf.cast(before >= 0, tf.float32)
         steps = optimizer.compute_gradients(total, list(trained.values()))
         # Metrics are of before the step, the scale included.
         with tf.control_dependencies(list(values.values())):
