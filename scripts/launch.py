@@ -67,11 +67,10 @@ def _environments(
             }
             for i in range(nproc)
         ]
-    if flags.port or len(hosts) > 1:
-        base = flags.port or DEFAULT_PORT
-        addresses = [f"{host}:{base + i}" for host in hosts for i in range(nproc)]
+    if len(hosts) > 1:
+        addresses = [f"{host}:{port + i}" for host, port in hosts for i in range(nproc)]
     else:
-        addresses = [f"{hosts[0]}:{port}" for port in _free_ports(hosts[0], nproc)]
+        addresses = [f"{hosts[0][0]}:{port}" for port in _free_ports(nproc)]
     environments = []
     for i in range(nproc):
         task = {"type": "worker", "index": first + i}
@@ -98,12 +97,13 @@ def _host_index(flags: argparse.Namespace) -> int:
         return flags.host_index
     if len(flags.hosts) == 1:
         return 0
-    own = [i for i, host in enumerate(flags.hosts) if _is_here(host)]
+    own = [i for i, (host, _) in enumerate(flags.hosts) if _is_here(host)]
     if len(own) != 1:
         found = "none" if not own else "more than one"
+        names = ",".join(host for host, _ in flags.hosts)
         raise ValueError(
-            f"{found} of --hosts {','.join(flags.hosts)} is this machine: say which one it is by "
-            f"--host-index, counted from 0"
+            f"{found} of --hosts {names} is this machine: say which one it is by --host-index, "
+            f"counted from 0"
         )
     return own[0]
 
@@ -122,11 +122,11 @@ def _is_here(host: str) -> bool:
         return probe.getsockname()[0] == address
 
 
-def _free_ports(host: str, number: int) -> List[int]:
+def _free_ports(number: int) -> List[int]:
     probes = [socket.socket() for _ in range(number)]
     try:
         for probe in probes:
-            probe.bind((host, 0))
+            probe.bind(("", 0))
         return [probe.getsockname()[1] for probe in probes]
     finally:
         for probe in probes:
@@ -186,11 +186,17 @@ def _table(nproc: int) -> Dict[str, object]:
     }
 
 
-def _hosts(text: str) -> Tuple[str, ...]:
-    hosts = tuple(host.strip() for host in text.split(",") if host.strip())
+def _hosts(text: str) -> Tuple[Tuple[str, int], ...]:
+    """Names or addresses, each with a port."""
+    hosts = []
+    for part in filter(None, map(str.strip, text.split(","))):
+        host, colon, port = part.partition(":")
+        if not host or (colon and not port.isdigit()):
+            raise argparse.ArgumentTypeError(f"must be HOST or HOST:PORT, not {part!r}")
+        hosts.append((host, int(port or DEFAULT_PORT)))
     if not hosts:
         raise argparse.ArgumentTypeError("must be names or addresses, such as a,b")
-    return hosts
+    return tuple(hosts)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -206,22 +212,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--hosts",
         type=_hosts,
-        default=("127.0.0.1",),
-        metavar="HOST,…",
-        help="all machines, as they reach one another (default: just this one)",
+        default=(("127.0.0.1", 0),),
+        metavar="HOST[:PORT],…",
+        help="all machines, as they reach one another; a machine's first process listens at PORT, "
+        f"{DEFAULT_PORT} by default, and the next ones count on (default: just this one)",
     )
     parser.add_argument(
         "--host-index",
         type=count,
         metavar="N",
         help="which of them this machine is, from 0 (default: the one whose address it has)",
-    )
-    parser.add_argument(
-        "--port",
-        type=whole,
-        metavar="N",
-        help="of each machine's first process, the next ones count on (default: free ones on one "
-        f"machine, {DEFAULT_PORT} on several)",
     )
     parser.add_argument(
         "--rank-table",

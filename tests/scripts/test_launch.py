@@ -67,14 +67,14 @@ def test_gpus_are_shared_out_of_those_that_are_visible():
 
 
 def test_on_several_machines_the_processes_are_numbered_on_and_ports_are_known():
-    hosts = ("--hosts", "127.0.0.1,127.0.0.2", "--host-index", "1", "--port", "4000")
+    hosts = ("--hosts", "127.0.0.1:4000,127.0.0.2", "--host-index", "1")
     _, output, _ = _run("--nproc", "2", *hosts, *_say("TF_CONFIG"))
     for number, line in enumerate(sorted(output), 2):
         prefix, config = line.split(" ", 1)
         config = json.loads(config)
         assert prefix == f"[{number}]" and config["task"]["index"] == number
-        ports = [(host, port) for host in ("127.0.0.1", "127.0.0.2") for port in (4000, 4001)]
-        assert config["cluster"]["worker"] == [f"{host}:{port}" for host, port in ports]
+        ports = ("127.0.0.1:4000", "127.0.0.1:4001", "127.0.0.2:29500", "127.0.0.2:29501")
+        assert config["cluster"]["worker"] == list(ports)
 
 
 def _table(path, *ranks):
@@ -184,6 +184,7 @@ def test_a_signal_is_passed_on_once_and_nothing_is_started_again(number):
         (["--nproc", "2"], "give a command after --"),
         (["--nproc", "0", "--", "a"], "must be 1 or more, not 0"),
         (["--nproc", "1", "--hosts", ",", "--", "a"], "must be names or addresses"),
+        (["--nproc", "1", "--hosts", "a:b", "--", "a"], "must be HOST or HOST:PORT, not 'a:b'"),
         (
             ["--nproc", "1", "--hosts", "127.0.0.1,localhost", "--", "a"],
             "more than one of --hosts 127.0.0.1,localhost is this machine: say which one",

@@ -56,6 +56,13 @@ def done(process, status=0):
     return output
 
 
+def port():
+    """One that is free."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 def npus(folder, count):
     """Flags and environment for a test's NPUs: a rank table, the stand-ins, a file of their calls.
 
@@ -66,11 +73,9 @@ def npus(folder, count):
     for rank, device in enumerate(devices):
         device["rank_id"] = str(rank)
     table.write_text(json.dumps({"server_list": [{"server_id": "a", "device": devices}]}))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     calls = folder / "calls"
-    environment = {"PYTHONPATH": PLUGINS, "HCCL_IF_BASE_PORT": str(port), "NPU_CALLS": str(calls)}
+    environment = {"PYTHONPATH": PLUGINS, "HCCL_IF_BASE_PORT": str(port())}
+    environment["NPU_CALLS"] = str(calls)
     return ["--rank-table", str(table)], environment, calls
 
 

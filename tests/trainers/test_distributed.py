@@ -108,9 +108,16 @@ def test_a_killed_worker_ends_all_and_all_go_on_from_the_checkpoint(shards, alon
     assert output.splitlines()[-1] == "launch: process 2 was killed by SIGKILL"
     assert "another worker is gone" in output and "Traceback" not in output
 
-    # Taken up with another number of workers; the first steps are those of one process.
+    # Taken up by another number of workers, as on two machines: a launcher on each.
     reached = read_metrics(str(tmp_path))[-1]["step"] + 4
-    several.done(several.launch(2, [*command, "--steps", str(reached)]))
+    hosts = f"127.0.0.1:{several.port()},127.0.0.2:{several.port()}"
+    command += ["--steps", str(reached)]
+    machines = [
+        several.launch(1, command, "--hosts", hosts, "--host-index", str(number))
+        for number in range(2)
+    ]
+    outputs = [several.done(machine) for machine in machines]
+    assert "2 x CPU, 2 workers" in outputs[0] and not outputs[1]
     for line, expected in zip(_learned(tmp_path), _learned(alone)):
         assert line == pytest.approx(expected, abs=1e-4)
     assert read_metrics(str(tmp_path))[-1]["step"] == reached

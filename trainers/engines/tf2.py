@@ -67,7 +67,13 @@ def open_device(name: str, devices: int = 1, npu: NpuOptions = DEFAULTS) -> Plac
     if workers > 1:
         if devices > 1 and not gpus:
             raise ValueError("--devices: several workers have one CPU each")
-        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+        try:
+            strategy = tf.distribute.MultiWorkerMirroredStrategy()
+        except tf.errors.OpError as error:
+            raise ConnectionError(
+                f"worker {worker} cannot join the {workers} workers that TF_CONFIG names; is its "
+                f"port free, and can it reach the others? ({str(error).splitlines()[0]})"
+            ) from error
     elif devices > 1:
         kind = "GPU" if gpus else "CPU"
         strategy = tf.distribute.MirroredStrategy([f"{kind}:{i}" for i in range(devices)])
