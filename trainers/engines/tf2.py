@@ -285,7 +285,7 @@ class Engine:
                 raise
             raise ConnectionError(
                 f"another worker is gone, or cannot be reached; started again, all of them go on "
-                f"from the last checkpoint ({str(error).splitlines()[0]})"
+                f"from the last checkpoint ({type(error).__name__})"
             ) from error
         leave, save = (float(share) > 0 for share in shares)
         return {name: float(value) for name, value in values.items()}, (leave, save)
