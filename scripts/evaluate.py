@@ -23,6 +23,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
         from pretexture.trainers import evaluation
 
         how = {name: getattr(flags, name) for name in ("split", "batch_size", "threads", "device")}
+        how["npu"] = commandline.npu_options(flags)
         if not flags.follow:
             result = evaluation.evaluate(flags.workdir, flags.data, **how)
             for name, value in result.items():

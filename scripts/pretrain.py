@@ -26,7 +26,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
         outcome = pretrain(recipe, commandline.run_options(flags))
     if outcome.interrupted:
         return commandline.interrupted(outcome.interrupted)
-    print(f"next: python scripts/evaluate.py --workdir {flags.workdir} --data {flags.data}")
+    if outcome.chief:
+        print(f"next: python scripts/evaluate.py --workdir {flags.workdir} --data {flags.data}")
     return 0
 
 
@@ -50,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="between two grids of input views in TensorBoard (default: 1000)",
     )
+    commandline.add_devices_flag(parser)
     commandline.add_machine_flags(parser)
     return parser
 

@@ -138,22 +138,34 @@ def retained(
     return kept + saved[-newest:], last_kept
 
 
-def restore(path: str, variables: Mapping[str, tf.Variable]) -> Dict[str, Any]:
+def restore(
+    path: str,
+    variables: Mapping[str, tf.Variable],
+    optional: Optional[Mapping[str, tf.Variable]] = None,
+) -> Dict[str, Any]:
     """Sets variables from a checkpoint.
 
     Args:
         path: of the checkpoint, without the files' endings.
         variables: by name; every one must be there, in its shape.
+        optional: further ones, which stay as they are where the checkpoint lacks them.
 
     Returns: the loader's state; {} where the checkpoint has none.
 
     Raises: CheckpointError naming what is missing or has another shape.
     """
+    variables = {**variables, **present(path, optional or {})}
     check(path, variables)
     values, loader_state = read(path, list(variables))
     for name, variable in variables.items():
-        variable.assign(values[name])
+        variable.assign(values[name].astype(variable.dtype.as_numpy_dtype))
     return loader_state
+
+
+def present(path: str, variables: Mapping[str, tf.Variable]) -> Dict[str, tf.Variable]:
+    """Those that a checkpoint has. Raises CheckpointError."""
+    _, shapes = _open(path)
+    return {name: variable for name, variable in variables.items() if name in shapes}
 
 
 def check(path: str, variables: Mapping[str, tf.Variable]) -> None:

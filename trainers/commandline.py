@@ -8,6 +8,8 @@ import sys
 import tempfile
 from typing import Any, Callable, Dict, Iterator, Optional, Sequence, Tuple
 
+from .npu_options import DEFAULTS as NPU
+from .npu_options import DUMP_MODES, PRECISION_MODES, NpuOptions
 from .recipes import Recipe
 
 # The fields of a recipe that linear evaluation reads, and those that pretraining does.
@@ -65,7 +67,7 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workdir", required=True, metavar="DIR", help="the run's folder")
     parser.add_argument(
         "--steps",
-        type=_count,
+        type=count,
         metavar="N",
         help="in all, instead of --epochs; 0 for a network that is not trained",
     )
@@ -113,7 +115,7 @@ def run_options(flags: argparse.Namespace) -> Any:
     from .run import Options
 
     names = [field.name for field in dataclasses.fields(Options) if hasattr(flags, field.name)]
-    return Options(**{name: getattr(flags, name) for name in names})
+    return Options(npu=npu_options(flags), **{name: getattr(flags, name) for name in names})
 
 
 def interrupted(signal: int) -> int:
@@ -123,7 +125,7 @@ def interrupted(signal: int) -> int:
 
 
 def add_machine_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds --threads, --device and --traceback."""
+    """Adds --threads, --device, --traceback and what an NPU asks for."""
     parser.add_argument(
         "--threads", type=whole, metavar="N", help="of the loader (default: one a core)"
     )
@@ -131,9 +133,53 @@ def add_machine_flags(parser: argparse.ArgumentParser) -> None:
         "--device",
         choices=("auto", "cpu", "gpu", "npu"),
         default="auto",
-        help="auto takes a GPU where there is one (default)",
+        help="auto takes a GPU where there is one (default); npu is Huawei's Ascend, see "
+        "docs/ascend.md",
     )
     add_traceback_flag(parser)
+    group = parser.add_argument_group("how an Ascend NPU runs (--device npu)")
+    group.add_argument(
+        "--precision-mode",
+        choices=PRECISION_MODES,
+        default=NPU.precision_mode,
+        help="what it makes of float32 operations (default: %(default)s)",
+    )
+    group.add_argument(
+        "--iterations-per-loop",
+        type=whole,
+        default=NPU.iterations_per_loop,
+        metavar="N",
+        help="training steps between two looks of the host, on TensorFlow 1.15 (default: 1)",
+    )
+    group.add_argument("--profiling-dir", metavar="DIR", help="where it writes a profile")
+    group.add_argument(
+        "--dump-dir", metavar="DIR", help="where it writes what operations take and give"
+    )
+    group.add_argument("--dump-steps", metavar="N|N|…", help="which steps (default: all)")
+    group.add_argument(
+        "--dump-mode",
+        choices=DUMP_MODES,
+        default=NPU.dump_mode,
+        help="what of an operation (default: %(default)s)",
+    )
+
+
+def add_devices_flag(parser: argparse.ArgumentParser) -> None:
+    """Adds --devices."""
+    parser.add_argument(
+        "--devices",
+        type=whole,
+        default=1,
+        metavar="N",
+        help="GPUs of this machine that share each batch (default: 1); for several machines or "
+        "NPUs see scripts/launch.py",
+    )
+
+
+def npu_options(flags: argparse.Namespace) -> NpuOptions:
+    """The options that the flags of `add_machine_flags` set. Raises ValueError."""
+    names = [field.name for field in dataclasses.fields(NpuOptions)]
+    return NpuOptions(**{name: getattr(flags, name) for name in names})
 
 
 def add_traceback_flag(parser: argparse.ArgumentParser) -> None:
@@ -193,7 +239,8 @@ def whole(text: str) -> int:
     return value
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
+    """A whole number from 0 on."""
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"must be 0 or more, not {value}")

@@ -15,6 +15,7 @@ from .events import EventWriter
 from .export import export_run
 from .files import write_text
 from .metrics import read_lines
+from .npu_options import DEFAULTS, NpuOptions
 from .progress import Bar
 from .splits import overlap
 from .workdir import WorkdirError, read_config
@@ -29,7 +30,8 @@ class Evaluation:
         split: None for the recipe's `eval_split`.
         batch_size: None for the recipe's `eval_batch_size`; the result does not depend on it.
         threads: of the loader; None for one a core.
-        device: "auto", "cpu" or "gpu".
+        device: "auto", "cpu", "gpu" or "npu".
+        npu: how an NPU runs.
 
     Raises: WorkdirError where there is no run, and as `pretrain`.
     """
@@ -42,9 +44,10 @@ class Evaluation:
         batch_size: Optional[int] = None,
         threads: Optional[int] = None,
         device: str = "auto",
+        npu: NpuOptions = DEFAULTS,
     ):
         backend = engines.choose()
-        backend.open_device(device)
+        place = backend.open_device(device, npu=npu)
         config = read_config(workdir)
         recipe = config.recipe
         self._workdir = workdir
@@ -62,7 +65,7 @@ class Evaluation:
             threads=threads,
         )
         self._engine = backend.Engine(
-            recipe, task, self._loader.element_spec, config.steps_per_epoch, config.seed
+            recipe, task, self._loader.element_spec, config.steps_per_epoch, config.seed, place
         )
         warning = overlap(config.data, recipe.train_split, data, self._split)
         if warning:
@@ -111,15 +114,8 @@ class Evaluation:
         self.close()
 
 
-def evaluate(
-    workdir: str,
-    data: str,
-    split: Optional[str] = None,
-    batch_size: Optional[int] = None,
-    threads: Optional[int] = None,
-    device: str = "auto",
-) -> Dict[str, Any]:
-    """The pretext metrics of a run's newest checkpoint; see `Evaluation`.
+def evaluate(workdir: str, data: str, *args: Any, **how: Any) -> Dict[str, Any]:
+    """The pretext metrics of a run's newest checkpoint; arguments as for `Evaluation`.
 
     Raises: WorkdirError where there is no run or no checkpoint, and as `pretrain`.
     """
@@ -127,7 +123,7 @@ def evaluate(
     steps = Checkpoints(workdir).steps
     if not steps:
         raise WorkdirError(f"{workdir} has no checkpoint yet")
-    with Evaluation(workdir, data, split, batch_size, threads, device) as evaluation:
+    with Evaluation(workdir, data, *args, **how) as evaluation:
         return evaluation.run(steps[-1])
 
 

@@ -251,20 +251,31 @@ def dropout(x: tf.Tensor, rate: float, key: tf.Tensor) -> tf.Tensor:
     """Sets a share `rate` of the values to 0 and scales the others by 1 / (1 - rate).
 
     Args:
-        key: int32 [2]; the same key drops the same values.
+        key: int32 [3]; the same key drops the same values. Replicas of a step drop others.
     """
-    kept = tf.random.stateless_uniform(tf.shape(x), seed=key) >= rate
+    # Any number by which seeds of replicas lie apart.
+    seed = key[:2] - tf.stack([key[2] * 1000003, 0])
+    kept = tf.random.stateless_uniform(tf.shape(x), seed=seed) >= rate
     return tf.where(kept, x / (1 - rate), tf.zeros_like(x))
+
+
+def draws(count: int, key: tf.Tensor) -> tf.Tensor:
+    """Numbers uniform in [0, 1), float32 [count], the same ones in all replicas of a step.
+
+    Args:
+        key: int32 [3].
+    """
+    return tf.random.stateless_uniform([count], seed=key[:2])
 
 
 def fold(key: tf.Tensor, stream: int) -> tf.Tensor:
     """A key of its own for each kind of random decision in a step.
 
     Args:
-        key: int32 [2], the seed and the step; the step below 2**27.
+        key: int32 [3], the seed, the step and the replica; the step below 2**27.
         stream: 0 to 15.
     """
-    return key + tf.constant([0, stream << 27], tf.int32)
+    return key + tf.constant([0, stream << 27, 0], tf.int32)
 
 
 def l2_penalty(module: tf.Module) -> tf.Tensor:

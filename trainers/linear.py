@@ -74,7 +74,7 @@ def linear_eval(
 
     Raises: as `pretrain`, and ExportError.
     """
-    device = tf2.open_device(options.device)
+    place = tf2.open_device(options.device)
     pipeline = Pipeline(recipe.pipeline)
     frozen = _Frozen(Representation(module), recipe, pipeline, end_points)
     extracting = {"training": False, "shuffle": False, "drop_remainder": False}
@@ -109,7 +109,7 @@ def linear_eval(
         task = Linear(recipe, frozen.features, frozen.sizes)
         train = loader("train", recipe.batch_size, training=True)
     engine = tf2.Engine(recipe, task, train.element_spec, len(train), options.seed)
-    outcome = fit(recipe, options, engine, train, len(records["train"]), device, say, module)
+    outcome = fit(recipe, options, engine, train, len(records["train"]), place, say, module)
     if outcome.interrupted:
         return outcome.interrupted
 

@@ -2,13 +2,15 @@
 
 import dataclasses
 import math
-from typing import Dict, List, Mapping, Tuple, Union
+from typing import Any, Dict, List, Mapping, Sequence, Tuple, Union
 
 import tensorflow as tf
 
 from .recipes import Recipe
 
 MOMENTUM = 0.9
+
+Step = Tuple[tf.Tensor, tf.Variable]
 
 # What TensorFlow 1 called the variables that an optimiser keeps for each of the model's.
 _SLOTS = {"momentum": "Momentum", "m": "Adam", "v": "Adam_1"}
@@ -73,18 +75,54 @@ def optimizer(recipe: Recipe, rate: Schedule, step: tf.Variable) -> tf.compat.v1
 class LossScale:
     """Scales the loss so that gradients of 16 bits neither vanish nor overflow.
 
-    After a step whose gradients are not all finite, which is left out, the scale is halved; after
-    `interval` good steps in a row it is doubled (Micikevicius et al., 2018, section 3.2).
+    A step whose gradients are not all finite is left out. A scale that is not fixed is then halved;
+    after `interval` good steps in a row it is doubled (Micikevicius et al., 2018, section 3.2).
+
+    Args:
+        fixed: the scale; 0 for one that starts at `initial` and changes.
 
     Attributes:
         value: the scale, a float32 variable.
         good_steps: since the scale last changed, an int32 variable.
     """
 
-    def __init__(self, initial: float = 2.0**15, interval: int = 2000):
-        self.value = _counter("loss_scale", initial, tf.float32)
+    INITIAL = 2.0**15
+    INTERVAL = 2000
+
+    def __init__(self, fixed: float = 0.0, initial: float = INITIAL, interval: int = INTERVAL):
+        self.value = _counter("loss_scale", fixed or initial, tf.float32)
         self.good_steps = _counter("good_steps", 0, tf.int32)
+        self._fixed = bool(fixed)
         self._interval = interval
+
+    def scaled(self, loss: tf.Tensor) -> tf.Tensor:
+        """The loss times the scale."""
+        return loss * self.value.read_value()
+
+    def unscaled(self, gradients: List[tf.Tensor]) -> List[tf.Tensor]:
+        """The gradients divided by the scale."""
+        scale = self.value.read_value()
+        return [gradient / scale for gradient in gradients]
+
+    def apply(self, place: Any, optimizer: Any, steps: Sequence[Step]) -> None:
+        """Makes a step where the gradients of all replicas are finite, and takes note.
+
+        Args:
+            place: where; see `engines.places`.
+            optimizer: a `tf.compat.v1.train.Optimizer`.
+            steps: gradients, `unscaled`, and their variables.
+        """
+        gradients = [gradient for gradient, _ in steps]
+        finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(g)) for g in gradients])
+        failed = place.mean(1.0 - tf.cast(finite, tf.float32)[tf.newaxis])[0]
+        finite = tf.equal(failed, 0.0)
+
+        def apply(gradients: List[tf.Tensor]) -> bool:
+            optimizer.apply_gradients(zip(gradients, [variable for _, variable in steps]))
+            return True
+
+        place.apply_where(finite, apply, gradients)
+        self.update(finite)
 
     def update(self, finite: tf.Tensor) -> List[tf.Operation]:
         """The operations that take note of a step.
@@ -92,6 +130,8 @@ class LossScale:
         Args:
             finite: whether all its gradients were, a boolean scalar.
         """
+        if self._fixed:
+            return []
         good = tf.where(finite, self.good_steps + 1, 0)
         grown = good >= self._interval
         factor = tf.where(finite, tf.where(grown, 2.0, 1.0), 0.5)
@@ -101,9 +141,20 @@ class LossScale:
             self.good_steps.assign(tf.where(grown, 0, good), read_value=False),
         ]
 
+    def state(self) -> Dict[str, tf.Variable]:
+        """The variables that a checkpoint holds, by name."""
+        return {} if self._fixed else {"loss_scale": self.value, "good_steps": self.good_steps}
+
 
 def _counter(name: str, value: float, dtype: tf.DType) -> tf.Variable:
-    return tf.compat.v1.Variable(value, trainable=False, name=name, dtype=dtype, use_resource=True)
+    return tf.compat.v1.Variable(
+        value,
+        trainable=False,
+        name=name,
+        dtype=dtype,
+        use_resource=True,
+        aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+    )
 
 
 def state(

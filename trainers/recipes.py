@@ -56,6 +56,10 @@ class Recipe:
     precision: str = _field(
         "float32, or mixed: activations of 16 bits, variables of 32", default="float32"
     )
+    loss_scale: float = _field(
+        "of gradients of 16 bits: a fixed factor, or 0 for one that is found while training",
+        default=0.0,
+    )
     representation_pipeline: str = _field(
         "how an image becomes what linear evaluation shows the network", default=str(presets.EVAL)
     )
@@ -112,7 +116,14 @@ class Recipe:
         for name in ("epochs", "lr", "lr_scale_batch_size", "filters_factor"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
-        for name in ("warmup_epochs", "weight_decay", "lr_decay_factor", "margin", "hidden_units"):
+        for name in (
+            "warmup_epochs",
+            "weight_decay",
+            "lr_decay_factor",
+            "margin",
+            "hidden_units",
+            "loss_scale",
+        ):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
         if list(self.decay_epochs) != sorted(self.decay_epochs):

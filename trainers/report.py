@@ -48,17 +48,25 @@ class Report:
         self._steps_per_epoch = steps_per_epoch
         self._batch_size = batch_size
         self._log_steps = log_steps
+        self._step = step
         self._line: Dict[str, Any] = {}
         self._clear()
 
     def add(self, step: int, values: Mapping[str, float], waited: float) -> None:
-        """Takes the metrics of a step and the seconds that it waited for its batch."""
+        """Takes the metrics of a step and the seconds that it waited for its batch.
+
+        Args:
+            step: where it lies several behind the step before, the device made those by itself.
+            values, waited: see above.
+        """
+        passed = step // self._log_steps > self._step // self._log_steps
+        self._steps += step - self._step
+        self._calls += 1
         self._step = step
-        self._steps += 1
         self._waited += waited
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
-        if step % self._log_steps == 0:
+        if passed:
             self.flush()
         self._bar.update(step, describe(self._line))
 
@@ -74,7 +82,7 @@ class Report:
         self._line = {
             "step": self._step,
             "epoch": self._step / self._steps_per_epoch,
-            **{name: total / self._steps for name, total in self._sums.items()},
+            **{name: total / self._calls for name, total in self._sums.items()},
             "images_per_second": self._steps * self._batch_size / seconds,
             "waiting": self._waited / seconds,
         }
@@ -97,7 +105,7 @@ class Report:
         self._file.close()
 
     def _clear(self) -> None:
-        self._steps = 0
+        self._steps = self._calls = 0
         self._sums: Dict[str, float] = {}
         self._waited = 0.0
         self._began = time.monotonic()

@@ -1,10 +1,12 @@
 """A pretraining run, from its recipe to its last checkpoint."""
 
+import contextlib
 import dataclasses
 import math
 import os
+import signal
 import time
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 import numpy as np
 import tensorflow as tf
@@ -14,6 +16,7 @@ from . import engines, tasks
 from .checkpoints import Checkpoints
 from .interrupt import Interrupt
 from .metrics import describe, read_metrics, speed
+from .npu_options import DEFAULTS, NpuOptions
 from .optimization import schedule
 from .progress import duration
 from .recipes import Recipe
@@ -33,6 +36,8 @@ class Options:
         seed: of the initial weights, the order of images and all other random decisions; 31 bits.
         threads: of the loader; None for one a core.
         device: "auto", "cpu", "gpu" or "npu".
+        devices: of this process, which share each batch.
+        npu: how an NPU runs.
         checkpoint_seconds: between two checkpoints.
         checkpoint_steps: between two checkpoints; None to go by seconds.
         log_steps: between two lines of metrics.
@@ -45,6 +50,8 @@ class Options:
     seed: int = 0
     threads: Optional[int] = None
     device: str = "auto"
+    devices: int = 1
+    npu: NpuOptions = DEFAULTS
     checkpoint_seconds: float = 600.0
     checkpoint_steps: Optional[int] = None
     log_steps: int = 10
@@ -63,11 +70,13 @@ class Outcome:
         step: the last one made.
         total: steps that it was to make.
         interrupted: the signal that ended it early; None where none did.
+        chief: whether this is the process that wrote the results.
     """
 
     step: int
     total: int
     interrupted: Optional[int]
+    chief: bool
 
 
 class DivergedError(ArithmeticError):
@@ -86,7 +95,7 @@ def pretrain(recipe: Recipe, options: Options, say: Callable[[str], None] = prin
         and DivergedError, whose messages say what to change.
     """
     backend = engines.choose()
-    device = backend.open_device(options.device)
+    place = backend.open_device(options.device, options.devices, options.npu)
     task = tasks.build(recipe)
     pipeline = Pipeline(recipe.pipeline)
     task.check(pipeline)
@@ -94,13 +103,25 @@ def pretrain(recipe: Recipe, options: Options, say: Callable[[str], None] = prin
     loader = Loader(
         records,
         pipeline,
-        recipe.batch_size,
+        share(recipe.batch_size, place),
         training=True,
         seed=options.seed,
+        shard=(place.worker, place.workers),
         threads=options.threads,
     )
-    engine = backend.Engine(recipe, task, loader.element_spec, len(loader), options.seed)
-    return fit(recipe, options, engine, loader, len(records), device, say)
+    engine = backend.Engine(recipe, task, loader.element_spec, len(loader), options.seed, place)
+    return fit(recipe, options, engine, loader, len(records), place, say)
+
+
+def share(batch_size: int, place: Any) -> int:
+    """A worker's part of a batch. Raises ValueError where the replicas' parts would differ."""
+    total = place.workers * place.replicas
+    if batch_size % total:
+        raise ValueError(
+            f"batch_size {batch_size} is that of all {total} devices together, and not a multiple "
+            f"of {total}: give another --batch-size"
+        )
+    return batch_size // place.workers
 
 
 def fit(
@@ -109,7 +130,7 @@ def fit(
     engine: Any,
     loader: Any,
     records: int,
-    device: str,
+    place: Any,
     say: Callable[[str], None],
     module: str = "",
 ) -> Outcome:
@@ -121,7 +142,8 @@ def fit(
         loader: a `Loader`, or what has its iteration, `len`, `state_dict` and `load_state_dict`;
             it is closed at the end.
         records: in the training split.
-        device: in words.
+        place: where, as the engine's `open_device` gives it. Of several workers only the first
+            writes and says anything.
         module: the export that linear evaluation is about.
 
     Raises: as `pretrain`.
@@ -138,78 +160,140 @@ def fit(
         module=module,
     )
     checkpoints = Checkpoints(options.workdir)
+    chief = place.worker == 0
     if checkpoints.latest:
         check_config(options.workdir, config)
-        loader.load_state_dict(engine.restore(checkpoints.latest))
-    write_config(options.workdir, config)
+        state = engine.restore(checkpoints.latest)
+        loader.load_state_dict(_own_state(state, loader))
+    engine.start()
     first = step = engine.step
-    for line in _plan(config, options, device, step):
-        say(line)
+    if chief:
+        write_config(options.workdir, config)
+        for line in _plan(config, options, place.words, step):
+            say(line)
 
     began = time.monotonic()
-    with loader, Interrupt() as interrupt, Report(
-        options.workdir, step, config.steps, len(loader), recipe.batch_size, options.log_steps
-    ) as report:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(loader)
+        interrupt = stack.enter_context(Interrupt())
+        report = None
+        if chief:
+            size = recipe.batch_size
+            report = Report(
+                options.workdir, step, config.steps, len(loader), size, options.log_steps
+            )
+            stack.enter_context(report)
+
+        saved = step if checkpoints.latest else None
 
         def save() -> None:
-            report.flush()
-            if engine.step not in checkpoints.steps:
-                checkpoints.save(engine.step, engine.state(), engine.loader_state(loader))
+            nonlocal saved
+            if engine.step == saved:
+                return
+            saved = engine.step
+            state = engine.state()
+            if report:
+                report.flush()
+                loaded = _whole_state(engine.loader_state(loader), recipe.batch_size)
+                checkpoints.save(saved, state, loaded)
 
         after = _AfterStep(options, step, report, interrupt, save)
-        if interrupt.signal is None:
+        if interrupt.signal is None or place.workers > 1:
             engine.fit(loader, config.steps, after)
+        else:
+            after.signal = interrupt.signal
         step = engine.step
         save()
 
     seconds = time.monotonic() - began
-    for line in _result(config, options, first, step, seconds, after.waited, interrupt.signal):
-        say(line)
-    return Outcome(step, config.steps, interrupt.signal)
+    if chief:
+        for line in _result(config, options, first, step, seconds, after.waited, after.signal):
+            say(line)
+    return Outcome(step, config.steps, after.signal, chief)
+
+
+def _own_state(state: Mapping[str, Any], loader: Any) -> Dict[str, Any]:
+    """A worker's state of a loader, from that of the whole run."""
+    if "shard" not in state:  # of features from disk
+        return dict(state)
+    return {**state, "batch_size": loader.batch_size, "shard": list(loader.shard)}
+
+
+def _whole_state(state: Mapping[str, Any], batch_size: int) -> Dict[str, Any]:
+    """The state of a loader as if it was the only one, so that any number of workers goes on."""
+    if "shard" not in state:
+        return dict(state)
+    return {**state, "batch_size": batch_size, "shard": [0, 1]}
 
 
 class _AfterStep:
-    """What is done after each step; see `Engine.fit`."""
+    """What is done after each step; see `Engine.fit`.
+
+    Attributes:
+        waited: for batches, seconds in all.
+        signal: that ended the run early; None where none did.
+    """
 
     def __init__(
         self,
         options: Options,
         first: int,
-        report: Report,
+        report: Optional[Report],
         interrupt: Interrupt,
         save: Callable[[], None],
     ):
         self.waited = 0.0
+        self.signal: Optional[int] = None
         self._options = options
         self._first = first
+        self._step = first
         self._report = report
         self._interrupt = interrupt
         self._save = save
         self._saved = time.monotonic()
 
     def shows(self, step: int) -> bool:
-        return step == self._first + 1 or step % self._options.view_steps == 0
+        if self._report is None:
+            return False
+        return self._step == self._first or self._passes(self._options.view_steps, step)
+
+    def wishes(self) -> Tuple[bool, bool]:
+        """Whether this process is asked to end, and whether it is time for a checkpoint."""
+        waited = time.monotonic() - self._saved
+        return self._interrupt.signal is not None, waited >= self._options.checkpoint_seconds
 
     def __call__(
-        self, step: int, values: Dict[str, float], waited: float, image: Optional[np.ndarray]
+        self,
+        step: int,
+        values: Dict[str, float],
+        waited: float,
+        image: Optional[np.ndarray],
+        agreed: Optional[Tuple[bool, bool]] = None,
     ) -> bool:
+        leave, save = self.wishes() if agreed is None else agreed
         self.waited += waited
-        self._report.add(step, values, waited)
-        if image is not None and image.ndim >= 4:  # not features from disk
-            self._report.views(step, image)
+        if self._report:
+            self._report.add(step, values, waited)
+            if image is not None and image.ndim >= 4:  # not features from disk
+                self._report.views(step, image)
         if not math.isfinite(values["loss"]):
             raise DivergedError(
                 f"the loss is {values['loss']} at step {step}: try a lower --lr or a longer "
                 f"--warmup-epochs, in another --workdir"
             )
         if self._options.checkpoint_steps:
-            due = step % self._options.checkpoint_steps == 0
-        else:
-            due = time.monotonic() - self._saved >= self._options.checkpoint_seconds
-        if due:
+            save = self._passes(self._options.checkpoint_steps, step)
+        self._step = step
+        if save:
             self._save()
             self._saved = time.monotonic()
-        return self._interrupt.signal is None
+        if leave:
+            self.signal = self._interrupt.signal or signal.SIGTERM
+        return not leave
+
+    def _passes(self, every: int, step: int) -> bool:
+        """Whether a multiple of `every` lies behind the step before and not behind this one."""
+        return step // every > self._step // every
 
 
 def _plan(config: Config, options: Options, device: str, step: int) -> List[str]:

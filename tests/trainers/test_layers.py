@@ -125,7 +125,7 @@ def test_initial_values_depend_on_the_seed_and_the_name_alone():
 
 def test_dropout_keeps_the_mean_and_repeats_with_its_key():
     x = tf.ones([100, 100])
-    key = tf.constant([1, 2])
+    key = tf.constant([1, 2, 0])
     dropped = value(dropout(x, 0.25, key))
     assert set(np.unique(dropped)) == {0, np.float32(1 / 0.75)}
     assert (dropped == 0).mean() == pytest.approx(0.25, abs=0.02)

@@ -23,7 +23,7 @@ class _Losses(list):
     def shows(self, step):
         return False
 
-    def __call__(self, step, values, waited, image):
+    def __call__(self, step, values, *others):
         self.append(values["loss"])
         return True
 

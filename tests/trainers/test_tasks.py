@@ -17,7 +17,7 @@ from pretexture.trainers.run import Options, pretrain  # noqa: E402
 from pretexture.trainers.tasks import exemplar, patches  # noqa: E402
 from pretexture.trainers.tasks.task import Batch, Model, objective  # noqa: E402
 
-KEY = np.array([3, 7], np.int32)
+KEY = np.array([3, 7, 0], np.int32)
 
 
 def _softmax_cross_entropy(logits, labels):
@@ -123,9 +123,9 @@ def test_jigsaw_is_evaluated_on_the_whole_set():
 def test_jigsaw_trains_on_a_few_permutations_drawn_by_the_key():
     task, _, _ = _model("jigsaw", permutations_per_batch=8)
     questions = compiled(lambda key: task.questions(True, key))
-    drawn = [questions(np.array([0, step], np.int32)) for step in range(300)]
+    drawn = [questions(np.array([0, step, 0], np.int32)) for step in range(300)]
     assert all(len(set(labels)) == 8 for labels in drawn)
-    assert np.array_equal(drawn[5], value(task.questions(True, tf.constant([0, 5]))))
+    assert np.array_equal(drawn[5], value(task.questions(True, tf.constant([0, 5, 0]))))
     counts = np.bincount(np.concatenate(drawn), minlength=100)
     assert counts.min() > 5 and counts.max() < 50  # 24 each, on average
 

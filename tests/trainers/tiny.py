@@ -1,5 +1,7 @@
 """A network of one convolution, for tests of what goes on around a network."""
 
+import dataclasses
+
 import tensorflow as tf
 from pretexture.trainers import models
 from pretexture.trainers.layers import BatchNorm, Conv
@@ -27,17 +29,25 @@ JIGSAW = Recipe(
 )
 
 
-class Tiny(tf.Module):
-    """Convolution, normalisation, ReLU, mean, logits."""
+# Without batch normalisation, a batch's gradient is the mean of its parts'. Gentle, so that
+# rounding does not grow.
+PLAIN = dataclasses.replace(
+    ROTATION, architecture="tiny-plain", batch_size=12, lr=0.5, warmup_epochs=0.0
+)
 
-    def __init__(self, scope, channels, outputs, weight_decay):
+
+class Tiny(tf.Module):
+    """Convolution, perhaps normalisation, ReLU, mean, logits."""
+
+    def __init__(self, scope, channels, outputs, weight_decay, norm=True):
         super().__init__()
         self._conv = Conv(scope, channels, 8, 3, 2, weight_decay=weight_decay)
-        self._norm = BatchNorm(scope, 8)
+        self._norm = BatchNorm(scope, 8) if norm else None
         self._logits = Conv(scope, 32, outputs, 1, weight_decay=weight_decay, bias=0)
 
     def __call__(self, image, training):
-        x = tf.nn.relu(self._norm(self._conv(image), training))
+        x = self._conv(image)
+        x = tf.nn.relu(self._norm(x, training) if self._norm else x)
         # Quadrants apart, so that a turned image looks turned.
         height, width = (side // 2 for side in x.shape.as_list()[1:3])
         quadrants = [x[:, :height, :width], x[:, :height, width:]]
@@ -49,11 +59,15 @@ class Tiny(tf.Module):
 
 
 def register(setitem):
-    """Makes the network and two recipes known by name; `setitem(mapping, key, value)` does it."""
-    setitem(
-        models.ARCHITECTURES,
-        "tiny",
-        lambda recipe, scope, image, outputs: Tiny(scope, image[2], outputs, recipe.weight_decay),
-    )
+    """Makes networks and recipes known by name; `setitem(mapping, key, value)` does it."""
+    for name, norm in (("tiny", True), ("tiny-plain", False)):
+        setitem(
+            models.ARCHITECTURES,
+            name,
+            lambda recipe, scope, image, outputs, norm=norm: Tiny(
+                scope, image[2], outputs, recipe.weight_decay, norm
+            ),
+        )
     setitem(RECIPES, "tiny-rotation", ROTATION)
     setitem(RECIPES, "tiny-jigsaw", JIGSAW)
+    setitem(RECIPES, "tiny-plain", PLAIN)

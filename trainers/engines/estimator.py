@@ -1,10 +1,11 @@
-"""Steps in the sessions of an Estimator: TensorFlow 1.15 on CPU and GPU.
+"""Steps in the sessions of an Estimator: TensorFlow 1.15 on CPU, GPU and, by `npu_bridge`, on NPU.
 
 The Estimator owns the loop; the report, checkpoints and the end of a run are a session hook, and
 the loader's batches come through `tf.data`. Checkpoints are not the Estimator's but those of
 `..checkpoints`, so that its folder is a passing one and a run goes on in either engine.
 """
 
+import dataclasses
 import shutil
 import tempfile
 import time
@@ -16,48 +17,96 @@ from pretexture.loader.tensorflow import dataset
 
 from .. import checkpoints, optimization
 from ..layers import Scope
+from ..npu_options import DEFAULTS, NpuOptions
 from ..recipes import Recipe
 from ..tasks.task import Batch, Model, Task, objective
+from . import ascend
 from .batches import endless, padded
-from .devices import choose_gpu
+from .devices import choose_gpus, cluster
 
 v1: Any = tf.compat.v1
 
 
-def open_device(name: str) -> str:
-    """Chooses the device; to be called before anything else of TensorFlow.
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where steps are made: one device of this process.
+
+    Attributes:
+        words: the device, for people.
+        worker, workers: which process this one is, and of how many.
+        replicas: of this process.
+        bridge: the plugin `npu_bridge.npu_init`; None for CPU and GPU.
+        npu: how an NPU runs.
+    """
+
+    words: str = "CPU"
+    worker: int = 0
+    workers: int = 1
+    replicas: int = 1
+    bridge: Any = None
+    npu: NpuOptions = DEFAULTS
+
+    @property
+    def loop(self) -> int:
+        """Steps between two looks of the host."""
+        return self.npu.iterations_per_loop if self.bridge else 1
+
+
+def open_device(name: str, devices: int = 1, npu: NpuOptions = DEFAULTS) -> Place:
+    """Chooses where steps are made; to be called before anything else of TensorFlow.
+
+    With RANK_ID and RANK_SIZE (NPU) this process is one of several.
 
     Args:
-        name: "auto" takes a GPU where there is one; "cpu" or "gpu".
+        name: "auto" takes a GPU where there is one; "cpu", "gpu" or "npu".
+        devices: of this process; 1.
+        npu: how an NPU is to run.
 
-    Returns: the device in words.
-
-    Raises: ValueError where there is no such device.
+    Raises: ValueError where there is no such device, ImportError where its plugin is missing.
     """
-    if name == "npu":
-        raise ValueError(
-            "--device npu needs an engine on Huawei's npu_bridge (TensorFlow 1.15), a wheel that "
-            "comes with the CANN toolkit; this version of Pretexture has none yet: use --device "
-            "cpu or gpu"
-        )
     v1.logging.set_verbosity(v1.logging.ERROR)
-    gpu = choose_gpu(name)
-    return "CPU" if gpu is None else gpu.name
+    if devices != 1:
+        raise ValueError(
+            f"--devices {devices}: on TensorFlow {tf.__version__} a process has one device; "
+            f"scripts/launch.py starts several processes on NPUs"
+        )
+    if name == "npu":
+        bridge = ascend.plugin("npu_bridge.npu_init")
+        rank, ranks = ascend.ranks()
+        ascend.job_environment()
+        words = f"Ascend NPU, {npu.precision_mode}"
+        return Place(words, rank, ranks, bridge=bridge, npu=npu)
+    if cluster()[1] > 1:
+        raise ValueError(
+            f"TF_CONFIG names several workers: on CPU and GPU that needs TensorFlow 2.6 or later, "
+            f"and this is {tf.__version__}"
+        )
+    gpus = choose_gpus(name, 1)
+    return Place(gpus[0].name if gpus else "CPU")
 
 
 class Engine:
     """A model and how to train and evaluate it; as `tf2.Engine`, which see."""
 
-    def __init__(self, recipe: Recipe, task: Task, spec: Any, steps_per_epoch: int, seed: int):
+    def __init__(
+        self,
+        recipe: Recipe,
+        task: Task,
+        spec: Any,
+        steps_per_epoch: int,
+        seed: int,
+        place: Optional[Place] = None,
+    ):
         if recipe.precision != "float32":
             raise ValueError(
                 f"precision {recipe.precision}: TensorFlow {tf.__version__} computes in float32; "
-                f"use --precision float32"
+                f"use --precision float32 (what an NPU computes in, --precision-mode says)"
             )
         self._recipe = recipe
         self._task = task
         self._spec = spec
         self._seed = seed
+        self._place = place or Place()
         self._rate = optimization.schedule(recipe, steps_per_epoch)
         self._path: Optional[str] = None  # of the checkpoint to start from
         self._made = 0
@@ -66,6 +115,9 @@ class Engine:
             _, scope = self._model()
             trained = [v for v in scope.variables.values() if v.trainable]
         self.parameters = sum(int(np.prod(v.shape.as_list())) for v in trained)
+
+    def start(self) -> None:
+        """Nothing: `NPUEstimator` gives all ranks the first one's variables when it begins."""
 
     @property
     def step(self) -> int:
@@ -92,14 +144,29 @@ class Engine:
         self._path, self._made = path, int(values["global_step"])
 
     def fit(self, loader: Any, steps: int, after: Any) -> None:
-        """Trains until so many steps have been made in all; see `tf2.Engine.fit`."""
-        if self._made >= steps:
+        """Trains until so many steps have been made in all; see `tf2.Engine.fit`.
+
+        A device that loops makes several steps between two calls of `after`. Of several workers
+        only the first one's wishes count; the others end with it.
+        """
+        loop = self._place.loop
+        whole = self._made + max(0, steps - self._made) // loop * loop
+        if self._made < whole and not self._train_until(loader, whole, loop, after):
             return
+        if self._made < steps:
+            with tempfile.TemporaryDirectory(prefix="pretexture-") as folder:
+                if whole and loop > 1:  # steps that are left over; the loop took batches ahead
+                    state = self.loader_state(loader)
+                    self._path = checkpoints.Checkpoints(folder).save(whole, self.state(), state)
+                    loader.load_state_dict(state)
+                self._train_until(loader, steps, 1, after)
+
+    def _train_until(self, loader: Any, steps: int, loop: int, after: Any) -> bool:
+        """Trains in loops of `loop` steps; returns False where `after` ended it."""
         source = _Source(endless(loader), loader.element_spec, self._task)
-        hook = _Training(self, source, after)
-        self._run(
-            source, lambda estimator, feed: estimator.train(feed, hooks=[hook], max_steps=steps)
-        )
+        hook = _Training(self, source, after, loop)
+        self._run(source, loop, lambda e, feed: e.train(feed, hooks=[hook], max_steps=steps))
+        return not hook.stopped
 
     def measure(
         self, loader: Any, after: Callable[[int, int], None]
@@ -111,30 +178,38 @@ class Engine:
         hook = _Sums(after)
         self._run(
             source,
+            1,
             lambda estimator, feed: estimator.evaluate(
                 feed, hooks=[hook], checkpoint_path=self._path
             ),
         )
         return hook.images, hook.sums
 
-    def _run(self, source: Any, go: Callable[[Any, Any], Any]) -> None:
+    def _run(self, source: Any, loop: int, go: Callable[[Any, Any], Any]) -> None:
         folder = tempfile.mkdtemp(prefix="pretexture-")
         try:
-            config = tf.estimator.RunConfig(
-                model_dir=folder,
-                save_summary_steps=None,
-                save_checkpoints_steps=None,
-                save_checkpoints_secs=None,
-                log_step_count_steps=None,
-            )
-            estimator = tf.estimator.Estimator(self._model_fn, config=config)
-            go(estimator, lambda: dataset(source).map(_features_and_label))
+            go(self._estimator(folder, loop), lambda: dataset(source).map(_features_and_label))
         except tf.errors.OpError:
             if source.error is not None:  # which TensorFlow's words would bury
                 raise source.error from None
             raise
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+    def _estimator(self, folder: str, loop: int) -> Any:
+        place = self._place
+        if place.bridge:
+            options = dataclasses.replace(place.npu, iterations_per_loop=loop)
+            config = ascend.run_config(place.bridge, options, folder, place.workers > 1)
+            return place.bridge.NPUEstimator(self._model_fn, config=config)
+        config = tf.estimator.RunConfig(
+            model_dir=folder,
+            save_summary_steps=None,
+            save_checkpoints_steps=None,
+            save_checkpoints_secs=None,
+            log_step_count_steps=None,
+        )
+        return tf.estimator.Estimator(self._model_fn, config=config)
 
     def _model(self) -> Any:
         scope = Scope(self._task.scope, self._seed)
@@ -161,12 +236,17 @@ class Engine:
                 scaffold=v1.train.Scaffold(saver=v1.train.Saver(variables)),
             )
         trained = {name: v for name, v in scope.variables.items() if v.trainable}
-        total, train_op, state, values = self._train(model, batch, step, trained)
-        state = {**variables, **state}
-        saver = v1.train.Saver(state)
+        total, train_op, optimizer_state, values = self._train(model, batch, step, trained)
+        state = {**variables, **optimizer_state}
+        found = {v.op.name: v for v in v1.global_variables()}
+        scale = {name: found[name] for name in ("loss_scale", "good_steps") if name in found}
+        restored = state
         if self._path is not None:
-            checkpoints.check(self._path, state)
-        v1.add_to_collection(_STATE, {name: v.read_value() for name, v in state.items()})
+            restored = {**state, **checkpoints.present(self._path, scale)}
+            checkpoints.check(self._path, restored)
+        saver = v1.train.Saver(restored)
+        read = {name: tf.identity(v) for name, v in {**state, **scale}.items()}
+        v1.add_to_collection(_STATE, read)
         v1.add_to_collection(_FETCHES, (train_op, values, batch.image))
         return tf.estimator.EstimatorSpec(
             mode,
@@ -181,17 +261,27 @@ class Engine:
         self, model: Model, batch: Batch, step: tf.Variable, trained: Mapping[str, tf.Variable]
     ) -> Any:
         """The loss, the operation that makes a step, the optimiser's variables, the metrics."""
+        place = self._place
         before = step.read_value()
-        optimizer = optimization.optimizer(self._recipe, self._rate, before)
-        key = tf.stack([self._seed, tf.cast(before, tf.int32)])
+        own = optimizer = optimization.optimizer(self._recipe, self._rate, before)
+        key = tf.stack([self._seed, tf.cast(before, tf.int32), place.worker])
         total, values = objective(self._task, model, batch, key)
         values = {**values, "lr": self._rate(before)}
-        gradients = tf.gradients(total, list(trained.values()))
-        done = [optimizer.apply_gradients(zip(gradients, trained.values()))]
-        done += v1.get_collection(v1.GraphKeys.UPDATE_OPS)
+        if place.bridge:
+            optimizer, scale = ascend.bridge_optimizer(
+                place.bridge, optimizer, self._recipe, place.npu, place.workers > 1
+            )
+            if scale is not None:
+                # Not the variable's own memory, which the step changes, but a product.
+                values["loss_scale"] = scale * tf.cast(before >= 0, tf.float32)
+        steps = optimizer.compute_gradients(total, list(trained.values()))
+        # Metrics are of before the step, the scale included.
+        with tf.control_dependencies(list(values.values())):
+            applied = optimizer.apply_gradients(steps)
+        done = [applied, *v1.get_collection(v1.GraphKeys.UPDATE_OPS)]
         with tf.control_dependencies([*done, *values.values()]):
             made = step.assign_add(1)
-        return total, tf.identity(made), optimization.state(optimizer, trained), values
+        return total, tf.identity(made), optimization.state(own, trained), values
 
     def _restore(self, saver: Any, session: Any) -> None:
         if self._path is None:
@@ -255,12 +345,22 @@ class _Source:
 
 
 class _Training(v1.train.SessionRunHook):
-    """Tells what each step gave, and hands out the state of the moment."""
+    """Tells what each step gave, and hands out the state of the moment.
 
-    def __init__(self, engine: Engine, source: _Source, after: Any):
+    Args:
+        engine, source, after: see `Engine.fit`.
+        loop: steps of a session's call; the last one's metrics are told.
+
+    Attributes:
+        stopped: whether `after` ended the training.
+    """
+
+    def __init__(self, engine: Engine, source: _Source, after: Any, loop: int):
+        self.stopped = False
         self._engine = engine
         self._source = source
         self._after = after
+        self._loop = loop
         self._waited = 0.0
 
     def begin(self) -> None:
@@ -270,7 +370,7 @@ class _Training(v1.train.SessionRunHook):
     def before_run(self, run_context: Any) -> Any:
         step, values, image = self._fetches
         fetches = {"step": step, "values": values}
-        if self._after.shows(self._engine.step + 1):
+        if self._after.shows(self._engine.step + self._loop):
             fetches["image"] = image
         return v1.train.SessionRunArgs(fetches)
 
@@ -281,7 +381,9 @@ class _Training(v1.train.SessionRunHook):
         engine._values = lambda: session.run(self._state)
         values = {name: float(value) for name, value in results["values"].items()}
         waited, self._waited = self._source.waited - self._waited, self._source.waited
-        if not self._after(engine.step, values, waited, results.get("image")):
+        agreed = None if engine._place.worker == 0 else (False, False)
+        if not self._after(engine.step, values, waited, results.get("image"), agreed):
+            self.stopped = True
             run_context.request_stop()
 
     def end(self, session: Any) -> None:

@@ -1,44 +1,86 @@
-"""Steps as `tf.function`s, run eagerly: TensorFlow 2 on CPU and GPU."""
+"""Steps as `tf.function`s, run eagerly: TensorFlow 2 on CPU, GPU and, by `npu_device`, on NPU."""
 
 import time
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, Mapping, Optional, Tuple
 
 import numpy as np
 import tensorflow as tf
 
 from .. import checkpoints, optimization
 from ..layers import Scope
+from ..npu_options import DEFAULTS, NpuOptions
 from ..recipes import Recipe
 from ..tasks.task import Batch, Task, objective
+from . import ascend
 from .batches import endless, padded
-from .devices import choose_gpu
+from .devices import choose_gpus, cluster
+from .places import Npu, Place, Strategy
+
+# What collective operations give where a worker is missing.
+_LOST = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.FailedPreconditionError,
+    tf.errors.InternalError,
+)
 
 
-def open_device(name: str) -> str:
-    """Chooses the device; to be called before anything else of TensorFlow.
+def open_device(name: str, devices: int = 1, npu: NpuOptions = DEFAULTS) -> Place:
+    """Chooses where steps are made; to be called before anything else of TensorFlow.
+
+    With TF_CONFIG (CPU, GPU) or RANK_ID and RANK_SIZE (NPU) this process is one of several.
 
     Args:
-        name: "auto" takes a GPU where there is one; "cpu" or "gpu".
+        name: "auto" takes GPUs where there are any; "cpu", "gpu" or "npu".
+        devices: of this process; CPUs may be any number, for trying things out.
+        npu: how an NPU is to run.
 
-    Returns: the device in words.
-
-    Raises: ValueError where there is no such device.
+    Raises: ValueError where there are no such devices, ImportError where their plugin is missing.
     """
     if name == "npu":
-        raise ValueError(
-            "--device npu needs an engine on Huawei's npu_device (TensorFlow 2.6.5) or npu_bridge "
-            "(TensorFlow 1.15), wheels that come with the CANN toolkit; this version of Pretexture "
-            "has none yet: use --device cpu or gpu"
-        )
+        if devices != 1:
+            raise ValueError(
+                f"--devices {devices}: an NPU takes a process of its own; scripts/launch.py "
+                f"--nproc {devices} starts as many"
+            )
+        device = ascend.plugin("npu_device")
+        rank, ranks = ascend.ranks()
+        ascend.open_npu(device, npu)
+        return Npu(device, npu, rank, ranks)
     if not tf.executing_eagerly():
         raise ValueError(
             f"linear evaluation needs TensorFlow 2.6 or later; this is {tf.__version__}"
         )
-    gpu = choose_gpu(name)
-    if gpu is None:
-        return "CPU"
-    details = tf.config.experimental.get_device_details(gpu)
-    return details.get("device_name", gpu.name)
+    worker, workers = cluster()
+    gpus = choose_gpus(name, devices)
+    words = "CPU"
+    if gpus:
+        details = tf.config.experimental.get_device_details(gpus[0])
+        words = details.get("device_name", gpus[0].name)
+    elif devices > 1:
+        logical = [tf.config.LogicalDeviceConfiguration()] * devices
+        tf.config.set_logical_device_configuration(
+            tf.config.list_physical_devices("CPU")[0], logical
+        )
+    if workers > 1:
+        if devices > 1 and not gpus:
+            raise ValueError("--devices: several workers have one CPU each")
+        try:
+            strategy = tf.distribute.MultiWorkerMirroredStrategy()
+        except tf.errors.OpError as error:
+            raise ConnectionError(
+                f"worker {worker} cannot join the {workers} workers that TF_CONFIG names; is its "
+                f"port free, and can it reach the others? ({str(error).splitlines()[0]})"
+            ) from error
+    elif devices > 1:
+        kind = "GPU" if gpus else "CPU"
+        strategy = tf.distribute.MirroredStrategy([f"{kind}:{i}" for i in range(devices)])
+    else:
+        return Place(words)
+    total = strategy.num_replicas_in_sync
+    return Strategy(strategy, f"{total} x {words}, {workers} workers", worker, workers)
 
 
 class Engine:
@@ -47,9 +89,10 @@ class Engine:
     Args:
         recipe: what to train and how.
         task: the recipe's.
-        spec: of the loader's batches.
+        spec: of the loader's batches, this process's share of each.
         steps_per_epoch: of the training split.
         seed: of the initial weights and the random decisions of training steps.
+        place: where steps are made; None for one device, the default one.
 
     Attributes:
         parameters: how many the model has that are trained.
@@ -57,21 +100,36 @@ class Engine:
     Raises: ValueError for a recipe that names something unknown or impossible.
     """
 
-    def __init__(self, recipe: Recipe, task: Task, spec: Any, steps_per_epoch: int, seed: int):
+    def __init__(
+        self,
+        recipe: Recipe,
+        task: Task,
+        spec: Any,
+        steps_per_epoch: int,
+        seed: int,
+        place: Optional[Place] = None,
+    ):
         self._task = task
         self._spec = spec
         self._seed = seed
-        scope = Scope(task.scope, seed)
+        self._place = place or Place()
         dtype = compute_dtype(recipe.precision)
-        self._model = task.model(recipe, scope, spec.image.shape[-3:], dtype)
-        self._step = tf.compat.v1.Variable(
-            0, trainable=False, name="global_step", dtype=tf.int64, use_resource=True
-        )
+        with self._place.scope():
+            scope = Scope(task.scope, seed)
+            self._model = task.model(recipe, scope, spec.image.shape[-3:], dtype)
+            self._step = tf.compat.v1.Variable(
+                0,
+                trainable=False,
+                name="global_step",
+                dtype=tf.int64,
+                use_resource=True,
+                aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+            )
+            self._rate = optimization.schedule(recipe, steps_per_epoch)
+            self._optimizer = optimization.optimizer(recipe, self._rate, self._step)
+            self._scaling = self._place.loss_scale(recipe, self._optimizer, dtype)
         self._variables = {**scope.variables, "global_step": self._step}
         self._trained = {name: v for name, v in scope.variables.items() if v.trainable}
-        self._rate = optimization.schedule(recipe, steps_per_epoch)
-        self._optimizer = optimization.optimizer(recipe, self._rate, self._step)
-        self._loss_scale = optimization.LossScale() if dtype == tf.float16 else None
         self._train_step: Optional[Any] = None
         self.parameters = sum(int(np.prod(v.shape.as_list())) for v in self._trained.values())
 
@@ -84,16 +142,14 @@ class Engine:
         """One step.
 
         Args:
-            batch: of the loader, `recipe.batch_size` images.
+            batch: of the loader, this process's share of `recipe.batch_size` images.
 
-        Returns: the means over the batch of the task's loss and metrics before the step, and the
-            learning rate `lr`.
+        Returns: the means over all processes' batches of the task's loss and metrics before the
+            step, and the learning rate `lr`.
 
         Raises: ValueError for a label that the task does not know.
         """
-        self._task.check_labels(batch.label, batch.index)
-        values = self._compiled()(_tensors(batch))
-        return {name: float(value) for name, value in values.items()}
+        return self._make_step(batch, (False, False))[0]
 
     def fit(self, loader: Any, steps: int, after: Any) -> None:
         """Trains on a loader's batches until so many steps have been made in all.
@@ -103,18 +159,21 @@ class Engine:
             after: called after each step with its number, its values (see `train`), the seconds
                 that it waited for its batch, and the batch's images or None; False ends the
                 training. Its method `shows(step)` says whether it will look at the images.
-                Meanwhile `state` and `loader_state` are those after the step.
+                Meanwhile `state` and `loader_state` are those after the step. With several workers
+                it is also told what any of them had wished for before the step, by `wishes()`.
         """
         batches = endless(loader)
         step = self.step
+        several = self._place.workers > 1
         while step < steps:
             asked = time.monotonic()
             batch = next(batches)
             waited = time.monotonic() - asked
-            values = self.train(batch)
+            wishes = after.wishes() if several else (False, False)
+            values, agreed = self._make_step(batch, wishes)
             step += 1
             image = batch.image if after.shows(step) else None
-            if not after(step, values, waited, image):
+            if not after(step, values, waited, image, agreed if several else None):
                 return
 
     def measure(
@@ -153,56 +212,109 @@ class Engine:
         values = self._evaluate_step(_tensors(padded(batch, size)))
         return {name: float(value) for name, value in values.items()}
 
-    def state(self) -> Dict[str, tf.Variable]:
-        """The variables by name: model, optimiser and step."""
-        self._compiled()
-        state = {**self._variables, **optimization.state(self._optimizer, self._trained)}
-        if self._loss_scale:
-            state["loss_scale"] = self._loss_scale.value
-            state["good_steps"] = self._loss_scale.good_steps
+    def state(self) -> Mapping[str, Any]:
+        """The variables by name, or their values: model, optimiser and step.
+
+        Several workers must all ask, at the same step.
+        """
+        state = dict(self._place.values({**self._all_variables(), **self._scale()}))
+        if "good_steps" in state:  # which Keras counts in 64 bits
+            state["good_steps"] = tf.cast(state["good_steps"], tf.int32)
         return state
 
     def restore(self, path: str) -> Dict[str, Any]:
         """Continues from a checkpoint; returns the loader's state. Raises CheckpointError."""
-        return checkpoints.restore(path, self.state())
+        return checkpoints.restore(path, self._all_variables(), self._scale())
 
     def restore_model(self, path: str) -> None:
         """Takes model and step, not the optimiser, from a checkpoint. Raises CheckpointError."""
         checkpoints.restore(path, self._variables)
 
+    def start(self) -> None:
+        """Gives all workers the first one's variables.
+
+        Raises: ValueError where they would go on after different steps.
+        """
+        place, step = self._place, self.step
+        if place.workers == 1:
+            return
+        place.start(list({**self._all_variables(), **self._scale()}.values()))
+
+        @tf.function(autograph=False)
+        def mean(value: tf.Tensor) -> tf.Tensor:
+            return place.run(lambda nothing, value: place.mean(value), (), value)
+
+        if float(mean(tf.constant([step], tf.float32))[0]) != step:
+            raise ValueError(
+                f"worker {place.worker} would go on after step {step}, others after another one: "
+                f"--workdir must be the same folder for all of them"
+            )
+
+    def _scale(self) -> Dict[str, tf.Variable]:
+        """The loss scale's variables, which a checkpoint need not have."""
+        return self._scaling.state() if self._scaling else {}
+
+    def _all_variables(self) -> Dict[str, tf.Variable]:
+        self._compiled()
+        return {**self._variables, **optimization.state(self._optimizer, self._trained)}
+
     def _compiled(self) -> Any:
         """The training step; compiling it makes the optimiser's variables."""
         if self._train_step is None:
             signature = Batch(*(tf.TensorSpec(part.shape, part.dtype) for part in self._spec))
+
+            def step(batch: Batch, wishes: tf.Tensor) -> Any:
+                return self._place.run(self._train, batch, wishes)
+
             # Without AutoGraph, which nothing here needs and which buries the words of an error.
             self._train_step = tf.function(
-                self._train, input_signature=[signature], autograph=False
+                step, input_signature=[signature, tf.TensorSpec([2])], autograph=False
             )
             self._train_step.get_concrete_function()
         return self._train_step
 
-    def _train(self, batch: Batch) -> Dict[str, tf.Tensor]:
-        key = tf.stack([self._seed, tf.cast(self._step, tf.int32)])
+    def _make_step(
+        self, batch: Any, wishes: Tuple[bool, bool]
+    ) -> Tuple[Dict[str, float], Tuple[bool, bool]]:
+        """A step's metrics, and which of two wishes any of the workers has."""
+        self._task.check_labels(batch.label, batch.index)
+        try:
+            values, shares = self._compiled()(_tensors(batch), tf.constant(wishes, tf.float32))
+        except _LOST as error:
+            if self._place.workers == 1:
+                raise
+            raise ConnectionError(
+                f"another worker is gone, or cannot be reached; started again, all of them go on "
+                f"from the last checkpoint ({type(error).__name__})"
+            ) from error
+        leave, save = (float(share) > 0 for share in shares)
+        return {name: float(value) for name, value in values.items()}, (leave, save)
+
+    def _train(self, batch: Batch, wishes: tf.Tensor) -> Tuple[Dict[str, tf.Tensor], tf.Tensor]:
+        """A replica's part of a step.
+
+        Returns: the means of all replicas' metrics, and of `wishes`, float32 [2].
+        """
+        place, scaling = self._place, self._scaling
+        key = tf.stack([self._seed, tf.cast(self._step, tf.int32), place.replica()])
         rate = self._rate(self._step)
-        scale = self._loss_scale.value.read_value() if self._loss_scale else 1.0
         with tf.GradientTape() as tape:
             total, values = objective(self._task, self._model, batch, key)
-            total *= scale
+            if scaling:
+                values["loss_scale"] = tf.identity(scaling.value)
+                total = scaling.scaled(total)
         gradients = tape.gradient(total, list(self._trained.values()))
-        if self._loss_scale:
-            gradients = [gradient / scale for gradient in gradients]
-            finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(g)) for g in gradients])
-            tf.cond(finite, lambda: self._apply(gradients), lambda: False)
-            self._loss_scale.update(finite)
-            values["loss_scale"] = scale
+        if scaling:
+            gradients = scaling.unscaled(gradients)
+        steps = list(zip(place.applied(gradients), self._trained.values()))
+        if scaling:
+            scaling.apply(place, self._optimizer, steps)
         else:
-            self._apply(gradients)
+            self._optimizer.apply_gradients(steps)
         self._step.assign_add(1)
-        return {**values, "lr": rate}
-
-    def _apply(self, gradients: List[tf.Tensor]) -> bool:
-        self._optimizer.apply_gradients(zip(gradients, self._trained.values()))
-        return True
+        means = place.mean(tf.concat([tf.stack(list(values.values())), wishes], axis=0))
+        found = dict(zip(values, tf.unstack(means[: len(values)])))
+        return {**found, "lr": rate}, means[len(values) :]
 
     @tf.function(autograph=False)
     def _evaluate_step(self, batch: Batch) -> Dict[str, tf.Tensor]:
@@ -229,7 +341,7 @@ def compute_dtype(precision: str) -> tf.DType:
     if tuple(map(int, tf.__version__.split(".")[:2])) < (2, 12):
         raise ValueError(
             f"precision mixed: TensorFlow {tf.__version__} has no convolutions of 16 bits on a "
-            f"CPU; use --precision float32"
+            f"CPU; use --precision float32 (what an NPU computes in, --precision-mode says)"
         )
     return tf.bfloat16
 

@@ -14,7 +14,7 @@ from pretexture.loader import Pipeline, ops
 from pretexture.loader.steps import Jigsaw as JigsawStep
 from pretexture.loader.steps import Pair
 
-from ..layers import BatchNorm, Conv, Scope, dropout, fold, truncated_normal
+from ..layers import BatchNorm, Conv, Scope, draws, dropout, fold, truncated_normal
 from .task import Batch, Model, Task, classification
 
 PATCHES = 9
@@ -153,8 +153,8 @@ class Jigsaw(PatchTask):
         """A random subset in training, drawn without replacement, else the whole set."""
         if not training:
             return tf.range(len(self.sequences))
-        draws = tf.random.stateless_uniform([len(self.sequences)], seed=fold(key, 0))
-        return tf.math.top_k(draws, self._per_batch).indices
+        drawn = draws(len(self.sequences), fold(key, 0))
+        return tf.math.top_k(drawn, self._per_batch).indices
 
 
 class RelativePatchLocation(PatchTask):

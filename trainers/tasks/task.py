@@ -111,8 +111,8 @@ class Task(abc.ABC):
             model: the network and this task's head.
             batch: of the loader.
             training: whether batch normalisation goes by the batch and dropout drops.
-            key: int32 [2], for the random decisions of a training step; equal keys, equal
-                decisions.
+            key: int32 [3], the seed, the step and the replica, for the random decisions of a
+                training step; equal keys, equal decisions.
 
         Returns:
             float32 [N] tensors: "loss", whose mean over the batch is trained on, and metrics

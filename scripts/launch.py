@@ -1,0 +1,244 @@
+"""Starts one process a device, on one machine or several, and ends them together.
+
+    python scripts/launch.py --nproc 8 -- scripts/pretrain.py rotation --data DIR --workdir DIR
+
+--batch-size stays that of all devices together. All processes must see the same --workdir. On
+several machines the same command runs on each of them, with the same --hosts.
+
+A command with --device npu gets what HCCL reads (RANK_ID, RANK_SIZE, RANK_TABLE_FILE,
+ASCEND_DEVICE_ID, JOB_ID), any other one TF_CONFIG and, where GPUs are used, one GPU each. The
+output of each process is prefixed with its number. Where one fails, all are ended, and its error
+comes last; the same command again goes on from the last checkpoint.
+"""
+
+import argparse
+import json
+import os
+import socket
+import sys
+import tempfile
+from typing import Dict, List, Optional, Tuple
+
+from pretexture.trainers.commandline import add_traceback_flag, count, short_errors, whole
+from processes import Group
+
+HCCN = "/etc/hccn.conf"
+DEFAULT_PORT = 29500
+
+
+def main(arguments: Optional[List[str]] = None) -> int:
+    """Runs the command; returns its exit status: that of the process that failed first."""
+    parser = _parser()
+    flags = parser.parse_args(arguments)
+    command = flags.command[1:] if flags.command[:1] == ["--"] else flags.command
+    if not command:
+        parser.error("give a command after --")
+    if command[0].endswith(".py"):
+        command = [sys.executable, *command]
+    with short_errors(flags.traceback), tempfile.TemporaryDirectory() as folder:
+        first = _host_index(flags) * flags.nproc
+        for attempt in range(flags.restarts + 1):
+            if attempt:
+                print(f"launch: restart {attempt} of {flags.restarts}", file=sys.stderr)
+            environments = _environments(flags, command, folder)
+            status, again = Group(command, environments, first).run()
+            if status == 0 or not again:
+                break
+    return status
+
+
+def _environments(
+    flags: argparse.Namespace, command: List[str], folder: str
+) -> List[Dict[str, str]]:
+    """What is set for each process of this machine."""
+    hosts, nproc = flags.hosts, flags.nproc
+    first, total = _host_index(flags) * nproc, nproc * len(hosts)
+    if _is_npu(command):
+        shared = {"RANK_SIZE": str(total), "JOB_ID": os.environ.get("JOB_ID") or "10086"}
+        if total > 1:
+            shared["RANK_TABLE_FILE"] = _rank_table(flags.rank_table, nproc, total, folder)
+        return [
+            {
+                **shared,
+                "RANK_ID": str(first + i),
+                "DEVICE_ID": str(i),
+                "ASCEND_DEVICE_ID": str(i),
+                "TF_CONFIG": "{}",  # no cluster, which the plugin would not bear
+            }
+            for i in range(nproc)
+        ]
+    if len(hosts) > 1:
+        addresses = [f"{host}:{port + i}" for host, port in hosts for i in range(nproc)]
+    else:
+        addresses = [f"{hosts[0][0]}:{port}" for port in _free_ports(nproc)]
+    environments = []
+    for i in range(nproc):
+        task = {"type": "worker", "index": first + i}
+        config = {"cluster": {"worker": addresses}, "task": task}
+        environment = {"TF_CONFIG": json.dumps(config) if total > 1 else "{}"}
+        if nproc > 1:
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+            gpus = visible.split(",") if visible else list(map(str, range(nproc)))
+            environment["CUDA_VISIBLE_DEVICES"] = gpus[i] if i < len(gpus) else ""
+        environments.append(environment)
+    return environments
+
+
+def _is_npu(command: List[str]) -> bool:
+    pairs = zip(command, command[1:])
+    return "--device=npu" in command or ("--device", "npu") in pairs
+
+
+def _host_index(flags: argparse.Namespace) -> int:
+    """Which of the hosts this machine is. Raises ValueError where that is not clear."""
+    if flags.host_index is not None:
+        if flags.host_index >= len(flags.hosts):
+            raise ValueError(f"--host-index {flags.host_index}: there are {len(flags.hosts)} hosts")
+        return flags.host_index
+    if len(flags.hosts) == 1:
+        return 0
+    own = [i for i, (host, _) in enumerate(flags.hosts) if _is_here(host)]
+    if len(own) != 1:
+        found = "none" if not own else "more than one"
+        names = ",".join(host for host, _ in flags.hosts)
+        raise ValueError(
+            f"{found} of --hosts {names} is this machine: say which one it is by --host-index, "
+            f"counted from 0"
+        )
+    return own[0]
+
+
+def _is_here(host: str) -> bool:
+    """Whether an address is one of this machine's: it is then reached from itself."""
+    try:
+        address = socket.gethostbyname(host)
+    except OSError as error:
+        raise ValueError(f"--hosts: {host} has no address ({error})") from None
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((address, DEFAULT_PORT))  # of a datagram's, which sends nothing
+        except OSError:
+            return False
+        return probe.getsockname()[0] == address
+
+
+def _free_ports(number: int) -> List[int]:
+    probes = [socket.socket() for _ in range(number)]
+    try:
+        for probe in probes:
+            probe.bind(("", 0))
+        return [probe.getsockname()[1] for probe in probes]
+    finally:
+        for probe in probes:
+            probe.close()
+
+
+def _rank_table(path: Optional[str], nproc: int, total: int, folder: str) -> str:
+    """The path of the table by which HCCL finds the devices; made from HCCN on one machine.
+
+    Raises: ValueError where there is none, or one of another number of devices.
+    """
+    if path is None:
+        if nproc != total or not os.path.exists(HCCN):
+            raise ValueError(
+                f"--rank-table FILE is needed: it says where HCCL finds the {total} NPUs. "
+                f"Huawei's hccl_tools.py makes one; on a single machine with a {HCCN} this script "
+                f"does"
+            )
+        path = os.path.join(folder, "rank_table.json")
+        with open(path, "w", encoding="utf-8") as file:
+            json.dump(_table(nproc), file, indent=2)
+        return path
+    path = os.path.abspath(path)
+    try:
+        with open(path, encoding="utf-8") as file:
+            servers = json.load(file)["server_list"]
+        ranks = sorted(int(device["rank_id"]) for server in servers for device in server["device"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no rank table: {error!r}") from None
+    if ranks != list(range(total)):
+        raise ValueError(
+            f"{path} has ranks {', '.join(map(str, ranks))}; 0 to {total - 1} are needed"
+        )
+    return path
+
+
+def _table(nproc: int) -> Dict[str, object]:
+    """The rank table of the first NPUs of this machine."""
+    found = {}
+    with open(HCCN, encoding="utf-8") as file:
+        for line in file:
+            name, _, value = line.strip().partition("=")
+            if name.startswith("address_"):
+                found[name[len("address_") :]] = value
+    missing = [str(i) for i in range(nproc) if str(i) not in found]
+    if missing:
+        raise ValueError(f"{HCCN} has no address of NPU {', '.join(missing)}")
+    devices = [
+        {"device_id": str(i), "device_ip": found[str(i)], "rank_id": str(i)} for i in range(nproc)
+    ]
+    server = {"server_id": socket.gethostname(), "device": devices}
+    return {
+        "version": "1.0",
+        "server_count": "1",
+        "server_list": [server],
+        "status": "completed",
+    }
+
+
+def _hosts(text: str) -> Tuple[Tuple[str, int], ...]:
+    """Names or addresses, each with a port."""
+    hosts = []
+    for part in filter(None, map(str.strip, text.split(","))):
+        host, colon, port = part.partition(":")
+        if not host or (colon and not port.isdigit()):
+            raise argparse.ArgumentTypeError(f"must be HOST or HOST:PORT, not {part!r}")
+        hosts.append((host, int(port or DEFAULT_PORT)))
+    if not hosts:
+        raise argparse.ArgumentTypeError("must be names or addresses, such as a,b")
+    return tuple(hosts)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        usage="%(prog)s --nproc N [--hosts HOST,HOST,…] [flags] -- COMMAND",
+    )
+    parser.add_argument(
+        "--nproc", type=whole, required=True, metavar="N", help="processes on each machine"
+    )
+    parser.add_argument(
+        "--hosts",
+        type=_hosts,
+        default=(("127.0.0.1", 0),),
+        metavar="HOST[:PORT],…",
+        help="all machines, as they reach one another; a machine's first process listens at PORT, "
+        f"{DEFAULT_PORT} by default, and the next ones count on (default: just this one)",
+    )
+    parser.add_argument(
+        "--host-index",
+        type=count,
+        metavar="N",
+        help="which of them this machine is, from 0 (default: the one whose address it has)",
+    )
+    parser.add_argument(
+        "--rank-table",
+        metavar="FILE",
+        help=f"where HCCL finds NPUs (default, on one machine: made from {HCCN})",
+    )
+    parser.add_argument(
+        "--restarts",
+        type=count,
+        default=0,
+        metavar="N",
+        help="how often to start again where a process fails (default: 0)",
+    )
+    add_traceback_flag(parser)
+    parser.add_argument("command", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,146 @@
+"""Processes that belong together: their output is prefixed, and they end together."""
+
+import collections
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from typing import IO, Any, Deque, Dict, List, Sequence, Tuple
+
+_TAIL = 20  # lines of standard error that are said again at the end
+_PATIENCE = 30.0  # seconds from a request to end to a kill
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Group:
+    """Runs a command several times at once.
+
+    Args:
+        command: to run.
+        environments: what is set for each process, besides what this process has.
+        first: number of the first process, for the prefixes.
+    """
+
+    def __init__(
+        self, command: Sequence[str], environments: Sequence[Dict[str, str]], first: int = 0
+    ):
+        self._command = list(command)
+        self._environments = environments
+        self._first = first
+        self._processes: List[subprocess.Popen[str]] = []
+        self._tails: List[Deque[str]] = []
+        self._readers: List[threading.Thread] = []
+        self._ended: queue.Queue[int] = queue.Queue()
+        self._write = threading.Lock()
+        self._signal = 0
+
+    def run(self) -> Tuple[int, bool]:
+        """Starts the processes and waits for all of them.
+
+        Ctrl-C and SIGTERM are passed on. Where a process fails, the others are asked to end, and
+        killed where they do not.
+
+        Returns: the exit status, that of the process that failed first (128 and the signal's number
+            for one that was killed), and whether it makes sense to start again.
+        """
+        before = {number: signal.signal(number, self._pass_on) for number in _SIGNALS}
+        try:
+            for number, environment in enumerate(self._environments):
+                self._start(number, environment)
+            failed = self._wait()
+        finally:
+            for process in self._processes:
+                if process.poll() is None:
+                    process.kill()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        for reader in self._readers:
+            reader.join(timeout=5)
+        if failed is None:
+            return 0, False
+        status = self._processes[failed].returncode
+        if self._signal:
+            return 128 + self._signal, False
+        self._tell(failed, status)
+        return (status if status > 0 else 128 - status), True
+
+    def _start(self, number: int, environment: Dict[str, str]) -> None:
+        # In a session of its own, so that a terminal's Ctrl-C reaches it once: from here.
+        process = subprocess.Popen(
+            self._command,
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            encoding="utf-8",
+            errors="replace",
+        )
+        self._processes.append(process)
+        self._tails.append(collections.deque(maxlen=_TAIL))
+        streams = ((process.stdout, sys.stdout), (process.stderr, sys.stderr))
+        readers = [
+            threading.Thread(target=self._copy, args=(number, source, target), daemon=True)
+            for source, target in streams
+        ]
+        for reader in readers:
+            reader.start()
+        self._readers += readers
+        threading.Thread(target=self._note_end, args=(number,), daemon=True).start()
+
+    def _copy(self, number: int, source: IO[str], target: Any) -> None:
+        for line in source:
+            with self._write:
+                print(f"[{self._first + number}] {line}", end="", file=target, flush=True)
+                if target is sys.stderr:
+                    self._tails[number].append(line)
+
+    def _note_end(self, number: int) -> None:
+        self._processes[number].wait()
+        self._ended.put(number)
+
+    def _wait(self) -> Any:
+        """Waits until all have ended; returns the number of the first that failed, or None."""
+        failed = None
+        deadline = float("inf")
+        left = len(self._processes)
+        while left:
+            try:
+                number = self._ended.get(timeout=0.2)
+            except queue.Empty:
+                if time.monotonic() > deadline:
+                    self._send(signal.SIGKILL)
+                continue
+            left -= 1
+            if failed is None and self._processes[number].returncode:
+                failed = number
+                deadline = time.monotonic() + _PATIENCE
+                # Those that were told already are left to save what they have.
+                if not self._signal:
+                    self._send(signal.SIGTERM)
+        return failed
+
+    def _send(self, number: int) -> None:
+        for process in self._processes:
+            if process.poll() is None:
+                process.send_signal(number)
+
+    def _pass_on(self, number: int, frame: Any) -> None:
+        self._signal = number
+        self._send(number)
+
+    def _tell(self, number: int, status: int) -> None:
+        """Says which process failed, and its last words once more."""
+        how = f"ended with status {status}"
+        if status < 0:
+            how = f"was killed by {signal.Signals(-status).name}"
+        tail = self._tails[number]
+        print(
+            f"launch: process {self._first + number} {how}{'; its last words:' if tail else ''}",
+            file=sys.stderr,
+        )
+        for line in tail:
+            print(f"[{self._first + number}] {line}", end="", file=sys.stderr, flush=True)

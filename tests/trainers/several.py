@@ -1,0 +1,99 @@
+"""Runs of several real processes, by `scripts/launch.py`, and what they learned."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import tensorflow as tf
+from pretexture.trainers.metrics import read_metrics
+
+ROOT = os.path.dirname(os.path.abspath(__file__))
+PLUGINS = os.path.join(ROOT, "plugins")
+LAUNCH = os.path.join(ROOT, "..", "..", "scripts", "launch.py")
+
+
+def command(shards, folder, *flags, recipe="tiny-plain", device="cpu"):
+    """That trains by a recipe of `tiny`."""
+    return [
+        *(os.path.join(ROOT, "drive.py"), recipe, "--data", shards, "--workdir", str(folder)),
+        *("--log-steps", "1", "--threads", "1", "--device", device, *flags),
+    ]
+
+
+def launch(nproc, arguments, *flags, environment=()):
+    """Starts processes; returns that of the launcher."""
+    return subprocess.Popen(
+        [sys.executable, LAUNCH, "--nproc", str(nproc), *flags, "--", *arguments],
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **dict(environment)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+    )
+
+
+def wait_for_steps(folder, count, process):
+    """Waits until a run has told of so many steps."""
+    deadline = time.monotonic() + 120
+    while len(read_metrics(str(folder))) < count:
+        assert time.monotonic() < deadline and process.poll() is None, process.communicate()
+        time.sleep(0.01)
+
+
+def children(pid):
+    """The processes that a process has started, in order."""
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        return [int(child) for child in file.read().split()]
+
+
+def done(process, status=0):
+    """What a process printed; it must end with the status."""
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == status, output
+    return output
+
+
+def port():
+    """One that is free."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def npus(folder, count):
+    """Flags and environment for a test's NPUs: a rank table, the stand-ins, a file of their calls.
+
+    Returns: flags of the launcher, the environment, and the path of the calls.
+    """
+    table = folder / "rank_table.json"
+    devices = [{"device_id": str(i), "device_ip": "127.0.0.1"} for i in range(count)]
+    for rank, device in enumerate(devices):
+        device["rank_id"] = str(rank)
+    table.write_text(json.dumps({"server_list": [{"server_id": "a", "device": devices}]}))
+    calls = folder / "calls"
+    environment = {"PYTHONPATH": PLUGINS, "HCCL_IF_BASE_PORT": str(port())}
+    environment["NPU_CALLS"] = str(calls)
+    return ["--rank-table", str(table)], environment, calls
+
+
+def read_calls(path):
+    """What the stand-ins were asked for: names with arguments."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def variables(folder, step):
+    """The values of a checkpoint by name."""
+    reader = tf.train.load_checkpoint(os.path.join(str(folder), f"model.ckpt-{step}"))
+    names = reader.get_variable_to_shape_map()
+    return {name: reader.get_tensor(name) for name in names if name != "loader_state"}
+
+
+def assert_equal_within(found, expected, tolerance):
+    """Equal names, and values equal within a share of the largest."""
+    assert set(found) == set(expected)
+    for name, value in expected.items():
+        difference = np.abs(found[name] - value).max() / max(np.abs(value).max(), 1e-3)
+        assert difference < tolerance, (name, difference)

@@ -1,0 +1,116 @@
+"""No graph that goes to a device breaks a rule of Ascend NPUs."""
+
+import contextlib
+import dataclasses
+
+import pytest
+
+tf = pytest.importorskip("tensorflow")
+
+from device_rules import broken  # noqa: E402
+from pretexture.loader import ArraySpec, Batch, Pipeline  # noqa: E402
+from pretexture.trainers import checkpoints, engines, optimization, tasks  # noqa: E402
+from pretexture.trainers.engines import places  # noqa: E402
+from pretexture.trainers.recipes import RECIPES  # noqa: E402
+
+v1 = tf.compat.v1
+
+_SMALL = ("supervised", "rotation", "exemplar", "jigsaw", "relative_patch_location")
+CASES = {
+    name: dataclasses.replace(RECIPES[f"{name}-small"], filters_factor=0.25) for name in _SMALL
+}
+CASES["revnet"] = dataclasses.replace(CASES["rotation"], architecture="revnet50", reversible=True)
+CASES["adam"] = dataclasses.replace(CASES["jigsaw"], optimizer="adam")
+
+
+def _engine(recipe):
+    plan = Pipeline(recipe.pipeline).compile(training=True)
+    spec = Batch(
+        ArraySpec((4, *plan.views, plan.height, plan.width, 3), "float32"),
+        ArraySpec((4, *plan.label_dims), "int32"),
+        ArraySpec((4,), "int64"),
+    )
+    arguments = (recipe, tasks.build(recipe), spec, 10, 0)
+    if not tf.executing_eagerly():
+        return engines.choose().Engine(*arguments)
+    place = places.Place()
+    place.loss_scale = lambda *how: optimization.LossScale()  # with its condition
+    return engines.choose().Engine(*arguments, place)
+
+
+def _fetches(engine, training):
+    """What a step is asked for."""
+    if tf.executing_eagerly():
+        if training:
+            graph = engine._compiled().get_concrete_function().graph
+        else:
+            spec = tasks.Batch(*(tf.TensorSpec(part.shape, part.dtype) for part in engine._spec))
+            graph = engine._evaluate_step.get_concrete_function(spec).graph
+        return [*graph.outputs, *graph.control_outputs]
+    from pretexture.trainers.engines import estimator
+
+    batch = tasks.Batch(*(v1.placeholder(part.dtype, part.shape) for part in engine._spec))
+    modes = tf.estimator.ModeKeys
+    if training:
+        spec = engine._model_fn(*estimator._features_and_label(batch), modes.TRAIN)
+        return tf.nest.flatten([spec.loss, spec.train_op, v1.global_variables_initializer()])
+    engine._path = "any"
+    engine._model_fn(*estimator._features_and_label(batch), modes.EVAL)
+    return tf.nest.flatten(v1.get_collection(estimator._FETCHES))
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize("name", CASES)
+def test_every_task_is_within_what_the_device_can_do(name, training, monkeypatch):
+    monkeypatch.setattr(checkpoints, "check", lambda path, variables: None)
+    eager = tf.executing_eagerly()
+    with contextlib.nullcontext() if eager else tf.Graph().as_default():
+        assert broken(_fetches(_engine(CASES[name]), training)) == []
+
+
+def _double(x):
+    return tf.cast(x, tf.float64) * 2
+
+
+def _where(x):
+    return tf.where(x > 0)
+
+
+def _queue(x):
+    queue = tf.queue.FIFOQueue(3, [tf.float32], shapes=[[2]])
+    queue.enqueue(x)
+    return queue.dequeue()
+
+
+def _within_a_condition(x):
+    return tf.cond(tf.reduce_sum(x) > 0, lambda: tf.cast(_double(x), tf.float32), lambda: x)
+
+
+@pytest.mark.parametrize(
+    "function,shape,rules",
+    [
+        (_double, [2], ["Cast (Cast): it has no float64", "mul (Mul): it has no float64"]),
+        (_double, [None], ["Cast (Cast): it has no float64"]),
+        (tf.square, [None], ["Square (Square): the shape (None,) is not static"]),
+        (_where, [2], ["Where (Where): the device lacks this operation"]),
+        (_queue, [2], ["fifo_queue (FIFOQueueV2): the device lacks this operation"]),
+        (_within_a_condition, [2], ["Cast (Cast): it has no float64"]),
+    ],
+)
+def test_a_node_that_breaks_a_rule_is_named_with_the_rule(function, shape, rules):
+    with tf.Graph().as_default():
+        x = v1.placeholder(tf.float32, shape)
+        found = broken([function(x)])
+    for rule in rules:
+        name, rest = rule.split(" ", 1)
+        assert any(
+            line.split(" ", 1)[1].replace("(?,)", "(None,)") == rest and name in line.split(" ")[0]
+            for line in found
+        ), found
+
+
+def test_a_graph_that_breaks_no_rule_has_nothing_to_tell():
+    with tf.Graph().as_default():
+        dataset = tf.data.Dataset.range(10).batch(2, drop_remainder=True)  # int64, by variants
+        x = v1.data.make_initializable_iterator(dataset).get_next()
+        assert broken([x + 1]) == []

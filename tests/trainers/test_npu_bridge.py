@@ -1,0 +1,280 @@
+"""TensorFlow 1.15 on NPUs: what `npu_bridge` is asked for, and what comes of it."""
+
+import dataclasses
+import os
+import signal
+import sys
+
+import numpy as np
+import pytest
+
+tf = pytest.importorskip("tensorflow")
+
+import several  # noqa: E402
+import tiny  # noqa: E402
+from device_rules import broken  # noqa: E402
+from pretexture.trainers.checkpoints import CheckpointError  # noqa: E402
+from pretexture.trainers.evaluation import evaluate  # noqa: E402
+from pretexture.trainers.metrics import TIMINGS, read_metrics  # noqa: E402
+from pretexture.trainers.npu_options import NpuOptions  # noqa: E402
+from pretexture.trainers.optimization import LossScale  # noqa: E402
+from pretexture.trainers.run import Options, pretrain  # noqa: E402
+
+if not tf.__version__.startswith("1.15"):
+    pytest.skip("npu_bridge is for TensorFlow 1.15", allow_module_level=True)
+
+RECIPE = tiny.ROTATION
+FULL = NpuOptions(precision_mode="must_keep_origin_dtype")
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    """Nothing of a job, also afterwards."""
+    for name in ("JOB_ID", "RANK_ID", "RANK_SIZE", "TF_CONFIG", "RESTORE_FROM"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """The stand-in is installed; the list of what it is asked for, as (name, arguments)."""
+    monkeypatch.syspath_prepend(several.PLUGINS)
+    import calls
+
+    del calls.CALLS[:]
+    yield calls.CALLS
+    for name in ("calls", "hccl_world", "npu_bridge", "npu_bridge.npu_init"):
+        sys.modules.pop(name, None)
+
+
+def _train(shards, folder, recipe=RECIPE, device="npu", **options):
+    options = {"log_steps": 1, **options}
+    given = Options(shards, str(folder), device=device, **options)
+    return pretrain(recipe, given, say=lambda line: None)
+
+
+def _learned(folder, *without):
+    return [
+        {name: value for name, value in line.items() if name not in (*TIMINGS, *without)}
+        for line in read_metrics(str(folder))
+    ]
+
+
+def _asked(calls, name):
+    return [arguments for called, arguments in calls if called == name]
+
+
+def test_without_the_plugin_it_is_said_where_it_comes_from(shards, tmp_path):
+    message = "needs npu_bridge, Huawei's TF Adapter for TensorFlow 1.15.*not on PyPI.*CANN toolkit"
+    with pytest.raises(ImportError, match=message):
+        _train(shards, tmp_path, steps=1)
+
+
+def test_steps_are_made_by_an_npu_estimator_as_the_options_say(shards, tmp_path, calls):
+    npu = NpuOptions(
+        precision_mode="allow_mix_precision",
+        iterations_per_loop=2,
+        profiling_dir="/profiles",
+        dump_dir="/dumps",
+        dump_steps="0|5",
+        dump_mode="all",
+    )
+    _train(shards, tmp_path, steps=2, npu=npu)
+    (config,) = _asked(calls, "NPURunConfig")
+    options = config.pop("profiling_options")
+    assert config == {
+        "use_off_line": True,
+        "iterations_per_loop": 2,
+        "enable_data_pre_proc": True,
+        "precision_mode": "allow_mix_precision",
+        "hcom_parallel": False,
+        "enable_profiling": True,
+        "enable_dump": True,
+        "dump_path": "/dumps",
+        "dump_step": "0|5",
+        "dump_mode": "all",
+        "save_checkpoints_steps": 0,  # ours are the checkpoints
+    }
+    assert options == '{"output": "/profiles", "training_trace": "on", "task_trace": "on"}'
+    assert _asked(calls, "NPUEstimator") == [
+        {"optimizers": ["NpuOptimizer"], "warm_start_from": None}
+    ]
+    assert not _asked(calls, "NPUDistributedOptimizer")
+    assert (os.environ["JOB_ID"], os.environ["RANK_ID"], os.environ["RANK_SIZE"]) == (
+        "10086",
+        "0",
+        "1",
+    )
+
+
+def test_a_job_s_own_checkpoint_is_not_started_from(shards, tmp_path, calls, monkeypatch):
+    monkeypatch.setenv("LOCAL_CHECKPOINT_DIR", str(tmp_path / "other"))
+    monkeypatch.setenv("RESTORE_FROM", str(tmp_path / "other"))
+    _train(shards, tmp_path, steps=1)
+    assert _asked(calls, "NPUEstimator")[0]["warm_start_from"] is None
+
+
+def test_in_full_precision_it_learns_what_a_cpu_does(shards, tmp_path, calls):
+    _train(shards, tmp_path / "npu", steps=8, npu=FULL)
+    _train(shards, tmp_path / "cpu", steps=8, device="cpu")
+    assert _learned(tmp_path / "npu") == _learned(tmp_path / "cpu")
+    assert not _asked(calls, "NPULossScaleOptimizer")
+    result = evaluate(str(tmp_path / "npu"), shards, device="npu")
+    assert result == pytest.approx(evaluate(str(tmp_path / "cpu"), shards, device="cpu"), abs=1e-6)
+    assert _asked(calls, "graph")[-1]["mode"] == "eval"
+
+
+@pytest.mark.parametrize("steps", [8, 10, 3])
+def test_a_device_that_loops_learns_what_one_that_does_not_does(shards, tmp_path, calls, steps):
+    npu = dataclasses.replace(FULL, iterations_per_loop=4)
+    _train(shards, tmp_path / "loops", steps=steps, npu=npu, checkpoint_steps=3)
+    _train(shards, tmp_path / "plain", steps=steps, npu=FULL)
+    loops, plain = _learned(tmp_path / "loops"), _learned(tmp_path / "plain")
+    told = [step for step in (4, 8) if step <= steps]
+    told += range(steps // 4 * 4 + 1, steps + 1)
+    assert loops == [plain[step - 1] for step in told]
+    several.assert_equal_within(
+        several.variables(tmp_path / "loops", steps),
+        several.variables(tmp_path / "plain", steps),
+        1e-7,
+    )
+    sizes = [config["iterations_per_loop"] for config in _asked(calls, "NPURunConfig")]
+    assert sizes == [4] * (steps >= 4) + [1] * (steps % 4 > 0) + [1]
+
+
+def test_a_looping_run_is_taken_up_again(shards, tmp_path, calls):
+    npu = dataclasses.replace(FULL, iterations_per_loop=3)
+    _train(shards, tmp_path / "parts", steps=5, npu=npu)
+    _train(shards, tmp_path / "parts", steps=12, npu=npu)
+    _train(shards, tmp_path / "whole", steps=12, npu=FULL)
+    assert _learned(tmp_path / "parts")[-1] == _learned(tmp_path / "whole")[-1]
+
+
+def test_gradients_of_16_bits_have_a_scale_that_is_part_of_the_checkpoint(shards, tmp_path, calls):
+    _train(shards, tmp_path, steps=4)
+    (manager,) = _asked(calls, "ExponentialUpdateLossScaleManager")
+    assert manager["given"] == (2.0**15, 2000, 1, 2, 0.5)
+    assert _asked(calls, "NPULossScaleOptimizer") == [
+        {"opt": "MomentumOptimizer", "is_distributed": False}
+    ]
+    assert {line["loss_scale"] for line in _learned(tmp_path)} == {2.0**15}
+    found = several.variables(tmp_path, 4)
+    assert (found["loss_scale"], found["good_steps"]) == (2.0**15, 4)
+
+    _train(shards, tmp_path, steps=6)
+    assert several.variables(tmp_path, 6)["good_steps"] == 6
+    # Powers of two change no bit, so it learns what a CPU does.
+    _train(shards, tmp_path / "cpu", steps=6, device="cpu")
+    assert _learned(tmp_path, "loss_scale") == _learned(tmp_path / "cpu")
+
+
+def test_a_cpu_s_run_is_taken_up_by_an_npu_and_the_other_way_round(shards, tmp_path, calls):
+    _train(shards, tmp_path / "moved", steps=2, device="cpu")
+    _train(shards, tmp_path / "moved", steps=4)
+    assert several.variables(tmp_path / "moved", 4)["good_steps"] == 2
+    _train(shards, tmp_path / "moved", steps=6, device="cpu")
+    _train(shards, tmp_path / "stayed", steps=6, device="cpu")
+    assert _learned(tmp_path / "moved", "loss_scale") == _learned(tmp_path / "stayed")
+
+
+def test_a_scale_may_be_fixed(shards, tmp_path, calls):
+    _train(shards, tmp_path, dataclasses.replace(RECIPE, loss_scale=128.0), steps=2)
+    assert _asked(calls, "FixedLossScaleManager") == [{"loss_scale": 128.0}]
+    assert not _asked(calls, "ExponentialUpdateLossScaleManager")
+    assert [line["loss_scale"] for line in _learned(tmp_path)] == [128, 128]
+
+
+def test_a_step_that_overflows_is_left_out_and_halves_the_scale(
+    shards, tmp_path, calls, monkeypatch
+):
+    # Gradients of weight decay are some hundreds; times the scale, infinity.
+    recipe = dataclasses.replace(RECIPE, weight_decay=1e3, lr=1e-6, warmup_epochs=0.0)
+    monkeypatch.setattr(LossScale, "INITIAL", 2.0**127)
+    _train(shards, tmp_path, recipe, steps=3, checkpoint_steps=1)
+    scales = [line["loss_scale"] for line in _learned(tmp_path)]
+    assert scales == [2.0**127, 2.0**126, 2.0**125]
+    first, last = (several.variables(tmp_path, step) for step in (1, 3))
+    assert np.array_equal(first["module/conv2d/kernel"], last["module/conv2d/kernel"])
+    assert not first["module/conv2d/kernel/Momentum"].any() and last["good_steps"] == 0
+
+
+def test_graphs_that_go_to_the_device_break_no_rule(shards, tmp_path, calls):
+    for recipe in (RECIPE, tiny.JIGSAW):
+        folder = tmp_path / recipe.task
+        _train(shards, folder, recipe, steps=1)
+        evaluate(str(folder), shards, device="npu")
+    graphs = [arguments["graph"] for arguments in _asked(calls, "graph")]
+    assert len(graphs) == 4
+    for graph in graphs:
+        from pretexture.trainers.engines import estimator
+
+        fetches = tf.nest.flatten(graph.get_collection(estimator._FETCHES))
+        assert broken(fetches) == []
+
+
+def test_a_checkpoint_that_does_not_fit_is_told_in_one_line(shards, tmp_path, calls):
+    _train(shards, tmp_path, steps=1)
+    for path in tmp_path.glob("model.ckpt-1.data*"):
+        path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="is damaged"):
+        _train(shards, tmp_path, steps=2)
+
+
+def test_several_workers_need_npus(shards, tmp_path, monkeypatch):
+    config = '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 0}}'
+    monkeypatch.setenv("TF_CONFIG", config)
+    with pytest.raises(ValueError, match=r"TF_CONFIG names several workers.* TensorFlow 2\.6"):
+        _train(shards, tmp_path, device="cpu", steps=1)
+
+
+def test_ranks_need_a_rank_table(shards, tmp_path, calls, monkeypatch):
+    monkeypatch.setenv("RANK_ID", "0")
+    monkeypatch.setenv("RANK_SIZE", "2")
+    with pytest.raises(ValueError, match="RANK_TABLE_FILE names no file"):
+        _train(shards, tmp_path, steps=1)
+    monkeypatch.setenv("RANK_ID", "2")
+    with pytest.raises(ValueError, match="RANK_ID must be a whole number below RANK_SIZE"):
+        _train(shards, tmp_path, steps=1)
+
+
+@pytest.fixture(scope="module")
+def alone(shards, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("alone")
+    with pytest.MonkeyPatch.context() as patch:
+        tiny.register(patch.setitem)
+        _train(shards, folder, tiny.PLAIN, device="cpu", steps=3, checkpoint_steps=1)
+    return folder
+
+
+def test_two_ranks_average_their_gradients_and_start_from_the_first_one_s(shards, alone, tmp_path):
+    flags, environment, path = several.npus(tmp_path, 2)
+    command = several.command(
+        *(shards, tmp_path, "--steps", "3", "--checkpoint-steps", "1"),
+        *("--precision-mode", "must_keep_origin_dtype"),
+        device="npu",
+    )
+    several.done(several.launch(2, command, *flags, environment=environment))
+    for step in (1, 3):
+        several.assert_equal_within(
+            several.variables(tmp_path, step), several.variables(alone, step), 1e-5
+        )
+    calls = several.read_calls(path)
+    assert len(_asked(calls, "broadcast")) == len(_asked(calls, "NPUDistributedOptimizer")) == 2
+    assert all(config["hcom_parallel"] for config in _asked(calls, "NPURunConfig"))
+    # Only the first one writes.
+    assert len(list(tmp_path.glob("events.*"))) == 1
+
+
+def test_a_killed_rank_ends_the_run_with_an_error(shards, alone, tmp_path):
+    flags, environment, _ = several.npus(tmp_path, 2)
+    command = several.command(
+        *(shards, tmp_path, "--steps", "1000000", "--checkpoint-steps", "1"), device="npu"
+    )
+    process = several.launch(2, command, *flags, environment=environment)
+    several.wait_for_steps(tmp_path, 3, process)
+    os.kill(several.children(process.pid)[1], signal.SIGKILL)
+    output = several.done(process, 128 + signal.SIGKILL)
+    assert "launch: process 1 was killed by SIGKILL" in output
+    _train(
+        shards, tmp_path, tiny.PLAIN, device="cpu", steps=read_metrics(str(tmp_path))[-1]["step"]
+    )

@@ -1,0 +1,179 @@
+"""TensorFlow 2.6.5 on NPUs: what `npu_device` is asked for, and what comes of it.
+
+The device must be opened before anything else of TensorFlow, so each run has a process of its own.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+tf = pytest.importorskip("tensorflow")
+
+import several  # noqa: E402
+import tiny  # noqa: E402
+from pretexture.trainers.metrics import TIMINGS, read_metrics  # noqa: E402
+from pretexture.trainers.run import Options, pretrain  # noqa: E402
+
+if not tf.__version__.startswith("2.6"):
+    pytest.skip("npu_device is for TensorFlow 2.6.5", allow_module_level=True)
+
+FULL = ("--precision-mode", "must_keep_origin_dtype")
+
+
+def _run(shards, folder, *flags, recipe="tiny-rotation", plugin=True):
+    """Trains in a process; returns its status and output, and what the plugin was asked for."""
+    folder.mkdir(exist_ok=True)
+    calls = folder / "calls"
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "NPU_CALLS": str(calls)}
+    if plugin:
+        environment["PYTHONPATH"] = several.PLUGINS
+    process = subprocess.run(
+        [sys.executable, *several.command(shards, folder, *flags, recipe=recipe, device="npu")],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+    )
+    asked = several.read_calls(calls) if calls.exists() else []
+    return process.returncode, process.stdout, asked
+
+
+def _on_cpu(shards, folder, recipe=tiny.ROTATION, **options):
+    options = {"log_steps": 1, "device": "cpu", **options}
+    return pretrain(recipe, Options(shards, str(folder), **options), say=lambda line: None)
+
+
+def _learned(folder, *without):
+    return [
+        {name: value for name, value in line.items() if name not in (*TIMINGS, *without)}
+        for line in read_metrics(str(folder))
+    ]
+
+
+def test_without_the_plugin_it_is_said_where_it_comes_from(shards, tmp_path):
+    status, output, _ = _run(shards, tmp_path, plugin=False)
+    assert status == 1
+    assert output.splitlines()[-1].startswith(
+        "error: --device npu needs npu_device, Huawei's TF Adapter for TensorFlow 2.6.5. It is not "
+        "on PyPI: its wheel comes with the CANN toolkit"
+    )
+
+
+def test_the_device_is_opened_first_as_the_options_say(shards, tmp_path):
+    flags = ["--precision-mode", "allow_mix_precision", "--profiling-dir", "/profiles"]
+    flags += ["--dump-dir", "/dumps", "--dump-steps", "0|5", "--dump-mode", "all"]
+    # The stand-in fails where TensorFlow was used before.
+    status, output, asked = _run(shards, tmp_path, *flags, "--steps", "2")
+    assert status == 0, output
+    assert "device    Ascend NPU, allow_mix_precision, TensorFlow 2.6.5" in output
+    assert [call[0] for call in asked[-3:]] == ["open", "as_default", "NpuLossScaleOptimizer"]
+    assert asked[-3][1] == {"device_id": 0}
+    assert {option["name"]: option["value"] for _, option in asked[:-3]} == {
+        "precision_mode": "allow_mix_precision",
+        "profiling_config.enable_profiling": True,
+        "profiling_config.profiling_options": (
+            '{"output": "/profiles", "training_trace": "on", "task_trace": "on"}'
+        ),
+        "dump_config.enable_dump": True,
+        "dump_config.dump_path": "/dumps",
+        "dump_config.dump_step": "0|5",
+        "dump_config.dump_mode": "all",
+    }
+    assert asked[-1][1] == {
+        "dynamic": True,
+        "initial_scale": 2.0**15,
+        "dynamic_growth_steps": 2000,
+    }
+
+
+def test_runs_move_between_npu_and_cpu_with_the_same_losses(shards, tmp_path):
+    _on_cpu(shards, tmp_path / "stayed", steps=6)
+    moved = tmp_path / "moved"
+    _on_cpu(shards, moved, steps=2)
+    status, output, _ = _run(shards, moved, "--steps", "4")
+    assert status == 0, output
+    found = several.variables(moved, 4)
+    assert (found["loss_scale"], found["good_steps"]) == (2.0**15, 2)
+    assert found["good_steps"].dtype == "int32"  # as `npu_bridge` counts
+    status, output, _ = _run(shards, moved, "--steps", "5")
+    assert status == 0 and several.variables(moved, 5)["good_steps"] == 3, output
+    _on_cpu(shards, moved, steps=6)
+    # Powers of two change no bit.
+    assert _learned(moved, "loss_scale") == _learned(tmp_path / "stayed")
+
+
+def test_in_full_precision_there_is_no_scale_and_otherwise_it_may_be_fixed(shards, tmp_path):
+    _, output, asked = _run(shards, tmp_path / "full", "--steps", "1", *FULL)
+    assert "NpuLossScaleOptimizer" not in dict(asked), output
+    _, output, asked = _run(shards, tmp_path / "fixed", "--steps", "1", "--loss-scale", "128")
+    assert dict(asked)["NpuLossScaleOptimizer"] == {
+        "dynamic": False,
+        "initial_scale": 128,
+        "dynamic_growth_steps": None,
+    }, output
+    assert _learned(tmp_path / "fixed")[0]["loss_scale"] == 128
+
+
+@pytest.mark.parametrize(
+    "flags,message",
+    [
+        (("--iterations-per-loop", "2"), "--iterations-per-loop is for TensorFlow 1.15"),
+        (("--devices", "2"), "an NPU takes a process of its own; scripts/launch.py --nproc 2"),
+        (("--precision", "mixed"), "what an NPU computes in, --precision-mode says"),
+        (("--dump-steps", "1"), "say what goes to dump_dir"),
+    ],
+)
+def test_flags_that_this_device_has_not_are_refused_in_one_line(shards, tmp_path, flags, message):
+    status, output, _ = _run(shards, tmp_path, *flags)
+    assert status == 1
+    assert message in output.splitlines()[-1] and "Traceback" not in output
+
+
+@pytest.fixture(scope="module")
+def alone(shards, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("alone")
+    with pytest.MonkeyPatch.context() as patch:
+        tiny.register(patch.setitem)
+        _on_cpu(shards, folder, tiny.PLAIN, steps=3, checkpoint_steps=1)
+    return folder
+
+
+def test_two_ranks_average_gradients_metrics_and_start_from_the_first_one(shards, alone, tmp_path):
+    flags, environment, path = several.npus(tmp_path, 2)
+    command = several.command(
+        *(shards, tmp_path, "--steps", "3", "--checkpoint-steps", "1", *FULL), device="npu"
+    )
+    several.done(several.launch(2, command, *flags, environment=environment))
+    for step in (1, 3):
+        several.assert_equal_within(
+            several.variables(tmp_path, step), several.variables(alone, step), 1e-5
+        )
+    for line, expected in zip(_learned(tmp_path), _learned(alone)):
+        assert line == pytest.approx(expected, abs=1e-5)
+    asked = several.read_calls(path)
+    assert [options for name, options in asked if name == "broadcast"] == [{"values": 7}] * 2
+    assert sorted(o["device_id"] for name, o in asked if name == "open") == [0, 1]
+
+
+def test_a_killed_rank_ends_the_run_with_an_error(shards, tmp_path):
+    flags, environment, _ = several.npus(tmp_path, 2)
+    command = several.command(shards, tmp_path, "--steps", "1000000", device="npu")
+    process = several.launch(2, command, *flags, environment=environment)
+    several.wait_for_steps(tmp_path, 3, process)
+    os.kill(several.children(process.pid)[0], signal.SIGKILL)
+    assert "launch: process 0 was killed by SIGKILL" in several.done(process, 128 + signal.SIGKILL)
+
+
+def test_ranks_that_would_go_on_after_different_steps_are_told_so(shards, tmp_path):
+    flags, environment, _ = several.npus(tmp_path, 2)
+    _on_cpu(shards, tmp_path / "0", tiny.PLAIN, steps=2)
+    # Each rank has a workdir of its own, and only one of them has a run.
+    words = [f"'{word}'" for word in several.command(shards, "WORKDIR", device="npu")]
+    line = f"{sys.executable} {' '.join(words)}".replace("'WORKDIR'", f"{tmp_path}/$RANK_ID")
+    process = several.launch(
+        2, ["sh", "-c", line, "--device", "npu"], *flags, environment=environment
+    )
+    assert "--workdir must be the same folder for all of them" in several.done(process, 1)
