@@ -73,7 +73,7 @@ def test_flags_that_make_no_sense_are_refused(arguments, message, capsys):
         (["rotation", "--decay-epochs", "3,2"], "decay_epochs must ascend"),
         (["rotation", "--seed", "-1"], "seed must be from 0 to 2147483647, not -1"),
         (["rotation", "--pipeline", "resize(8)|turn"], "there is no step 'turn'"),
-        (["rotation", "--device", "npu"], "Huawei's npu_"),
+        (["rotation", "--device", "npu"], "--device npu needs npu_"),
         (["rotation", "--device", "gpu"], "TensorFlow"),
     ],
 )
