@@ -47,7 +47,7 @@ def accuracy_bars(
     axes.grid(axis="y", alpha=0.3)
     axes.set_axisbelow(True)
     if len(bars) > 1:
-        figure.legend(loc="outside upper center", ncols=min(7, len(bars)), fontsize=8)
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncol=min(7, len(bars)), fontsize=8)
     axes.set_xlabel(title)
     figure.savefig(path, dpi=120)
     plt.close(figure)
