@@ -30,10 +30,6 @@ def open_device(name: str) -> str:
             "(TensorFlow 1.15), wheels that come with the CANN toolkit; this version of Pretexture "
             "has none yet: use --device cpu or gpu"
         )
-    if not tf.executing_eagerly():
-        raise ValueError(
-            f"linear evaluation needs TensorFlow 2.6 or later; this is {tf.__version__}"
-        )
     gpu = choose_gpu(name)
     if gpu is None:
         return "CPU"
