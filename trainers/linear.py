@@ -1,5 +1,6 @@
 """Linear evaluation of an export: what its end points know about classes, without changing them."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -9,7 +10,10 @@ from pretexture.loader import Loader, Pipeline, imagenet, ops
 
 from . import engines
 from .checkpoints import checkpoint_path
+from .cluster import Witness
 from .evaluation import measure
+from .export import DESCRIPTION
+from .extraction import Job, on_ray
 from .features import FeatureLoader, extract, in_order
 from .files import write_text
 from .recipes import Recipe
@@ -52,6 +56,7 @@ def linear_eval(
     module: str,
     end_points: Sequence[str] = (),
     cache: bool = False,
+    ray: Optional[str] = None,
     say: Callable[[str], None] = print,
 ) -> Union[Results, int]:
     """Trains a head on each end point of a frozen network, then evaluates them.
@@ -67,6 +72,8 @@ def linear_eval(
         cache: compute each image's features just once, in the views of evaluation, and keep them
             in the workdir. Otherwise training takes its random views, and the network runs in
             every step.
+        ray: with `cache`, compute the features on the Ray cluster of this address, "" as for
+            `cluster.connected`; with as many processors a worker as `options` has threads.
         say: is told, line by line, what the run will do and what it did.
 
     Returns: the results, or the signal that interrupted the run.
@@ -99,8 +106,21 @@ def linear_eval(
             "records": len(records[name]),
         }
         count, size = len(records[name]), sum(frozen.sizes.values())
-        with loader(name, recipe.eval_batch_size, **extracting) as batches:
-            compute = in_order(batches, frozen.compute)
+        with contextlib.ExitStack() as stack:
+            if ray is None:
+                batches = loader(name, recipe.eval_batch_size, **extracting)
+                compute = in_order(stack.enter_context(batches), frozen.compute)
+            else:
+                job = Job(
+                    module=os.path.abspath(module),
+                    witness=Witness.of(os.path.join(module, DESCRIPTION)),
+                    end_points=list(frozen.sizes),
+                    recipe=recipe,
+                    data=os.path.abspath(options.data),
+                    split=splits[name],
+                    records=count,
+                )
+                compute = on_ray(job, ray, options.device, options.threads)
             arrays = extract(folder, count, recipe.eval_batch_size, size, compute, key)
         return FeatureLoader(*arrays, batch_size, name == "train", options.seed)
 
