@@ -6,6 +6,7 @@ dataset.json, which names the classes in the order of their labels and counts th
 
 A JPEG is stored as it is; other formats, CMYK and photographs that lie on their side are encoded
 anew with quality 95. The same command again goes on where an earlier one was interrupted.
+With --ray, the processes of a Ray cluster do the work (docs/ray.md).
 
     python scripts/prepare.py photographs/ shards/
     python scripts/prepare.py --demo demo-data

@@ -213,7 +213,7 @@ def _count(text: str) -> int:
 
 
 def _address(text: str) -> str:
-    if not re.fullmatch(r"((ray://)?[^/:]+:\d+|auto|local)?", text):
+    if not re.fullmatch(r"([^/:]+:\d+)?", text):
         raise argparse.ArgumentTypeError(f"an address is HOST:PORT, not {text!r}")
     return text
 
