@@ -22,7 +22,7 @@ pytest.importorskip("google.protobuf")
 import conversion
 import prepare
 from PIL import Image
-from pretexture.trainers import cluster
+from pretexture.trainers import cluster, extraction
 from ray.cluster_utils import Cluster
 
 
@@ -294,7 +294,7 @@ def test_features_of_a_cluster_are_those_of_this_machine_though_a_worker_is_kill
     pytest.importorskip("tensorflow")
     import linear_eval
     import trained
-    from pretexture.trainers import extraction, features
+    from pretexture.trainers import features
     from pretexture.trainers.export import export_run
 
     (tmp_path / "data").mkdir()
@@ -332,6 +332,11 @@ def test_features_of_a_cluster_are_those_of_this_machine_though_a_worker_is_kill
     )
     labels = [np.load(str(tmp_path / w / "features/train/labels.npy")) for w in ("plain", "ray")]
     assert labels[0].tolist() == labels[1].tolist() == list(range(24))
+
+
+def test_features_are_not_computed_on_npus_of_a_cluster():
+    with pytest.raises(ValueError, match="--ray computes features on CPUs and GPUs, not on NPUs"):
+        extraction.on_ray(None, "", "npu", None)
 
 
 def test_features_alone_are_computed_on_a_cluster(capsys):
