@@ -12,6 +12,8 @@ import time
 from typing import Any, Callable, Dict, Generator, Iterator, List, Optional, Sequence, Tuple
 
 _ATTEMPTS = 4  # at an item whose worker is killed
+# Seconds: between two looks at what is done; for a cluster to answer, and before it is said that
+# none of its processors is free; for killed workers to go.
 _POLL = 0.2
 _PATIENCE = 30.0
 _FAREWELL = 10.0
