@@ -18,7 +18,10 @@ from pretexture.trainers.recipes import LINEAR_EVAL
 
 def main(arguments: Optional[List[str]] = None) -> int:
     """Runs the command; returns its exit status, 128 and the signal's number if interrupted."""
-    flags = commandline.parse_run(_parser(), arguments)
+    parser = _parser()
+    flags = commandline.parse_run(parser, arguments)
+    if flags.ray is not None and not flags.cache:
+        parser.error("argument --ray: needs --cache, as what is spread over a cluster is features")
     with commandline.short_errors(flags.traceback):
         commandline.import_tensorflow()
         from pretexture.trainers import linear
@@ -27,7 +30,9 @@ def main(arguments: Optional[List[str]] = None) -> int:
         module = dataclasses.replace(LINEAR_EVAL, pipeline=Representation(flags.module).pipeline)
         recipe = commandline.chosen_recipe(flags, module, commandline.LINEAR_FIELDS)
         options = commandline.run_options(flags)
-        outcome = linear.linear_eval(recipe, options, flags.module, flags.end_points, flags.cache)
+        outcome = linear.linear_eval(
+            recipe, options, flags.module, flags.end_points, flags.cache, flags.ray
+        )
         if isinstance(outcome, int):
             return commandline.interrupted(outcome)
         print("\n".join(linear.table(outcome)))
@@ -67,6 +72,11 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="compute each image's features once, in the views of evaluation, and keep them in "
         "WORKDIR; otherwise training takes random views and runs the network in every step",
+    )
+    commandline.add_ray_flag(
+        parser,
+        "compute the features of --cache on a Ray cluster, all of whose nodes see --data and "
+        "--module, with --threads processors a worker (default: those of the smallest node)",
     )
     commandline.add_run_flags(parser)
     commandline.add_recipe_flags(

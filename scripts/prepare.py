@@ -6,38 +6,33 @@ dataset.json, which names the classes in the order of their labels and counts th
 
 A JPEG is stored as it is; other formats, CMYK and photographs that lie on their side are encoded
 anew with quality 95. The same command again goes on where an earlier one was interrupted.
+With --ray, the processes of a Ray cluster do the work (docs/ray.md).
 
     python scripts/prepare.py photographs/ shards/
     python scripts/prepare.py --demo demo-data
 """
 
 import argparse
-import concurrent.futures
 import contextlib
 import hashlib
 import json
 import math
-import multiprocessing
 import os
-import re
-import signal
 import sys
-import threading
 import time
-import warnings
-from concurrent.futures.process import BrokenProcessPool
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
+from typing import Any, Callable, ContextManager, Dict, Iterator, List, Optional, Set, Tuple
 
-from pretexture.trainers.commandline import add_traceback_flag, short_errors, whole
+from pretexture.trainers.commandline import add_ray_flag, add_traceback_flag, short_errors, whole
 from pretexture.trainers.files import write_text
 from pretexture.trainers.interrupt import Interrupt
 from pretexture.trainers.progress import Bar
 
 try:
+    import conversion
     import demo_images
     import image_folder
-    from image_folder import Entry, Found, ImageError
-    from pretexture.loader.writer import TFRecordWriter, example
+    from conversion import Progress, Shard, Spread, Written
+    from image_folder import Found
 except ImportError as error:  # Pillow or protobuf
     sys.exit(f"error: {error}; pip install 'pretexture[demo]'")
 
@@ -48,39 +43,6 @@ DEMO_SHARDS = {"train": 8, "validation": 2}
 DATASET = "dataset.json"
 
 _MANIFEST = ".prepare.json"
-_SHARD = re.compile(r"(train|validation)-\d{5,}-of-\d{5,}")
-_PART = re.compile(rf"\.{_SHARD.pattern}\.\d+\.part")  # a killed TFRecordWriter's
-
-
-class Shard(NamedTuple):
-    """A shard to be written, and what goes into it.
-
-    Attributes:
-        split: "train" or "validation".
-        path: of the shard.
-        root: the folder that names of images are relative to.
-        images: in order.
-        class_names: of each image's class.
-        skip: leave out the images that cannot be used.
-        signature: changes with anything that changes the shard.
-    """
-
-    split: str
-    path: str
-    root: str
-    images: List[Entry]
-    class_names: List[str]
-    skip: bool
-    signature: str
-
-
-class Written(NamedTuple):
-    """What became of a shard: counts, and why images were left out, by name."""
-
-    records: int
-    bytes: int
-    encoded_anew: int
-    skipped: Dict[str, str]
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
@@ -108,7 +70,14 @@ def _prepare(flags: argparse.Namespace) -> None:
     _report_found(flags.src, found)
     shards = _plan(flags.src, flags.out, found, counts, flags.on_error == "skip")
     os.makedirs(flags.out, exist_ok=True)
-    written = _write_all(shards, flags.out, flags.workers, flags.force)
+
+    def spread(missing: List[Shard]) -> ContextManager[Iterator[Progress]]:
+        if flags.ray is None:
+            return conversion.in_processes(missing, flags.workers)
+        witness = os.path.join(flags.out, _MANIFEST)
+        return conversion.on_ray(missing, flags.workers, flags.ray, witness)
+
+    written = _write_all(shards, flags.out, spread, flags.force)
     _finish(flags.out, found.classes, shards, written)
 
 
@@ -150,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--workers", type=whole, metavar="N", help="processes (default: one a core)"
     )
+    add_ray_flag(parser, "convert on a Ray cluster, all of whose nodes see SRC and OUT")
     parser.add_argument(
         "--on-error",
         choices=("raise", "skip"),
@@ -202,9 +172,7 @@ def _plan(
     return shards
 
 
-def _write_all(
-    shards: List[Shard], out: str, workers: Optional[int], force: bool
-) -> Dict[str, Written]:
+def _write_all(shards: List[Shard], out: str, spread: Spread, force: bool) -> Dict[str, Written]:
     """Writes the shards that are not there yet; returns what became of each, by its file's name.
 
     The manifest has the signature of each shard from before it is written, which makes it known for
@@ -253,7 +221,7 @@ def _write_all(
     if missing:
         with contextlib.suppress(FileNotFoundError):
             os.remove(os.path.join(out, DATASET))
-        _in_parallel(missing, workers or _processors(), finished)
+        _in_parallel(missing, spread, finished)
     return written
 
 
@@ -270,145 +238,45 @@ def _read_manifest(path: str) -> Dict[str, Any]:
 def _clear(out: str, known: Set[str], force: bool) -> None:
     """Removes what killed processes left and, if forced to, shards other than the known ones."""
     names = sorted(os.listdir(out))
-    foreign = [name for name in names if _SHARD.fullmatch(name) and name not in known]
+    foreign = [name for name in names if conversion.SHARD.fullmatch(name) and name not in known]
     if foreign and not force:
         raise FileExistsError(
             f"{out} holds {len(foreign)} shards of other images or settings, {foreign[0]} for one: "
             "choose another folder, or replace them with --force"
         )
-    for name in foreign + [name for name in names if _PART.fullmatch(name)]:
+    for name in foreign:
         os.remove(os.path.join(out, name))
+    conversion.remove_parts(out)
 
 
 def _in_parallel(
-    shards: List[Shard], workers: int, finished: Callable[[Shard, Written], None]
+    shards: List[Shard], spread: Spread, finished: Callable[[Shard, Written], None]
 ) -> None:
     """Writes shards in several processes and shows how it goes.
 
     Args:
         shards: which.
-        workers: number of processes.
+        spread: starts the processes.
         finished: called in this process after each shard.
 
-    Raises: as `_write_all`. The workers have ended by then and leave no part of a shard.
+    Raises: as `_write_all`.
     """
-    context = multiprocessing.get_context("spawn")
-    done, stop = context.Value("q", 0), context.Value("b", 0)
-    total = sum(len(shard.images) for shard in shards)
-    bar = Bar(total)
-    began, shown = time.monotonic(), 0
-    pool = concurrent.futures.ProcessPoolExecutor(
-        min(workers, len(shards)), context, _start_worker, (done, stop, os.getpid())
-    )
-    pending: Dict[Any, Shard] = {}
+    bar = Bar(sum(len(shard.images) for shard in shards))
+    shown = 0
     try:
-        with Interrupt() as interrupt:
-            with _signals_blocked():  # the workers, which start here, inherit that for good
-                for shard in shards:
-                    pending[pool.submit(_write, shard)] = shard
-            while pending:
-                ready, _ = concurrent.futures.wait(pending, 0.2, concurrent.futures.FIRST_COMPLETED)
-                for future in ready:
-                    finished(pending.pop(future), future.result())
-                if done.value > shown:
-                    shown = done.value
+        with spread(shards) as steps, Interrupt() as interrupt:
+            began = time.monotonic()
+            for images, written in steps:
+                for shard, counts in written:
+                    finished(shard, counts)
+                if images > shown:
+                    shown = images
                     rate = shown / (time.monotonic() - began)
                     bar.update(shown, f"images read, {rate:.0f} a second")
                 if interrupt.signal:
                     raise KeyboardInterrupt
-    except BrokenProcessPool:
-        raise OSError(
-            "a worker process was killed, perhaps for want of memory; try fewer --workers"
-        ) from None
     finally:
-        stop.value = 1
-        for future in pending:
-            future.cancel()
-        pool.shutdown()
         bar.close()
-
-
-@contextlib.contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """Puts off Ctrl-C; processes started meanwhile never see it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _processors() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:
-        return os.cpu_count() or 1
-
-
-# A worker's: images done by all workers, and whether to stop; both shared.
-_done: Any = None
-_stop: Any = None
-
-
-def _start_worker(done: Any, stop: Any, parent: int) -> None:
-    global _done, _stop
-    _done, _stop = done, stop
-    warnings.simplefilter("ignore")  # Pillow's remarks about metadata
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent: int) -> None:
-    """Ends this process when its parent has: a killed one cannot say so."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
-
-
-def _write(shard: Shard) -> Written:
-    skipped: Dict[str, str] = {}
-    encoded_anew = 0
-    try:
-        with TFRecordWriter(shard.path) as writer:
-            for image, class_name in zip(shard.images, shard.class_names):
-                if _stop.value:
-                    raise KeyboardInterrupt
-                try:
-                    jpeg = image_folder.as_jpeg(os.path.join(shard.root, image.name))
-                except ImageError as error:
-                    if not shard.skip:
-                        raise
-                    skipped[image.name] = str(error)
-                else:
-                    encoded_anew += jpeg.encoded_anew
-                    writer.write(_example(image, class_name, jpeg))
-                with _done.get_lock():
-                    _done.value += 1
-            if not writer.records:
-                raise ImageError(
-                    f"{next(iter(skipped.values()))}; nor can any other of the {len(skipped)} "
-                    f"images for {os.path.basename(shard.path)} be used"
-                )
-    except OSError as error:
-        raise OSError(f"{shard.path}: {error.strerror or error}") from None
-    return Written(writer.records, writer.bytes, encoded_anew, skipped)
-
-
-def _example(image: Entry, class_name: str, jpeg: image_folder.Jpeg) -> bytes:
-    """A record as TF-Slim lays it out, which says of grey JPEGs, too, that they have 3 channels."""
-    return example(
-        {
-            "image/encoded": jpeg.data,
-            "image/format": "JPEG",
-            "image/height": jpeg.height,
-            "image/width": jpeg.width,
-            "image/colorspace": "RGB",
-            "image/channels": 3,
-            "image/filename": os.fsencode(image.name),
-            "image/class/label": image.label + 1,
-            "image/class/synset": os.fsencode(class_name),
-            "image/class/text": os.fsencode(class_name),
-        }
-    )
 
 
 def _finish(

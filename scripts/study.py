@@ -84,7 +84,7 @@ def _network(entry: Entry, flags: argparse.Namespace, folder: str, seed: int) ->
         return json.loads(pathlib.Path(summary).read_text(encoding="utf-8"))
     linear = os.path.join(folder, "linear")
     for command in _commands(entry, flags.data, folder, linear, seed, flags.num_classes):
-        print("$ python " + shlex.join(command), flush=True)
+        print("$ python " + " ".join(map(shlex.quote, command)), flush=True)
         status = subprocess.call([sys.executable, os.path.join(SCRIPTS, command[0]), *command[1:]])
         if status:
             raise OSError(f"{command[0]} ended with status {status}; see above")
@@ -186,7 +186,7 @@ def _tables(found: Found, flags: argparse.Namespace, chart: str) -> str:
         for command in _commands(
             STUDY[name], "DATA", folder, f"{folder}/linear", 0, flags.num_classes
         ):
-            lines.append("python scripts/" + shlex.join(command))
+            lines.append("python scripts/" + " ".join(map(shlex.quote, command)))
     return "\n".join([*lines, "```"])
 
 

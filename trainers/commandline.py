@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import dataclasses
 import os
+import re
 import sys
 import tempfile
 from typing import Any, Callable, Dict, Iterator, Optional, Sequence, Tuple
@@ -189,6 +190,19 @@ def add_traceback_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_ray_flag(parser: argparse.ArgumentParser, what: str) -> None:
+    """Adds --ray, which is None, "" without an address, or the address."""
+    parser.add_argument(
+        "--ray",
+        nargs="?",
+        const="",
+        type=_address,
+        metavar="ADDRESS",
+        help=f"{what}: that at HOST:PORT or in RAY_ADDRESS, or else one that is started on this "
+        "machine",
+    )
+
+
 @contextlib.contextmanager
 def short_errors(traceback: bool) -> Iterator[None]:
     """Ends the process with a line and status 1 instead of an exception's traceback.
@@ -245,6 +259,12 @@ def count(text: str) -> int:
     if value < 0:
         raise argparse.ArgumentTypeError(f"must be 0 or more, not {value}")
     return value
+
+
+def _address(text: str) -> str:
+    if not re.fullmatch(r"([^/:]+:\d+)?", text):
+        raise argparse.ArgumentTypeError(f"an address is HOST:PORT, not {text!r}")
+    return text
 
 
 def _truth(text: str) -> bool:

@@ -1,14 +1,14 @@
 """Features on disk: what a frozen network says of each record, computed once.
 
 A folder holds `features.npy` (float32 [records, features], those of all end points side by side),
-`labels.npy` (int32 [records]) and `features.json`, which says what they are and how many are there,
-so that a stopped extraction goes on where it was.
+`labels.npy` (int32 [records]) and `features.json`, which says what they are and which are there, so
+that a stopped extraction goes on where it was.
 """
 
 import json
 import os
 import time
-from typing import Any, Callable, Dict, Iterator, Mapping, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Tuple
 
 import numpy as np
 from pretexture.loader import ArraySpec, Batch, Loader
@@ -19,38 +19,41 @@ from .progress import Bar
 _FEATURES, _LABELS, _STATE = "features.npy", "labels.npy", "features.json"
 _SECONDS = 30.0
 
+Range = Tuple[int, int]  # the first, and the one after the last
+# Of some batches in a row: the first one's number, features [images, size], labels [images].
+Part = Tuple[int, np.ndarray, np.ndarray]
+
 
 def extract(
     folder: str,
-    loader: Loader,
-    compute: Callable[[Any], np.ndarray],
+    count: int,
+    batch_size: int,
     size: int,
+    compute: Callable[[List[Range]], Iterator[Part]],
     key: Mapping[str, Any],
 ) -> Tuple[np.ndarray, np.ndarray]:
-    """The features and labels of a loader's epoch, from disk as far as they are there.
+    """The features and labels of a data set's records, from disk as far as they are there.
 
     Args:
         folder: to keep them in; made where it is not there.
-        loader: in file order and without random draws.
-        compute: from a batch to float32 [images, size].
+        count: records.
+        batch_size: records a batch, but for the last one, in file order.
         size: features of an image.
+        compute: from ranges of batches to parts that make them up, in whatever order; it is asked
+            for what is missing.
         key: says what decides the features; where the folder's differs, it is done anew.
 
     Returns: memory maps, float32 [records, size] and int32 [records].
     """
     os.makedirs(folder, exist_ok=True)
-    count = len(loader.records)
     paths = [os.path.join(folder, name) for name in (_FEATURES, _LABELS)]
     shapes = [(count, size), (count,)]
     state = _read_state(folder)
-    if state.get("key") != key or not all(map(os.path.exists, paths)):
-        state = {"key": dict(key), "done": 0}
-    done = state["done"]
-    if 0 < done < count:
-        try:
-            loader.load_state_dict(state["loader"])
-        except ValueError:  # of another batch size, for one
-            done = 0
+    done: List[Range] = []  # records
+    if state.get("key") == key and all(map(os.path.exists, paths)):
+        done = [(begin, end) for begin, end in state.get("ranges", [])]
+    if done != [(0, count)] and state.get("batch_size") != batch_size:
+        done = []
     if not done:
         _write_state(folder, {})  # what it says is about to go
     mode = "r+" if done else "w+"
@@ -58,23 +61,72 @@ def extract(
         np.lib.format.open_memmap(path, mode, dtype, shape)
         for path, dtype, shape in zip(paths, (np.float32, np.int32), shapes)
     )
-    if done == count:
+    if done == [(0, count)]:
         return features, labels
+
+    def note() -> None:
+        features.flush()
+        labels.flush()
+        _write_state(folder, {"key": dict(key), "batch_size": batch_size, "ranges": done})
+
     saved = time.monotonic()
     bar = Bar(count)
-    for batch in loader:
-        images = len(batch.index)
-        features[done : done + images] = compute(batch)
-        labels[done : done + images] = batch.label
-        done += images
-        bar.update(done, "features")
-        if done == count or time.monotonic() - saved > _SECONDS:
-            features.flush()
-            labels.flush()
-            _write_state(folder, {"key": dict(key), "done": done, "loader": loader.state_dict()})
-            saved = time.monotonic()
-    bar.close()
+    try:
+        for first, values, marks in compute(_missing(done, count, batch_size)):
+            begin = first * batch_size
+            end = begin + len(marks)
+            features[begin:end] = values
+            labels[begin:end] = marks
+            done = _joined([*done, (begin, end)])
+            bar.update(sum(end - begin for begin, end in done), "features")
+            if time.monotonic() - saved > _SECONDS:
+                note()
+                saved = time.monotonic()
+    finally:
+        note()
+        bar.close()
     return features, labels
+
+
+def in_order(
+    loader: Loader, compute: Callable[[np.ndarray], np.ndarray]
+) -> Callable[[List[Range]], Iterator[Part]]:
+    """Computes features in this process, batch by batch; for `extract`.
+
+    Args:
+        loader: in file order and without random draws, of `extract`'s batch size.
+        compute: from a batch's images to float32 [images, size].
+    """
+
+    def parts(ranges: List[Range]) -> Iterator[Part]:
+        for first, last in ranges:
+            loader.load_state_dict({**loader.state_dict(), "epoch": 0, "batch": first})
+            for number, batch in zip(range(first, last), loader):
+                yield number, compute(batch.image), batch.label
+
+    return parts
+
+
+def _joined(ranges: List[Range]) -> List[Range]:
+    """The same numbers in as few ranges as can be, in order."""
+    joined: List[Range] = []
+    for begin, end in sorted(ranges):
+        if joined and joined[-1][1] == begin:
+            joined[-1] = (joined[-1][0], end)
+        else:
+            joined.append((begin, end))
+    return joined
+
+
+def _missing(done: List[Range], count: int, batch_size: int) -> List[Range]:
+    """The ranges of batches that are not done."""
+    ends = [0, *(end for _, end in done)]
+    begins = [*(begin for begin, _ in done), count]
+    return [
+        (end // batch_size, -(-begin // batch_size))
+        for end, begin in zip(ends, begins)
+        if begin > end
+    ]
 
 
 def _read_state(folder: str) -> Dict[str, Any]:

@@ -13,9 +13,8 @@ variances in float32 all the same.
 """
 
 import zlib
-from typing import Callable, Dict, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Optional, Sequence, Tuple
 
-import numpy as np
 import tensorflow as tf
 
 Shape = Tuple[int, ...]
@@ -58,7 +57,8 @@ class Scope:
     Args:
         name: what every variable's name starts with.
         seed: of the initial values, 0 to 2**31 - 1.
-        values: by name, instead of initial values; the variables are then not trained.
+        values: by name, instead of initial values; the variables are then not trained, and in a
+            graph they are local ones, of which checkpoints know nothing.
 
     Attributes:
         variables: by name, as a checkpoint lists them.
@@ -68,7 +68,7 @@ class Scope:
         self,
         name: str = "module",
         seed: int = 0,
-        values: Optional[Callable[[str], np.ndarray]] = None,
+        values: Optional[Callable[[str], Any]] = None,
     ):
         self.variables: Dict[str, tf.Variable] = {}
         self._name = name
@@ -103,7 +103,7 @@ class Scope:
         def initial() -> tf.Tensor:
             if values is None:
                 return initializer(shape, seed)
-            return tf.constant(values(name), tf.float32, shape)
+            return tf.reshape(tf.convert_to_tensor(values(name), tf.float32), shape)
 
         replicas = {}
         if statistic:
@@ -117,6 +117,7 @@ class Scope:
             name=name,
             dtype=tf.float32,
             use_resource=True,
+            collections=None if values is None else [tf.compat.v1.GraphKeys.LOCAL_VARIABLES],
             **replicas,
         )
         self.variables[name] = variable

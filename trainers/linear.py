@@ -1,20 +1,23 @@
 """Linear evaluation of an export: what its end points know about classes, without changing them."""
 
+import contextlib
 import dataclasses
 import json
 import os
 from typing import Any, Callable, Dict, List, Optional, Sequence, Union
 
-import numpy as np
-import tensorflow as tf
 from pretexture.loader import Loader, Pipeline, imagenet, ops
 
-from .engines import tf2
+from . import engines
+from .checkpoints import checkpoint_path
+from .cluster import Witness
 from .evaluation import measure
-from .features import FeatureLoader, extract
+from .export import DESCRIPTION
+from .extraction import Job, on_ray
+from .features import FeatureLoader, extract, in_order
 from .files import write_text
 from .recipes import Recipe
-from .representation import Representation, features
+from .representation import FrozenFeatures, Representation
 from .run import Options, fit
 from .tasks.linear import Linear
 
@@ -53,6 +56,7 @@ def linear_eval(
     module: str,
     end_points: Sequence[str] = (),
     cache: bool = False,
+    ray: Optional[str] = None,
     say: Callable[[str], None] = print,
 ) -> Union[Results, int]:
     """Trains a head on each end point of a frozen network, then evaluates them.
@@ -68,15 +72,20 @@ def linear_eval(
         cache: compute each image's features just once, in the views of evaluation, and keep them
             in the workdir. Otherwise training takes its random views, and the network runs in
             every step.
+        ray: with `cache`, compute the features on the Ray cluster of this address, "" as for
+            `cluster.connected`; with as many processors a worker as `options` has threads.
         say: is told, line by line, what the run will do and what it did.
 
     Returns: the results, or the signal that interrupted the run.
 
     Raises: as `pretrain`, and ExportError.
     """
-    place = tf2.open_device(options.device)
+    engines.require_one_process("linear evaluation")
+    backend = engines.choose()
+    place = backend.open_device(options.device, npu=options.npu)
     pipeline = Pipeline(recipe.pipeline)
-    frozen = _Frozen(Representation(module), recipe, pipeline, end_points)
+    representation = Representation(module)
+    frozen = FrozenFeatures(representation, recipe, pipeline, end_points)
     extracting = {"training": False, "shuffle": False, "drop_remainder": False}
     splits = {"train": recipe.train_split, "eval": recipe.eval_split}
     records = {name: imagenet(options.data, split) for name, split in splits.items()}
@@ -97,8 +106,23 @@ def linear_eval(
             "paths": list(records[name].paths),
             "records": len(records[name]),
         }
-        with loader(name, recipe.eval_batch_size, **extracting) as batches:
-            arrays = extract(folder, batches, frozen.compute, sum(frozen.sizes.values()), key)
+        count, size = len(records[name]), sum(frozen.sizes.values())
+        with contextlib.ExitStack() as stack:
+            if ray is None:
+                batches = loader(name, recipe.eval_batch_size, **extracting)
+                compute = in_order(stack.enter_context(batches), frozen.compute)
+            else:
+                job = Job(
+                    module=os.path.abspath(module),
+                    witness=Witness.of(os.path.join(module, DESCRIPTION)),
+                    end_points=list(frozen.sizes),
+                    recipe=recipe,
+                    data=os.path.abspath(options.data),
+                    split=splits[name],
+                    records=count,
+                )
+                compute = on_ray(job, ray, options.device, options.threads)
+            arrays = extract(folder, count, recipe.eval_batch_size, size, compute, key)
         return FeatureLoader(*arrays, batch_size, name == "train", options.seed)
 
     if cache:
@@ -108,11 +132,12 @@ def linear_eval(
     else:
         task = Linear(recipe, frozen.features, frozen.sizes)
         train = loader("train", recipe.batch_size, training=True)
-    engine = tf2.Engine(recipe, task, train.element_spec, len(train), options.seed)
+    engine = backend.Engine(recipe, task, train.element_spec, len(train), options.seed, place)
     outcome = fit(recipe, options, engine, train, len(records["train"]), place, say, module)
     if outcome.interrupted:
         return outcome.interrupted
 
+    engine.restore_model(checkpoint_path(options.workdir, outcome.step))
     with (
         cached("eval", recipe.batch_size)
         if cache
@@ -121,7 +146,7 @@ def linear_eval(
         images, means = measure(engine, batches)
     results = Results(
         module=module,
-        step=frozen.step,
+        step=representation.step,
         data=options.data,
         split=recipe.eval_split,
         images=images,
@@ -140,68 +165,6 @@ def linear_eval(
     text = json.dumps(dataclasses.asdict(results), indent=2)
     write_text(os.path.join(options.workdir, RESULTS), text + "\n")
     return results
-
-
-class _Frozen:
-    """The network, and features of images by end point.
-
-    Attributes:
-        sizes: of the features, by end point.
-        step: see `Representation`.
-    """
-
-    def __init__(
-        self,
-        representation: Representation,
-        recipe: Recipe,
-        pipeline: Pipeline,
-        end_points: Sequence[str],
-    ):
-        plan = pipeline.compile(training=False)
-        self.step = representation.step
-        self._views = plan.views
-        self._check_views(representation, pipeline)
-        unknown = set(end_points) - set(representation.end_points)
-        if unknown:
-            raise ValueError(
-                f"the module has no end point {', '.join(sorted(unknown))}, but "
-                f"{', '.join(representation.end_points)}"
-            )
-        self._names = list(end_points or representation.end_points)
-        self._recipe = recipe
-        self._network = representation.network()
-        shape = [None, *plan.views, plan.height, plan.width, 3]
-        specification = tf.TensorSpec(shape, tf.float32)
-        self._joined = tf.function(self._join, input_signature=[specification], autograph=False)
-        joined = self._joined.get_concrete_function()
-        self.sizes: Dict[str, int] = dict(self._sizes)
-        assert joined.output_shapes[1] == sum(self.sizes.values())
-
-    def features(self, image: tf.Tensor) -> Dict[str, tf.Tensor]:
-        """From images to features."""
-        return features(self._network, image, self._recipe, self._names)
-
-    def compute(self, batch: Any) -> np.ndarray:
-        """All features of a batch side by side, float32 [N, sum of sizes]."""
-        return self._joined(tf.convert_to_tensor(batch.image)).numpy()
-
-    def split(self, joined: tf.Tensor) -> Dict[str, tf.Tensor]:
-        """What `compute` joined, by end point."""
-        return dict(zip(self.sizes, tf.split(joined, list(self.sizes.values()), axis=1)))
-
-    def _join(self, image: tf.Tensor) -> tf.Tensor:
-        found = self.features(image)
-        self._sizes = {name: int(value.shape[1]) for name, value in found.items()}
-        return tf.concat(list(found.values()), axis=1)
-
-    def _check_views(self, representation: Representation, pipeline: Pipeline) -> None:
-        if len(self._views) == int(representation.patches):
-            return
-        wanted = "the patches of an image, as EVAL_PATCHES makes them"
-        raise ValueError(
-            f"the module takes {wanted if representation.patches else 'one view of an image'}, and "
-            f"the pipeline {pipeline} makes {' x '.join(map(str, self._views)) or 'one'}"
-        )
 
 
 def _check_deterministic(pipeline: Pipeline) -> None:

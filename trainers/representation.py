@@ -3,10 +3,11 @@
 import dataclasses
 import math
 import os
-from typing import Any, Callable, Dict, List, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 import tensorflow as tf
+from pretexture.loader import Pipeline
 
 from . import models
 from .export import PREFIX, ExportError, read_description
@@ -48,21 +49,126 @@ class Representation:
         self._checkpoint = os.path.join(module, "variables", "variables")
 
     def network(self) -> Callable[[tf.Tensor], Dict[str, tf.Tensor]]:
-        """Builds the network.
+        """Builds the network, where TensorFlow is not eager in the default graph.
 
         Returns: a function from float32 [N, H, W, 3] to the end points.
         """
         reader = tf.train.load_checkpoint(self._checkpoint)
 
-        def value(name: str) -> np.ndarray:
+        def value(name: str) -> tf.Tensor:
             # Without the prefix in what comes from a published hub module.
-            return reader.get_tensor(name if reader.has_tensor(name) else name[len(PREFIX) :])
+            stored = name if reader.has_tensor(name) else name[len(PREFIX) :]
+            # Read by an operation: a graph of the largest networks' weights would be too large.
+            return tf.raw_ops.RestoreV2(
+                prefix=self._checkpoint,
+                tensor_names=[stored],
+                shape_and_slices=[""],
+                dtypes=[tf.float32],
+            )[0]
 
         any_size: Any = (None, None, 3)
         network: Any = models.build(
             self._recipe, Scope("module", values=value), any_size, self._outputs
         )
         return lambda x: network(x, False)[1]
+
+
+class FrozenFeatures:
+    """The features that a frozen network has of images, by end point.
+
+    Args:
+        representation: the network.
+        recipe: how maps become features; see `features`.
+        pipeline: makes the views that the network is shown.
+        end_points: which ones; () for all.
+
+    Attributes:
+        sizes: of the features, by end point.
+
+    Raises: ValueError for an end point that there is not, or where the pipeline's views are not
+        what the network takes.
+    """
+
+    def __init__(
+        self,
+        representation: Representation,
+        recipe: Recipe,
+        pipeline: Pipeline,
+        end_points: Sequence[str] = (),
+    ):
+        _check_views(representation, pipeline)
+        unknown = set(end_points) - set(representation.end_points)
+        if unknown:
+            raise ValueError(
+                f"the module has no end point {', '.join(sorted(unknown))}, but "
+                f"{', '.join(representation.end_points)}"
+            )
+        self._names = list(end_points or representation.end_points)
+        self._recipe = recipe
+        self._representation = representation
+        # A graph cannot use another one's variables: there each has a network of its own.
+        self._network = representation.network() if tf.executing_eagerly() else None
+        plan = pipeline.compile(training=False)
+        self._compiled = _Compiled(self._join, [None, *plan.views, plan.height, plan.width, 3])
+        self.sizes: Dict[str, int] = dict(self._sizes)
+
+    def features(self, image: tf.Tensor) -> Dict[str, tf.Tensor]:
+        """From images to features; see `features`."""
+        network = self._network or self._representation.network()
+        return features(network, image, self._recipe, self._names)
+
+    def compute(self, image: np.ndarray) -> np.ndarray:
+        """All features of a batch of images side by side, float32 [N, sum of sizes]."""
+        return self._compiled(image)
+
+    def split(self, joined: tf.Tensor) -> Dict[str, tf.Tensor]:
+        """What `compute` joined, by end point."""
+        return dict(zip(self.sizes, tf.split(joined, list(self.sizes.values()), axis=1)))
+
+    def _join(self, image: tf.Tensor) -> tf.Tensor:
+        found = self.features(image)
+        self._sizes = {name: int(value.shape[1]) for name, value in found.items()}
+        return tf.concat(list(found.values()), axis=1)
+
+
+class _Compiled:
+    """A function of float32 tensors as one of arrays: by `tf.function`, or in a session.
+
+    Args:
+        function: of one tensor, with a tensor as its result; traced at once.
+        shape: of its argument.
+    """
+
+    def __init__(self, function: Callable[[tf.Tensor], tf.Tensor], shape: Sequence[Optional[int]]):
+        self._session: Any = None
+        if tf.executing_eagerly():
+            specification = tf.TensorSpec(shape, tf.float32)
+            self._function = tf.function(function, input_signature=[specification], autograph=False)
+            self._function.get_concrete_function()
+        else:
+            with tf.Graph().as_default():
+                self._argument = tf.compat.v1.placeholder(tf.float32, shape)
+                self._result = function(self._argument)
+                self._initialize = tf.compat.v1.local_variables_initializer()
+
+    def __call__(self, argument: np.ndarray) -> np.ndarray:
+        if tf.executing_eagerly():
+            return self._function(tf.convert_to_tensor(argument)).numpy()
+        if self._session is None:
+            self._session = tf.compat.v1.Session(graph=self._argument.graph)
+            self._session.run(self._initialize)
+        return self._session.run(self._result, {self._argument: argument})
+
+
+def _check_views(representation: Representation, pipeline: Pipeline) -> None:
+    views = pipeline.compile(training=False).views
+    if len(views) == int(representation.patches):
+        return
+    wanted = "the patches of an image, as EVAL_PATCHES makes them"
+    raise ValueError(
+        f"the module takes {wanted if representation.patches else 'one view of an image'}, and "
+        f"the pipeline {pipeline} makes {' x '.join(map(str, views)) or 'one'}"
+    )
 
 
 def features(

@@ -5,10 +5,12 @@ Works on TensorFlow 1 too, where checkpoints are written by its `Saver`, as an E
 
 import dataclasses
 import os
+import signal
 
 import numpy as np
 import tensorflow as tf
 from pretexture.trainers import models, tasks, workdir
+from pretexture.trainers import run as run_module
 from pretexture.trainers.checkpoints import Checkpoints
 from pretexture.trainers.layers import Scope
 from pretexture.trainers.recipes import RECIPES
@@ -63,8 +65,18 @@ def end_points(recipe, values, *images):
         network = models.build(recipe, scope, (None, None, 3), tasks.build(recipe).outputs)
         image = v1.placeholder(tf.float32, [None, None, None, 3])
         _, points = network(image, False)
-        session.run(v1.global_variables_initializer())
+        session.run(v1.local_variables_initializer())
         return [session.run(points, {image: batch}) for batch in images]
+
+
+def values(function, *arrays):
+    """What a function of tensors gives for arrays: eagerly, or on TensorFlow 1 in a session."""
+    if tf.executing_eagerly():
+        return tf.nest.map_structure(np.asarray, function(*map(tf.constant, arrays)))
+    with tf.Graph().as_default(), v1.Session() as session:
+        found = function(*map(tf.constant, arrays))
+        session.run([v1.global_variables_initializer(), v1.local_variables_initializer()])
+        return session.run(found)
 
 
 def use(module, *images, signature="representation"):
@@ -74,6 +86,24 @@ def use(module, *images, signature="representation"):
         inputs, outputs = signatures[signature].inputs, signatures[signature].outputs
         names = {name: info.name for name, info in outputs.items()}
         return [session.run(names, {inputs["image"].name: image}) for image in images]
+
+
+def interrupt_after(monkeypatch, steps):
+    """Lets runs be interrupted after so many steps, as by Ctrl-C."""
+    after = run_module._AfterStep.__call__
+
+    def interrupting(self, step, *values):
+        if step == steps:
+            os.kill(os.getpid(), signal.SIGINT)
+        return after(self, step, *values)
+
+    monkeypatch.setattr(run_module._AfterStep, "__call__", interrupting)
+
+
+def jpeg(pixels):
+    """Pixels of [H, W, 3] from 0 to 255 as a JPEG."""
+    with tf.Graph().as_default(), v1.Session() as session:
+        return session.run(tf.io.encode_jpeg(tf.constant(pixels.clip(0, 255), tf.uint8)))
 
 
 def images(*shape):

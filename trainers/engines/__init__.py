@@ -4,6 +4,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from . import ascend, devices
+
 
 def choose() -> Any:
     """The module whose `open_device` and `Engine` this TensorFlow takes."""
@@ -12,3 +14,9 @@ def choose() -> Any:
     else:
         from . import tf2 as engine  # type: ignore[no-redef]
     return engine
+
+
+def require_one_process(what: str) -> None:
+    """Raises ValueError where this process is one of several, as the environment says."""
+    if devices.cluster()[1] > 1 or ascend.ranks()[1] > 1:
+        raise ValueError(f"{what} runs in one process: start it without scripts/launch.py")

@@ -298,7 +298,7 @@ class Engine:
             spec = self._model_fn(*_features_and_label(batch), tf.estimator.ModeKeys.TRAIN)
             with v1.Session() as session:
                 session.run(v1.global_variables_initializer())
-                spec.scaffold.init_fn(spec.scaffold, session)
+                spec.scaffold.init_fn(session)
                 return session.run(v1.get_collection(_STATE)[0])
 
 

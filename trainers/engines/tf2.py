@@ -49,10 +49,6 @@ def open_device(name: str, devices: int = 1, npu: NpuOptions = DEFAULTS) -> Plac
         rank, ranks = ascend.ranks()
         ascend.open_npu(device, npu)
         return Npu(device, npu, rank, ranks)
-    if not tf.executing_eagerly():
-        raise ValueError(
-            f"linear evaluation needs TensorFlow 2.6 or later; this is {tf.__version__}"
-        )
     worker, workers = cluster()
     gpus = choose_gpus(name, devices)
     words = "CPU"
