@@ -98,6 +98,9 @@ class Storage:
         return os.path.join(root, "pretexture")
 
 
+DEFAULT_STORAGE = Storage()
+
+
 def is_url(name: str) -> bool:
     """Whether a name is a URL, not a path."""
     return bool(_URL.match(name))

@@ -14,6 +14,7 @@ from .evaluation import measure
 from .features import FeatureLoader, extract
 from .files import write_text
 from .recipes import Recipe
+from .remote_workdir import absolute, copy_of, fetched, open_workdir
 from .representation import Representation, features
 from .run import Options, fit
 from .tasks.linear import Linear
@@ -63,7 +64,7 @@ def linear_eval(
     Args:
         recipe: as `LINEAR_EVAL`; its pipeline is what the images go through.
         options: on what, where to, and for how long.
-        module: folder of an export.
+        module: folder of an export; a path or a URL.
         end_points: which ones; () for all.
         cache: compute each image's features just once, in the views of evaluation, and keep them
             in the workdir. Otherwise training takes its random views, and the network runs in
@@ -76,10 +77,14 @@ def linear_eval(
     """
     device = tf2.open_device(options.device)
     pipeline = Pipeline(recipe.pipeline)
-    frozen = _Frozen(Representation(module), recipe, pipeline, end_points)
+    module_folder = fetched(module, options.storage, "module")
+    frozen = _Frozen(Representation(module_folder), recipe, pipeline, end_points)
     extracting = {"training": False, "shuffle": False, "drop_remainder": False}
     splits = {"train": recipe.train_split, "eval": recipe.eval_split}
-    records = {name: imagenet(options.data, split) for name, split in splits.items()}
+    records = {
+        name: imagenet(options.data, split, **vars(options.storage))
+        for name, split in splits.items()
+    }
 
     def loader(name: str, batch_size: int, **how: Any) -> Loader:
         return Loader(
@@ -87,10 +92,11 @@ def linear_eval(
         )
 
     def cached(name: str, batch_size: int) -> FeatureLoader:
-        folder = os.path.join(options.workdir, "features", name)
+        workdir = copy_of(options.workdir, options.storage, "train")
+        folder = os.path.join(workdir, "features", name)
         key = {
-            "module": os.path.abspath(module),
-            "written": os.path.getmtime(os.path.join(module, "pretexture.json")),
+            "module": absolute(module),
+            "written": os.path.getmtime(os.path.join(module_folder, "pretexture.json")),
             "pipeline": recipe.pipeline,
             "pooling": [recipe.pooling, recipe.max_features, recipe.combine_patches],
             "end_points": list(frozen.sizes),
@@ -138,7 +144,8 @@ def linear_eval(
         },
     )
     text = json.dumps(dataclasses.asdict(results), indent=2)
-    write_text(os.path.join(options.workdir, RESULTS), text + "\n")
+    with open_workdir(options.workdir, options.storage, "train") as workdir:
+        write_text(os.path.join(workdir.folder, RESULTS), text + "\n")
     return results
 
 
