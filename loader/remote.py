@@ -21,6 +21,9 @@ _log = logging.getLogger("pretexture.loader")
 # further one.
 TRIES = 6
 FIRST_PAUSE = 0.5
+# An upload is given up after so many seconds and those that its bytes take at so many a second.
+SILENCE = 60.0
+SLOWEST = 100e3
 
 _URL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
 _S3 = ("s3", "s3a", "obs")
@@ -189,7 +192,15 @@ class Remote:
         """Copies a local file to a URL; returns what is there then. Raises FetchError."""
 
         def put() -> RemoteFile:
-            self._fs.put_file(path, self._path(url))
+            if self._fs.async_impl:
+                from fsspec.asyn import sync
+
+                # A server may say nothing at all when it is asked whether to send.
+                patience = SILENCE + os.path.getsize(path) / SLOWEST
+                to = self._path(url)
+                sync(self._fs.loop, self._fs._put_file, path, to, timeout=patience)
+            else:
+                self._fs.put_file(path, self._path(url))
             self._fs.invalidate_cache()
             (file,) = self._described([url], {})
             return file

@@ -33,7 +33,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
 def _run(flags: argparse.Namespace) -> None:
     if is_url(flags.data):
         raise ValueError(
-            f"--data {flags.data}: what is measured are loaders on local files, which is what all of "
+            f"--data {flags.data}: this measures loaders on local files, which is what all of "
             f"them read; copy the shards first"
         )
     # What would fail at the end fails now.

@@ -13,7 +13,8 @@ class Fault(NamedTuple):
 
     Attributes:
         kind: "503"; "cut", a body that ends after 100 bytes; "stall", one that goes on after as
-            many bytes only when the proxy's `go_on` is set; or "gone", 404.
+            many bytes only when the proxy's `go_on` is set; "gone", 404; or "mute", no answer to
+            who asks before it sends.
         part: of the path of the requests.
         method: of the requests.
         times: how many fail.
@@ -42,15 +43,24 @@ class Proxy:
         proxy = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"  # whose clients may ask before they send a body
+
             def log_message(self, *arguments):
                 pass
 
+            def handle_expect_100(self):
+                if proxy._kind(self.command, self.path, ("mute",)):
+                    proxy.go_on.wait(60)
+                return super().handle_expect_100()
+
             def handle_one(self):
+                self.close_connection = True
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                kind = proxy._kind(self.command, self.path)
+                kind = proxy._kind(self.command, self.path, ("503", "cut", "stall", "gone"))
                 if kind in ("503", "gone"):
                     self.send_response(503 if kind == "503" else 404)
                     self.send_header("Content-Length", "0")
+                    self.send_header("Connection", "close")
                     self.end_headers()
                     return
                 connection = http.client.HTTPConnection(upstream.partition("//")[2], timeout=60)
@@ -63,6 +73,7 @@ class Proxy:
                 for name, value in answer.getheaders():
                     if name.lower() not in ("transfer-encoding", "connection", "date", "server"):
                         self.send_header(name, value)
+                self.send_header("Connection", "close")
                 self.end_headers()
                 if kind is not None:
                     self.wfile.write(content[:100])
@@ -109,11 +120,13 @@ class Proxy:
         self._server.shutdown()
         self._server.server_close()
 
-    def _kind(self, method, path):
+    def _kind(self, method, path, kinds):
         with self._lock:
-            self.requests.append((method, path))
+            if "mute" not in kinds:
+                self.requests.append((method, path))
             for place, fault in enumerate(self._faults):
-                if fault.method == method and fault.part in path and fault.times > 0:
+                matches = fault.kind in kinds and fault.method == method and fault.part in path
+                if matches and fault.times > 0:
                     self._faults[place] = fault._replace(times=fault.times - 1)
                     return fault.kind
         return None
