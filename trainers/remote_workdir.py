@@ -13,7 +13,7 @@ import logging
 import os
 import re
 import threading
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Tuple, Union
+from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Tuple, Union
 
 from pretexture.loader.remote import (
     FetchError,
@@ -57,7 +57,7 @@ class Synced(NamedTuple):
 
 
 class LocalWorkdir:
-    """A run's folder that is simply there, with the methods of `RemoteWorkdir`.
+    """A run's folder that is simply there, with what runs use of `RemoteWorkdir`.
 
     Attributes:
         folder: its path.
@@ -139,10 +139,10 @@ class RemoteWorkdir:
         there = {
             name: file
             for name, file in self._remote.entries(self._url, deep=True).items()
-            if self._keeps(name)
+            if _lasts(name) and self._wanted(name)
         }
         try:
-            fetched = [name for name in _ordered(there) if self._follow(name, there[name])]
+            fetched = [name for name in ordered(there) if self._follow(name, there[name])]
             for name, synced in list(self._synced.items()):
                 if name not in there:
                     del self._synced[name]
@@ -162,13 +162,13 @@ class RemoteWorkdir:
 
     def _push(self) -> None:
         try:
-            for name in _ordered(self._names()):
+            for name in ordered(self._names()):
                 size, mtime = self._state(name)
                 before = self._synced.get(name)
                 if before is None or (size, mtime) != (before.size, before.mtime):
                     file = self._remote.write(self._path(name), join(self._url, name))
                     self._synced[name] = Synced(file.size, file.version, mtime)
-            for name in reversed(_ordered(self._synced)):
+            for name in reversed(ordered(self._synced)):
                 if not os.path.exists(self._path(name)):
                     self._remote.remove(join(self._url, name))
                     del self._synced[name]
@@ -213,16 +213,7 @@ class RemoteWorkdir:
 
     def _names(self) -> List[str]:
         """The files in the copy that belong to the run."""
-        found = []
-        for folder, folders, files in os.walk(self.folder):
-            folders[:] = [name for name in folders if not name.startswith(".")]
-            inner = os.path.relpath(folder, self.folder)
-            found += [os.path.normpath(os.path.join(inner, name)) for name in files]
-        return [name for name in found if self._keeps(name)]
-
-    def _keeps(self, name: str) -> bool:
-        hidden = any(part.startswith(".") for part in name.split("/"))
-        return not hidden and not name.endswith(".tmp") and self._wanted(name)
+        return [name for name in files_in(self.folder) if self._wanted(name)]
 
     def _path(self, name: str) -> str:
         return os.path.join(self.folder, name)
@@ -275,17 +266,32 @@ def absolute(name: str) -> str:
     return name if is_url(name) else os.path.abspath(name)
 
 
-def _ordered(names: Any) -> List[str]:
-    """In which order files appear: a checkpoint is there with its index, and then listed.
+def files_in(folder: str) -> List[str]:
+    """The files in a folder and its folders, by path in it, without those of a moment."""
+    found = []
+    for inner, _, files in os.walk(folder):
+        inner = os.path.relpath(inner, folder)
+        found += [os.path.normpath(os.path.join(inner, name)) for name in files]
+    return [name for name in found if _lasts(name)]
+
+
+def _lasts(name: str) -> bool:
+    hidden = any(part.startswith(".") for part in name.split("/"))
+    return not hidden and not name.endswith(".tmp")
+
+
+def turn(name: str) -> int:
+    """When a file appears: a checkpoint is there with its index, and then listed.
 
     Metrics go before: lines that are later than the newest checkpoint do no harm.
     """
+    if name in (CONFIG, METRICS):
+        return 0
+    if _CHECKPOINT.fullmatch(name):
+        return 3 if name == "checkpoint" else 2 if name.endswith(".index") else 1
+    return 4
 
-    def rank(name: str) -> Tuple[int, str]:
-        if name in (CONFIG, METRICS):
-            return 0, name
-        if _CHECKPOINT.fullmatch(name):
-            return (3 if name == "checkpoint" else 2 if name.endswith(".index") else 1), name
-        return 4, name
 
-    return sorted(names, key=rank)
+def ordered(names: Iterable[str]) -> List[str]:
+    """Files in the order in which they appear; those that go do so in the opposite one."""
+    return sorted(names, key=lambda name: (turn(name), name))
