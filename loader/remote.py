@@ -13,6 +13,7 @@ import os
 import random
 import re
 import threading
+import urllib.parse
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, TypeVar
 
 _log = logging.getLogger("pretexture.loader")
@@ -311,8 +312,9 @@ def _add_s3_options(scheme: str, endpoint_url: Optional[str], options: Dict[str,
     if endpoint:
         client["endpoint_url"] = endpoint
     config = {"retries": {"max_attempts": 0}, **options.get("config_kwargs", {})}
-    if scheme == "obs":
-        # Its buckets are reached by a name of their own: BUCKET.obs.….
+    host = urllib.parse.urlsplit(endpoint or "").hostname or ""
+    if scheme == "obs" and not re.fullmatch(r"localhost|[\d.]+|.*:.*", host):
+        # Its buckets are reached by names of their own, BUCKET.obs.…, which no address has.
         config.setdefault("s3", {"addressing_style": "virtual"})
     options.update(client_kwargs=client, config_kwargs=config)
 

@@ -113,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="of the run's checkpoint (default: the newest)",
     )
-    commandline.add_storage_flags(parser)
+    commandline.add_storage_flags(parser, data=False)
     commandline.add_traceback_flag(parser)
 
     described = parser.add_argument_group("what a published checkpoint is of")

@@ -122,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="lines that the running mean is taken over (default: 5)",
     )
-    commandline.add_storage_flags(parser)
+    commandline.add_storage_flags(parser, data=False)
     commandline.add_traceback_flag(parser)
     return parser
 

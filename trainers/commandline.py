@@ -127,21 +127,22 @@ def interrupted(signal: int) -> int:
     return 128 + signal
 
 
-def add_storage_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds what `storage` takes."""
+def add_storage_flags(parser: argparse.ArgumentParser, data: bool = True) -> None:
+    """Adds what `storage` takes; without `data` no --cache-size, which is about shards."""
     group = parser.add_argument_group("data and runs at URLs: s3://, obs://, gs://, https://, …")
     group.add_argument(
         "--cache-dir",
         metavar="DIR",
         help="for copies and indexes (default: $XDG_CACHE_HOME/pretexture or ~/.cache/pretexture)",
     )
-    group.add_argument(
-        "--cache-size",
-        type=_bytes,
-        metavar="SIZE",
-        help="that the copies of shards may take, such as 200GB (default: nine tenths of what the "
-        "disk has free)",
-    )
+    if data:
+        group.add_argument(
+            "--cache-size",
+            type=_bytes,
+            metavar="SIZE",
+            help="that the copies of shards may take, such as 200GB (default: nine tenths of what "
+            "the disk has free)",
+        )
     group.add_argument(
         "--endpoint-url",
         metavar="URL",
@@ -151,7 +152,7 @@ def add_storage_flags(parser: argparse.ArgumentParser) -> None:
 
 def storage(flags: argparse.Namespace) -> Storage:
     """The storage that flags describe."""
-    return Storage(flags.cache_dir, flags.cache_size, flags.endpoint_url)
+    return Storage(flags.cache_dir, getattr(flags, "cache_size", None), flags.endpoint_url)
 
 
 def add_machine_flags(parser: argparse.ArgumentParser) -> None:
