@@ -105,14 +105,24 @@ def aws(monkeypatch):
     monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
 
 
+@pytest.fixture(scope="session")
+def s3_proxy(s3_server):
+    """The proxy of all buckets: a client for another address takes half a second to make."""
+    from servers import Proxy
+
+    proxy = Proxy(s3_server)
+    yield proxy
+    proxy.close()
+
+
 @pytest.fixture
-def s3(s3_server, aws):
+def s3(s3_server, s3_proxy, aws):
     """An empty bucket behind a proxy that can be told to fail; see `servers.S3`."""
     from servers import S3
 
-    storage = S3(s3_server, f"bucket-{next(_buckets)}")
+    storage = S3(s3_server, s3_proxy, f"bucket-{next(_buckets)}x")
     yield storage
-    storage.proxy.close()
+    storage.proxy.heal()
 
 
 @pytest.fixture

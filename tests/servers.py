@@ -31,7 +31,7 @@ class Proxy:
 
     Attributes:
         url: of the proxy.
-        requests: (method, path) of all that came.
+        requests: (method, path) of all that came, since `restart` of those under its path.
         go_on: see `Fault`.
     """
 
@@ -39,6 +39,7 @@ class Proxy:
         self.requests = []
         self.go_on = threading.Event()
         self._faults = []
+        self._under = ""
         self._lock = threading.Lock()
         proxy = self
 
@@ -92,6 +93,14 @@ class Proxy:
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
 
+    def restart(self, under):
+        """Forgets requests and faults, and takes note only of requests under a path."""
+        self.heal()
+        with self._lock:
+            self.requests = []
+            self.go_on = threading.Event()
+            self._under = under
+
     def fail(self, *fault, **more):
         """Makes requests fail from now on; see `Fault`."""
         with self._lock:
@@ -122,6 +131,8 @@ class Proxy:
 
     def _kind(self, method, path, kinds):
         with self._lock:
+            if not path.startswith(self._under):
+                return None
             if "mute" not in kinds:
                 self.requests.append((method, path))
             for place, fault in enumerate(self._faults):
@@ -154,10 +165,11 @@ class S3:
         bucket: its URL; the bucket is empty.
     """
 
-    def __init__(self, upstream, name):
+    def __init__(self, upstream, proxy, name):
         import fsspec
 
-        self.proxy = Proxy(upstream)
+        self.proxy = proxy
+        proxy.restart(f"/{name}")
         self.endpoint = self.proxy.url
         self.bucket = f"s3://{name}"
         client = {"endpoint_url": upstream}
