@@ -14,7 +14,17 @@ import threading
 
 import numpy as np
 import pytest
-from pretexture.loader import Loader, RecordError, TFRecords, WindowShuffle, imagenet, remote
+from pretexture.loader import (
+    Loader,
+    Pipeline,
+    RecordError,
+    TFRecords,
+    WindowShuffle,
+    backends,
+    imagenet,
+    remote,
+)
+from pretexture.loader.batch_reader import BatchReader
 
 pytest.importorskip("s3fs")
 
@@ -126,6 +136,32 @@ def test_every_backend_reads_them(s3, shards, tmp_path, backend):
     pytest.importorskip("cv2" if backend == "reference" else "nvidia.dali")
     records = _open(s3, s3.put(shards), tmp_path)
     assert _batches(records, backend) == _batches(TFRecords(shards), backend)
+
+
+def test_the_reader_of_whole_batches_reads_them(s3, shards, tmp_path):
+    """Which the backend dali is made of."""
+    options = dict.fromkeys(("drop_remainder", "run_ahead", "skip_errors"), True)
+    options.update(batch_size=5, seed=3, shuffle=True, shard=(0, 1), threads=2, prefetch=1)
+    options.update(dtype="float32", layout="NHWC", device="cpu")
+    config = backends.Config(Pipeline(PIPELINE).compile(True), **options)
+    found = {}
+    remote_records = _open(s3, s3.put(shards), tmp_path)
+    remote_records._index = _open(s3, list(remote_records.paths), tmp_path / "i").shard_index()
+    for records in (TFRecords(shards), remote_records):
+        opened = records.open_shards()
+        reader = BatchReader(records, opened, records.shard_index(), config)
+        batches = [reader.read((0, batch)) for batch in range(2)]
+        found[records.remote] = [[(i.record, i.encoded, i.label) for i in b] for b in batches]
+        if records.remote:
+            s3.proxy.fail("503", "/train-")
+            opened.expect([])
+            for path in (tmp_path / "cache" / "shards").iterdir():
+                path.unlink()
+            (image, *_) = reader.read((0, 2))
+            assert "the last of 6 tries" in image.error.reason and not image.skipped
+        opened.close()
+        reader.close()
+    assert found[True] == found[False]
 
 
 def test_in_training_they_are_shuffled_within_windows_by_default(s3, shards, tmp_path):
