@@ -230,6 +230,7 @@ def _fit(
             after.signal = interrupt.signal
         step = engine.step
         save()
+        engine.finish()
 
     seconds = time.monotonic() - began
     if chief:

@@ -1,5 +1,6 @@
 import socket
 import threading
+import zlib
 
 import pytest
 
@@ -58,11 +59,13 @@ def test_a_worker_that_does_not_come_is_named(no_hang):
         meet(addresses, 1, 0.1)
 
 
-def _come_and_go(address, worker):
+def _come_and_go(addresses, worker):
+    host, port = addresses[0].split(":")
+    run = zlib.crc32(",".join(addresses).encode())
     while True:
         try:
-            with socket.create_connection(address) as connection:
-                connection.sendall(b"pretexture worker %d" % worker)
+            with socket.create_connection((host, int(port))) as connection:
+                connection.sendall(b"pretexture %08x worker %d" % (run, worker))
                 return
         except ConnectionRefusedError:
             pass
@@ -71,7 +74,7 @@ def _come_and_go(address, worker):
 def test_a_worker_that_went_away_is_waited_for_again(no_hang):
     addresses = _addresses(3)
     started = [_start(addresses, 0)]
-    _come_and_go(("127.0.0.1", int(addresses[0].rpartition(":")[2])), 1)
+    _come_and_go(addresses, 1)
     started.append(_start(addresses, 2))
     started[1][0].join(1)
     assert not started[0][1] and not started[1][1]
@@ -84,7 +87,7 @@ def test_a_worker_that_went_away_is_waited_for_again(no_hang):
 def test_strangers_at_the_port_do_not_count(no_hang):
     addresses = _addresses(2)
     thread, outcome = _start(addresses, 0, 2.0)
-    for words in (b"GET / HTTP/1.0", b"pretexture worker 7", b"pretexture worker x"):
+    for words in (b"GET / HTTP/1.0", b"pretexture 00000000 worker 1"):
         try:
             with socket.create_connection(("127.0.0.1", int(addresses[0].split(":")[1]))) as other:
                 other.sendall(words)

@@ -119,6 +119,9 @@ class Engine:
     def start(self) -> None:
         """Nothing: `NPUEstimator` gives all ranks the first one's variables when it begins."""
 
+    def finish(self) -> None:
+        """Nothing: ranks miss one another in a step only."""
+
     @property
     def step(self) -> int:
         """How many steps the model has been trained for."""

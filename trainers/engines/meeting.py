@@ -10,12 +10,12 @@ import select
 import socket
 import sys
 import time
+import zlib
 from typing import Dict, Sequence
 
 _PATIENCE = 600.0  # seconds
 _SAY = 30.0  # seconds between two words about it
 _POLL = 0.5
-_GREETING = b"pretexture worker "
 _GO = b"go"
 
 
@@ -37,13 +37,21 @@ def meet(addresses: Sequence[str], worker: int, patience: float = _PATIENCE) -> 
 
 
 class _Waiting:
-    """For whom, and for how long."""
+    """For whom, and for how long.
+
+    Attributes:
+        addresses, worker: see `meet`.
+        host, port: of the first worker.
+        greetings: what each worker says, so that those of another run do not count.
+    """
 
     def __init__(self, addresses: Sequence[str], worker: int, patience: float):
         self.addresses = addresses
         self.worker = worker
         self.host, _, port = addresses[0].rpartition(":")
         self.port = int(port)
+        run = zlib.crc32(",".join(addresses).encode())
+        self.greetings = [b"pretexture %08x worker %d" % (run, n) for n in range(len(addresses))]
         self._began = self._said = time.monotonic()
         self._patience = patience
 
@@ -83,9 +91,10 @@ def _receive(waiting: _Waiting) -> None:
                     here.pop(number).close()
             if server in ready:
                 other = stack.enter_context(server.accept()[0])
-                number = _greeted(other)
-                if number in expected:
-                    here[number] = other
+                other.settimeout(_POLL)
+                words = _read(other, 64)
+                if words in waiting.greetings[1:]:
+                    here[waiting.greetings.index(words)] = other
                 else:
                     other.close()
             elif set(here) == expected:
@@ -98,14 +107,6 @@ def _receive(waiting: _Waiting) -> None:
             _read(other, 1)
 
 
-def _greeted(other: socket.socket) -> int:
-    """The number of a worker that has connected; -1 where it is none."""
-    other.settimeout(_POLL)
-    words = _read(other, 64)
-    number = words[len(_GREETING) :]
-    return int(number) if words.startswith(_GREETING) and number.isdigit() else -1
-
-
 def _call(waiting: _Waiting) -> None:
     """The others' part: come to the first one, and wait for its word."""
     while True:
@@ -114,7 +115,7 @@ def _call(waiting: _Waiting) -> None:
             try:
                 first = socket.create_connection((waiting.host, waiting.port), _SAY)
                 stack.enter_context(first)
-                first.sendall(_GREETING + str(waiting.worker).encode())
+                first.sendall(waiting.greetings[waiting.worker])
             except OSError:  # not there yet, no such host, no route
                 time.sleep(_POLL)
                 continue

@@ -238,16 +238,26 @@ class Engine:
         if place.workers == 1:
             return
         place.start(list({**self._all_variables(), **self._scale()}.values()))
+        if self._mean(step) != step:
+            raise ValueError(
+                f"worker {place.worker} would go on after step {step}, others after another one: "
+                f"--workdir must be the same folder for all of them"
+            )
+
+    def finish(self) -> None:
+        """Returns when all workers have called it, so that none is missed while others work."""
+        if self._place.workers > 1:
+            self._mean(0.0)
+
+    def _mean(self, value: float) -> float:
+        """The mean over all workers."""
+        place = self._place
 
         @tf.function(autograph=False)
         def mean(value: tf.Tensor) -> tf.Tensor:
             return place.run(lambda nothing, value: place.mean(value), (), value)
 
-        if float(mean(tf.constant([step], tf.float32))[0]) != step:
-            raise ValueError(
-                f"worker {place.worker} would go on after step {step}, others after another one: "
-                f"--workdir must be the same folder for all of them"
-            )
+        return float(mean(tf.constant([value], tf.float32))[0])
 
     def _scale(self) -> Dict[str, tf.Variable]:
         """The loss scale's variables, which a checkpoint need not have."""
