@@ -7,6 +7,7 @@
 
 #include <array>
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <string>
 #include <system_error>
@@ -250,6 +251,19 @@ class PyRenderer {
   Renderer renderer_;
 };
 
+// A Python function as `Records::open`; what it raises becomes Unavailable.
+std::function<int(size_t)> Opener(py::function function) {
+  return [function = std::move(function)](size_t shard) {
+    const py::gil_scoped_acquire acquire;
+    try {
+      return function(shard).cast<int>();
+    } catch (py::error_already_set& error) {
+      // Not what(), which adds the type and a traceback.
+      throw Unavailable(py::str(error.value()).cast<std::string>());
+    }
+  };
+}
+
 class PyPipeline {
  public:
   PyPipeline(const py::object& plan, const py::dict& records, const py::dict& config)
@@ -266,6 +280,7 @@ class PyPipeline {
     r.image_key = records["image_key"].cast<std::string>();
     r.label_key = records["label_key"].cast<std::string>();
     r.label_offset = records["label_offset"].cast<int>();
+    if (!records["open"].is_none()) r.open = Opener(records["open"].cast<py::function>());
     PipelineConfig c;
     c.ops = ParseOps(plan.attr("ops"));
     c.format = shape_.format;
@@ -347,6 +362,10 @@ class PyPipeline {
     if (getpid() != process_) return list;  // Its lock may be held by a thread of the parent.
     for (const RecordFault& fault : pipeline_->TakeSkipped()) list.append(ToTuple(fault));
     return list;
+  }
+
+  void Forget(size_t shard) {
+    if (getpid() == process_) pipeline_->Forget(shard);
   }
 
   void Close() {
@@ -464,6 +483,7 @@ PYBIND11_MODULE(_core, m) {
       .def("next", &PyPipeline::Next)
       .def("stats", &PyPipeline::GetStats)
       .def("take_skipped", &PyPipeline::TakeSkipped)
+      .def("forget", &PyPipeline::Forget, py::arg("shard"))
       .def("close", &PyPipeline::Close);
 }
 

@@ -13,6 +13,12 @@ class Error : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+// Data that cannot be had at the moment, whatever is in them.
+class Unavailable : public Error {
+ public:
+  using Error::Error;
+};
+
 // A record that cannot be used.
 struct RecordFault {
   std::string path;

@@ -122,6 +122,7 @@ Pipeline::Pipeline(Records records, PipelineConfig config)
                                     : (own_ + config_.batch_size - 1) / config_.batch_size;
   pool_ = std::make_shared<BufferPool>(config_.format.RecordBytes() * config_.batch_size);
   files_.resize(records_.paths.size());
+  forgotten_.resize(records_.paths.size());
 }
 
 Pipeline::~Pipeline() { Close(); }
@@ -139,7 +140,9 @@ void Pipeline::Close() {
   under_way_.clear();
   issuing_.reset();
   pool_->Close();
-  files_.clear();
+  const std::lock_guard<std::mutex> files_lock(files_mutex_);
+  files_.assign(files_.size(), nullptr);
+  open_.clear();
 }
 
 uint32_t Pipeline::BatchSize(uint32_t number) const {
@@ -279,17 +282,21 @@ void Pipeline::Work(const Task& task, Worker* worker) {
   uint32_t record = task.record;
   for (uint32_t attempt = 0;; ++attempt) {
     std::string reason;
+    bool replaceable = config_.skip_errors && attempt < kReplacements;
     try {
       RenderRecord(record, task, worker);
       return;
     } catch (const std::bad_alloc&) {
       reason = "not enough memory to decode the record";
+    } catch (const Unavailable& error) {
+      reason = error.what();
+      replaceable = false;  // Nothing is wrong with the record, and others would fail alike.
     } catch (const std::exception& error) {
       reason = error.what();
     }
     RecordFault fault{records_.paths[records_.ShardOf(record)], records_.offsets[record], record,
                       std::move(reason)};
-    if (!config_.skip_errors || attempt == kReplacements) {
+    if (!replaceable) {
       if (attempt > 0) {
         fault.reason += " (the last of " + std::to_string(attempt) +
                         " records tried in place of record " + std::to_string(task.record) + ")";
@@ -343,16 +350,34 @@ void Pipeline::RenderRecord(uint32_t record, const Task& task, Worker* worker) {
 }
 
 std::shared_ptr<File> Pipeline::Open(size_t shard) {
+  uint32_t forgotten;
+  {
+    const std::lock_guard<std::mutex> lock(files_mutex_);
+    if (files_[shard]) return files_[shard];
+    forgotten = forgotten_[shard];
+  }
+  // Without the lock, for opening may take its time and other shards are read meanwhile.
+  auto file = records_.open ? std::make_shared<File>(records_.open(shard))
+                            : std::make_shared<File>(records_.paths[shard]);
   const std::lock_guard<std::mutex> lock(files_mutex_);
-  if (!files_[shard]) {
+  if (files_[shard]) return files_[shard];  // Another thread was faster.
+  if (forgotten_[shard] == forgotten) {
     if (open_.size() >= kOpenFiles) {
       files_[open_.front()].reset();
       open_.pop_front();
     }
-    files_[shard] = std::make_shared<File>(records_.paths[shard]);
+    files_[shard] = file;
     open_.push_back(shard);
   }
-  return files_[shard];
+  return file;
+}
+
+void Pipeline::Forget(size_t shard) {
+  const std::lock_guard<std::mutex> lock(files_mutex_);
+  ++forgotten_[shard];
+  if (!files_[shard]) return;
+  files_[shard].reset();
+  open_.erase(std::find(open_.begin(), open_.end(), shard));
 }
 
 Stats Pipeline::GetStats() const {

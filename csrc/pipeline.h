@@ -10,6 +10,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -57,6 +58,9 @@ struct Records {
   bool verify_crc = true;
   std::string image_key, label_key;
   int label_offset = 1;
+  // Where shards are not simply files: opens one and returns its descriptor, which is then the
+  // caller's. Several threads call it at once; it may take its time, and throws Unavailable.
+  std::function<int(size_t)> open;
 
   size_t ShardOf(uint32_t record) const;
 };
@@ -115,8 +119,11 @@ class Pipeline {
   Stats GetStats() const;
   // The first skipped record of each kind of reason since the last call.
   std::vector<RecordFault> TakeSkipped();
-  // Stops and joins the threads. A thread that waits in Next, or calls it later, gets a
-  // std::runtime_error.
+  // Closes a shard's file, if it is open, as soon as nobody reads it; it is opened anew when
+  // needed.
+  void Forget(size_t shard);
+  // Stops and joins the threads; one that is in `Records::open` is waited for. A thread that waits
+  // in Next, or calls it later, gets a std::runtime_error.
   void Close();
 
  private:
@@ -158,6 +165,7 @@ class Pipeline {
 
   std::mutex files_mutex_;
   std::vector<std::shared_ptr<File>> files_;  // by shard
+  std::vector<uint32_t> forgotten_;           // how often, by shard
   std::deque<size_t> open_;                   // in the order of opening
 
   std::vector<std::unique_ptr<Worker>> workers_;

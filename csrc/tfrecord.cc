@@ -53,7 +53,9 @@ std::string CheckHeader(const uint8_t* header, uint64_t offset, uint64_t file_si
 }  // namespace
 
 // Without O_NONBLOCK, to open a pipe is to wait for its writer.
-File::File(const std::string& path) : fd_(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)) {
+File::File(const std::string& path) : File(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)) {}
+
+File::File(int descriptor) : fd_(descriptor) {
   if (fd_ < 0) throw Error(std::string("cannot open: ") + std::strerror(errno));
   struct stat status = {};
   if (fstat(fd_, &status) != 0 || !S_ISREG(status.st_mode)) {

@@ -17,6 +17,7 @@ namespace pretexture {
 class File {
  public:
   explicit File(const std::string& path);  // Throws Error.
+  explicit File(int descriptor);           // Which it owns. Throws Error.
   ~File();
   File(const File&) = delete;
   File& operator=(const File&) = delete;

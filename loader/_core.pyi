@@ -48,6 +48,10 @@ class Renderer:
         """The views and the label of one record, without the batch dimension."""
 
 class Pipeline:
+    """`records["open"]` is None, or a function from a shard's number to a descriptor of its file,
+    which is then the pipeline's. Its threads call it, several at once. What it raises is the reason
+    of a fault, with `skip_errors` too."""
+
     def __init__(self, plan: Plan, records: Dict[str, Any], config: Dict[str, Any]) -> None: ...
     def seek(self, epoch: int, batch: int) -> None: ...
     def next(
@@ -62,4 +66,7 @@ class Pipeline:
 
     def stats(self) -> Dict[str, Any]: ...
     def take_skipped(self) -> List[Tuple[str, int, int, str]]: ...
+    def forget(self, shard: int) -> None:
+        """Closes the file of a shard."""
+
     def close(self) -> None: ...

@@ -13,7 +13,9 @@ from . import _core, draws, ops
 from .errors import RecordError
 from .order import WindowShuffle, record_at
 from .pipeline import Plan
-from .records import Index, TFRecords
+from .records import Index, Shards, TFRecords
+from .remote import FetchError
+from .shard_cache import RemoteShards
 
 if TYPE_CHECKING:
     from .dali import DaliBackend
@@ -66,12 +68,13 @@ def kind_of(reason: str) -> str:
 class NativeBackend:
     """The compiled core and its threads."""
 
-    def __init__(self, records: TFRecords, index: Index, config: Config):
+    def __init__(self, records: TFRecords, shards: Shards, index: Index, config: Config):
         window = config.shuffle if isinstance(config.shuffle, WindowShuffle) else WindowShuffle()
         self._core = _core.Pipeline(
             config.plan,
             {
                 "paths": list(records.paths),
+                "open": shards.opener if isinstance(shards, RemoteShards) else None,
                 "shard_begin": [int(x) for x in index.shard_begin],
                 "offsets": index.offsets,
                 "lengths": index.lengths,
@@ -101,6 +104,8 @@ class NativeBackend:
                 "prefetch": config.prefetch,
             },
         )
+        if isinstance(shards, RemoteShards):
+            shards.released = self._core.forget
 
     def seek(self, epoch: int, batch: int) -> None:
         """Says which batch comes next."""
@@ -130,14 +135,15 @@ class NativeBackend:
 class ReferenceBackend:
     """NumPy, OpenCV and protobuf, one record after the other."""
 
-    def __init__(self, records: TFRecords, index: Index, config: Config):
+    def __init__(self, records: TFRecords, shards: Shards, index: Index, config: Config):
         from . import reference
 
         self._reference = reference
         self._renderer = reference.Renderer(
             config.plan, seed=config.seed, dtype=config.dtype, layout=config.layout
         )
-        self._records, self._index, self._config = records, index, config
+        self._records, self._shards = records, shards
+        self._index, self._config = index, config
         self._class_labels = not any(
             isinstance(op, (ops.Jigsaw, ops.Pair, ops.Rotate)) for op in config.plan.ops
         )
@@ -179,9 +185,13 @@ class ReferenceBackend:
         config = self._config
         number = wanted
         for attempt in range(REPLACEMENTS + 1):
-            path, offset, length = self._records.locate(number, self._index)
+            shard, offset, length = self._records.locate(number, self._index)
+            name = self._records.paths[shard]
             try:
-                data = self._reference.read_record(path, offset, length, self._records.verify_crc)
+                with self._shards.use(shard) as path:
+                    data = self._reference.read_record(
+                        path, offset, length, self._records.verify_crc
+                    )
                 image, label = self._reference.parse_example(
                     data, self._records.image_key, self._records.label_key
                 )
@@ -191,14 +201,16 @@ class ReferenceBackend:
                         raise ValueError(f"the label {label} does not fit in 32 bits")
                     class_label = -1
                 views, labels = self._renderer.views(image, class_label, number, epoch)
+            except FetchError as error:  # nothing is wrong with the record
+                raise RecordError(name, offset, number, error.reason) from error
             except (ValueError, OSError) as error:
                 reason = str(error)
                 if not config.skip_errors or attempt == REPLACEMENTS:
                     if attempt:
                         tried = f"the last of {attempt} records tried in place of record {wanted}"
                         reason += f" ({tried})"
-                    raise RecordError(path, offset, number, reason) from None
-                fault = RecordError(path, offset, number, reason)
+                    raise RecordError(name, offset, number, reason) from None
+                fault = RecordError(name, offset, number, reason)
                 self._stats["skipped"] += 1
                 kind = kind_of(reason)
                 if kind not in self._skipped_kinds:
@@ -225,21 +237,21 @@ class ReferenceBackend:
         """Ends the threads, if there are any."""
 
 
-def _dali(records: TFRecords, index: Index, config: Config) -> "DaliBackend":
+def _dali(records: TFRecords, shards: Shards, index: Index, config: Config) -> "DaliBackend":
     from .dali import DaliBackend
 
-    return DaliBackend(records, index, config)
+    return DaliBackend(records, shards, index, config)
 
 
 Backend = Union[NativeBackend, ReferenceBackend, "DaliBackend"]
-BACKENDS: Dict[str, Callable[[TFRecords, Index, Config], Backend]] = {
+BACKENDS: Dict[str, Callable[[TFRecords, Shards, Index, Config], Backend]] = {
     "native": NativeBackend,
     "reference": ReferenceBackend,
     "dali": _dali,
 }
 
 
-def make(name: str, records: TFRecords, index: Index, config: Config) -> Backend:
+def make(name: str, records: TFRecords, shards: Shards, index: Index, config: Config) -> Backend:
     """The backend of that name. Raises: ValueError for an unknown one, or for its device."""
     if name not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, not {name!r}")
@@ -248,4 +260,4 @@ def make(name: str, records: TFRecords, index: Index, config: Config) -> Backend
             f"device={config.device!r} needs backend='dali'; the {name} backend makes its batches "
             "in the memory of the host"
         )
-    return BACKENDS[name](records, index, config)
+    return BACKENDS[name](records, shards, index, config)

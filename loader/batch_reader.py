@@ -13,7 +13,8 @@ from . import _core, draws, ops
 from .backends import REPLACEMENTS, Config
 from .errors import RecordError
 from .order import WindowShuffle
-from .records import Index, TFRecords
+from .records import Index, Shards, TFRecords
+from .remote import FetchError
 
 MAX_PIXELS = 2**28
 
@@ -55,16 +56,20 @@ class BatchReader:
 
     Args:
         records: the data set.
+        shards: of it.
         index: of it.
         config: order, sharding, what to do about errors, number of threads.
     """
 
-    def __init__(self, records: TFRecords, index: Index, config: Config):
-        self._records, self._index, self._config = records, index, config
+    def __init__(self, records: TFRecords, shards: Shards, index: Index, config: Config):
+        self._records, self._shards = records, shards
+        self._index, self._config = index, config
         self._total = len(index.offsets)
-        shard, shards = config.shard
+        worker, workers = config.shard
         self._own = (
-            self._total // shards if config.drop_remainder else -(-(self._total - shard) // shards)
+            self._total // workers
+            if config.drop_remainder
+            else -(-(self._total - worker) // workers)
         )
         size = config.batch_size
         self._batches = self._own // size if config.drop_remainder else -(-self._own // size)
@@ -145,6 +150,8 @@ class BatchReader:
             try:
                 self._read(image, epoch)
                 return
+            except FetchError as error:  # nothing is wrong with the record
+                self._refuse(image, epoch, error.reason, replace=False)
             except (ValueError, OSError) as error:
                 self._refuse(image, epoch, str(error))
             if image.error is not None:
@@ -152,8 +159,9 @@ class BatchReader:
 
     def _read(self, image: Image, epoch: int) -> None:
         records = self._records
-        path, offset, length = records.locate(image.record, self._index)
-        data = _core.read_record(path, offset, length, records.verify_crc)
+        shard, offset, length = records.locate(image.record, self._index)
+        with self._shards.use(shard) as path:
+            data = _core.read_record(path, offset, length, records.verify_crc)
         image.encoded, label = _core.parse_example(data, records.image_key, records.label_key)
         image.height, image.width = jpeg_size(image.encoded)
         if (epoch, image.record) in self._unusable:
@@ -163,11 +171,12 @@ class BatchReader:
             raise ValueError(f"the label {label} does not fit in 32 bits")
         image.bytes = length
 
-    def _refuse(self, image: Image, epoch: int, reason: str) -> None:
+    def _refuse(self, image: Image, epoch: int, reason: str, replace: bool = True) -> None:
         config = self._config
-        path, offset, _ = self._records.locate(image.record, self._index)
+        shard, offset, _ = self._records.locate(image.record, self._index)
+        path = self._records.paths[shard]
         attempt = len(image.skipped)
-        if not config.skip_errors or attempt == REPLACEMENTS:
+        if not (replace and config.skip_errors) or attempt == REPLACEMENTS:
             if attempt:
                 tried = f"the last of {attempt} records tried in place of record {image.wanted}"
                 reason += f" ({tried})"

@@ -41,7 +41,7 @@ from .backends import Config, kind_of
 from .batch_reader import BatchReader, Image, Position
 from .batch_views import BatchViews, Planner, step_of
 from .errors import PipelineError, RecordError
-from .records import Index, TFRecords
+from .records import Index, Shards, TFRecords
 
 # What `fn.stack` takes.
 MAX_VIEWS = 999
@@ -71,7 +71,7 @@ class DaliBackend:
         ValueError for a device that is not there.
     """
 
-    def __init__(self, records: TFRecords, index: Index, config: Config):
+    def __init__(self, records: TFRecords, shards: Shards, index: Index, config: Config):
         try:
             importlib.import_module("nvidia.dali")
         except ImportError:
@@ -82,7 +82,7 @@ class DaliBackend:
         self._planner = Planner(config.plan, config.seed)
         self._graph = _Graph(config, self._planner)
         self._pipeline = self._graph.build(self._feed)
-        self._reader = BatchReader(records, index, config)
+        self._reader = BatchReader(records, shards, index, config)
         self._process = os.getpid()
         self._feeding: Optional[Position] = None  # what DALI is given next
         self._under_way: Deque[_Prepared] = collections.deque()

@@ -3,15 +3,18 @@
 import logging
 import os
 import re
+import weakref
 from typing import Any, Dict, Iterator, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
 
 from . import backends
 from .errors import RecordError
+from .fetch_ahead import FetchAhead, Reading
 from .order import WindowShuffle
 from .pipeline import Pipeline
-from .records import TFRecords
+from .records import Shards, TFRecords
+from .shard_cache import RemoteShards
 
 _log = logging.getLogger("pretexture.loader")
 
@@ -79,7 +82,9 @@ class Loader:
         batch_size: records a batch.
         training: whether random steps are random and, by default, the order too.
         seed: of every random draw, 0 <= seed < 2**64.
-        shuffle: True (global), False (in file order) or a `WindowShuffle`. Default: `training`.
+        shuffle: True (global), False (in file order) or a `WindowShuffle`. Default: in training
+            True, or for remote records, whose shards are fetched as they are needed,
+            `WindowShuffle()`; otherwise False.
         shard: (w, W): positions w, w + W, … of the epoch's order, for worker w of W. With
             `drop_remainder`, every worker gets the same number of batches.
         drop_remainder: whether an incomplete last batch is left out. Default: `training`.
@@ -123,7 +128,9 @@ class Loader:
         self.training = bool(training)
         self.batch_size = _whole("batch_size", batch_size, 1, 2**31 - 1)
         self.seed = _whole("seed", seed, 0, 2**64 - 1)
-        self.shuffle = self.training if shuffle is None else shuffle
+        if shuffle is None:
+            shuffle = self.training and (not records.remote or WindowShuffle())
+        self.shuffle = shuffle
         if not isinstance(self.shuffle, (bool, WindowShuffle)):
             raise ValueError(f"shuffle must be True, False or a WindowShuffle, not {shuffle!r}")
         try:
@@ -162,9 +169,11 @@ class Loader:
                 + ("; drop_remainder=False would give a smaller one" if own else "")
             )
         self._plan = self.pipeline.compile(self.training)
+        self._shards = records.open_shards()
         self._backend = backends.make(
             backend,
             records,
+            self._shards,
             index,
             backends.Config(
                 self._plan,
@@ -182,6 +191,20 @@ class Loader:
                 device=device,
             ),
         )
+        self._fetch_ahead: Optional[FetchAhead] = None
+        if isinstance(self._shards, RemoteShards):
+            reading = Reading(
+                self.seed,
+                self.shuffle,
+                self.shard,
+                self.batch_size,
+                self._batches,
+                self.prefetch,
+                self.training,
+            )
+            self._fetch_ahead = FetchAhead(self._shards, index, reading)
+            # Before the interpreter ends: threads that ask Python for a shard must not outlive it.
+            weakref.finalize(self, _end, self._shards, self._backend)
         self._closed = False
         self._epoch = 0
         self._batch = 0
@@ -214,6 +237,7 @@ class Loader:
         if self._batch and not self._restored:
             self._epoch, self._batch = self._epoch + 1, 0
         self._restored = False
+        self._tell_what_comes()
         self._backend.seek(self._epoch, self._batch)
         self._iteration = object()
         return _Epoch(self, self._iteration)
@@ -259,7 +283,7 @@ class Loader:
         if not self._closed:
             self._closed = True
             self._iteration = None
-            self._backend.close()
+            _end(self._shards, self._backend)
 
     def __enter__(self) -> "Loader":
         return self
@@ -291,6 +315,10 @@ class Loader:
         if self._closed:
             raise RuntimeError("the Loader is closed")
 
+    def _tell_what_comes(self) -> None:
+        if self._fetch_ahead is not None:
+            self._fetch_ahead.at(self._epoch, self._batch)
+
     def _next(self, iteration: object) -> Batch:
         self._check_open()
         if self._iteration is not iteration:
@@ -302,6 +330,7 @@ class Loader:
             self._epoch, self._batch = self._epoch + 1, 0
             self._iteration = None
             raise StopIteration
+        self._tell_what_comes()
         try:
             batch = Batch(*self._backend.next())
         except RecordError:
@@ -332,6 +361,12 @@ class _Epoch:
         except BaseException:
             self._loader = None
             raise
+
+
+def _end(shards: Shards, backend: backends.Backend) -> None:
+    """Ends all threads; first the waits of those that need a shard."""
+    shards.close()
+    backend.close()
 
 
 def _processors() -> int:

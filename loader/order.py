@@ -5,7 +5,7 @@ stands at a position, so that an epoch can be entered anywhere and shared among 
 """
 
 import dataclasses
-from typing import Union
+from typing import List, Tuple, Union
 
 from . import draws
 
@@ -52,27 +52,69 @@ def record_at(seed: int, epoch: int, n: int, shuffle: Shuffle, position: int) ->
     return position
 
 
+def window_at(seed: int, epoch: int, n: int, shuffle: WindowShuffle, position: int) -> int:
+    """The window that holds a position of an epoch over `n` records."""
+    return _Windows(seed, epoch, n, shuffle).at(position)
+
+
+def window_blocks(
+    seed: int, epoch: int, n: int, shuffle: WindowShuffle, window: int
+) -> List[Tuple[int, int]]:
+    """The records of a window: for each of its blocks the first, and the one behind the last."""
+    windows = _Windows(seed, epoch, n, shuffle)
+    first, end = windows.places(window)
+    chosen = [windows.block(place) * shuffle.block for place in range(first, end)]
+    return [(begin, min(begin + shuffle.block, n)) for begin in chosen]
+
+
 def _in_windows(seed: int, epoch: int, n: int, shuffle: WindowShuffle, position: int) -> int:
-    block, blocks = shuffle.block, shuffle.blocks
-    count = -(-n // block)
-    missing = count * block - n  # records by which the last block of the data set is short
-    # Where the order of blocks puts that one decides where the windows after it begin.
-    short = draws.permute_inverse(seed, epoch, draws.ORDER_BLOCKS, 0, count, count - 1)
+    windows, block = _Windows(seed, epoch, n, shuffle), shuffle.block
+    window = windows.at(position)
+    first, end = windows.places(window)
+    begin = windows.start(first)
+    size = windows.start(end) - begin
+    record = draws.permute(seed, epoch, draws.ORDER_WINDOW, window, size, position - begin)
 
-    def start(place: int) -> int:
-        """The first position of the block at `place` in the order of blocks."""
-        return place * block - (missing if place > short else 0)
+    # Count through the window's blocks: behind the short one, every record is further on by what
+    # it lacks.
+    short = windows.short
+    if first <= short < end and record >= windows.start(short + 1) - begin:
+        record += windows.missing
+    return windows.block(first + record // block) * block + record % block
 
-    window = position // (block * blocks)
-    if position >= start(min((window + 1) * blocks, count)):
-        window += 1
-    first, end = window * blocks, min((window + 1) * blocks, count)
-    size = start(end) - start(first)
-    place = position - start(first)
-    record = draws.permute(seed, epoch, draws.ORDER_WINDOW, window, size, place)
 
-    # Count through the window's blocks: behind the short one, every record is `missing` further.
-    if first <= short < end and record >= start(short + 1) - start(first):
-        record += missing
-    chosen = draws.permute(seed, epoch, draws.ORDER_BLOCKS, 0, count, first + record // block)
-    return chosen * block + record % block
+class _Windows:
+    """The order of the blocks in an epoch, cut into windows.
+
+    Attributes:
+        count: blocks.
+        missing: records by which the last block of the data set is short.
+        short: the place of that one in the order; it decides where later windows begin.
+    """
+
+    def __init__(self, seed: int, epoch: int, n: int, shuffle: WindowShuffle):
+        self._key = (seed, epoch)
+        self._shuffle = shuffle
+        self.count = -(-n // shuffle.block)
+        self.missing = self.count * shuffle.block - n
+        self.short = draws.permute_inverse(
+            seed, epoch, draws.ORDER_BLOCKS, 0, self.count, self.count - 1
+        )
+
+    def start(self, place: int) -> int:
+        """The first position of the block at `place` in the order."""
+        return place * self._shuffle.block - (self.missing if place > self.short else 0)
+
+    def places(self, window: int) -> Tuple[int, int]:
+        """The window's first place in the order, and the one behind its last."""
+        blocks = self._shuffle.blocks
+        return window * blocks, min((window + 1) * blocks, self.count)
+
+    def at(self, position: int) -> int:
+        """The window that holds a position."""
+        window = position // (self._shuffle.block * self._shuffle.blocks)
+        return window + (position >= self.start(self.places(window)[1]))
+
+    def block(self, place: int) -> int:
+        """Which block stands at a place."""
+        return draws.permute(*self._key, draws.ORDER_BLOCKS, 0, self.count, place)

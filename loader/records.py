@@ -1,20 +1,41 @@
 """TFRecord shards as a random-access sequence of encoded images and labels."""
 
 import collections.abc
+import contextlib
+import dataclasses
 import glob
-import hashlib
-import logging
+import json
 import os
 import re
-import tempfile
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple, Union, overload
+import threading
+import weakref
+from typing import (
+    Any,
+    ContextManager,
+    Dict,
+    Iterable,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+    overload,
+)
 
 import numpy as np
 
 from . import _core
 from .errors import RecordError
+from .index import Index, local_index, remote_index
+from .remote import FetchError, MissingError, Remote, RemoteFile, Storage, is_url, join
+from .shard_cache import RemoteShards, ShardCache
 
-_log = logging.getLogger("pretexture.loader")
+__all__ = ["Index", "LocalShards", "Record", "Shards", "TFRecords", "imagenet"]
+
+# What scripts/prepare.py says of the shards that it writes.
+DATASET = "dataset.json"
 
 _Path = Union[str, "os.PathLike[str]"]
 
@@ -35,21 +56,21 @@ class Record(NamedTuple):
     offset: int
 
 
-class Index(NamedTuple):
-    """Where the records are.
+class LocalShards:
+    """Shards that are files, with the methods of `RemoteShards` that all readers call."""
 
-    Attributes:
-        offsets: uint64 [records], bytes from the start of the shard.
-        lengths: uint32 [records], bytes of data.
-        shard_begin: uint64 [shards + 1], the record number at which each shard begins.
-        faults: for each shard whose framing is broken, where and why its scan ended; the records
-            before that are in the index.
-    """
+    def __init__(self, paths: Sequence[str]):
+        self._paths = paths
 
-    offsets: np.ndarray
-    lengths: np.ndarray
-    shard_begin: np.ndarray
-    faults: Tuple[RecordError, ...]
+    def use(self, shard: int) -> ContextManager[str]:
+        """The path of a shard."""
+        return contextlib.nullcontext(self._paths[shard])
+
+    def close(self) -> None:
+        """Does nothing."""
+
+
+Shards = Union[LocalShards, RemoteShards]
 
 
 class TFRecords(collections.abc.Sequence):
@@ -58,18 +79,30 @@ class TFRecords(collections.abc.Sequence):
     The shards are scanned on first use, at a few thousand shards a second where they are in the
     page cache; the index is kept in `cache_dir` and read from there as long as no shard changes.
 
+    Shards may be at URLs that fsspec knows (`s3://`, `obs://`, `gs://`, `https://`, …). They are
+    copied whole to a folder in `cache_dir`, when they are needed or somewhat before, and removed
+    from there where others need the room; for the index each must be copied once. See
+    docs/storage.md.
+
     Args:
-        pattern_or_paths: a glob pattern, a path, or several paths. What a pattern matches is
-            sorted by name.
+        pattern_or_paths: a glob pattern, a path or URL, or several paths or URLs. What a pattern
+            matches is sorted by name.
         image_key: feature with the encoded image.
         label_key: feature with the class label, an integer.
         label_offset: subtracted from labels; TF-Slim's ImageNet counts from 1.
         verify_crc: whether to check the checksum of each record's data as it is read.
-        cache_dir: where indexes are kept; default `$XDG_CACHE_HOME/pretexture` or
-            `~/.cache/pretexture`.
+        cache_dir: where indexes, and copies of remote shards, are kept; default
+            `$XDG_CACHE_HOME/pretexture` or `~/.cache/pretexture`.
+        cache_size: bytes that these copies may take, together with those of other processes that
+            use the folder; default nine tenths of what its disk has free. What is read at the same
+            time is kept even where it takes more.
+        endpoint_url: of the service that `s3://` and `obs://` URLs mean; default AWS_ENDPOINT_URL
+            in the environment. `obs://` needs one.
+        storage_options: for the file system, as fsspec documents them.
 
-    Raises: FileNotFoundError where nothing matches; on first use RecordError for a shard that is
-        empty, truncated or not a TFRecord file.
+    Raises: FileNotFoundError where nothing matches; ImportError for URLs without fsspec; on first
+        use RecordError for a shard that is empty, truncated or not a TFRecord file, and OSError for
+        one that cannot be fetched.
     """
 
     def __init__(
@@ -80,14 +113,47 @@ class TFRecords(collections.abc.Sequence):
         label_offset: int = 1,
         verify_crc: bool = True,
         cache_dir: Optional[_Path] = None,
+        cache_size: Optional[int] = None,
+        endpoint_url: Optional[str] = None,
+        storage_options: Optional[Mapping[str, Any]] = None,
     ):
-        self.paths: Tuple[str, ...] = tuple(_resolve(pattern_or_paths))
+        if not isinstance(pattern_or_paths, (str, os.PathLike)):
+            pattern_or_paths = list(pattern_or_paths)
+        cache_dir = None if cache_dir is None else os.fspath(cache_dir)
+        self._storage = Storage(cache_dir, cache_size, endpoint_url, storage_options)
+        self._files = _remote_files(pattern_or_paths, self._storage)
+        self.paths: Tuple[str, ...] = (
+            tuple(_resolve(pattern_or_paths))
+            if self._files is None
+            else tuple(file.url for file in self._files)
+        )
         self.image_key = image_key
         self.label_key = label_key
         self.label_offset = int(label_offset)
         self.verify_crc = bool(verify_crc)
-        self._cache_dir = _default_cache_dir() if cache_dir is None else os.fspath(cache_dir)
         self._index: Optional[Index] = None
+        self._shards: Optional[Shards] = None
+
+    @property
+    def remote(self) -> bool:
+        """Whether the shards are at URLs."""
+        return self._files is not None
+
+    def open_shards(self) -> Shards:
+        """Opens the shards to one reader, who closes them."""
+        if self._files is None:
+            return LocalShards(self.paths)
+        return self._open_remote(self._files)
+
+    def _open_remote(self, files: Sequence[RemoteFile]) -> RemoteShards:
+        stopped = threading.Event()
+        folder = os.path.join(self._storage.folder, "shards")
+        return RemoteShards(
+            files,
+            Remote(files[0].url, self._storage, stopped),
+            ShardCache(folder, self._storage.cache_size),
+            stopped,
+        )
 
     def shard_index(self, on_error: str = "raise") -> Index:
         """Where the records are, from the cache or by a scan.
@@ -97,7 +163,12 @@ class TFRecords(collections.abc.Sequence):
                 damage in such shards.
         """
         if self._index is None:
-            self._index = _load_index(self.paths, self._cache_dir)
+            folder = self._storage.folder
+            if self._files is None:
+                self._index = local_index(self.paths, folder)
+            else:
+                files = self._files
+                self._index = remote_index(files, folder, lambda: self._open_remote(files))
         if self._index.faults and on_error == "raise":
             raise self._index.faults[0]
         return self._index
@@ -116,18 +187,28 @@ class TFRecords(collections.abc.Sequence):
         number = int(i) + (len(index.offsets) if i < 0 else 0)
         if not 0 <= number < len(index.offsets):
             raise IndexError(f"record {i} of {len(index.offsets)}")
-        path, offset, length = self.locate(number, index)
+        shard, offset, length = self.locate(number, index)
+        name = self.paths[shard]
+        if self._shards is None:
+            self._shards = self.open_shards()
+            weakref.finalize(self, self._shards.close)
         try:
-            data = _core.read_record(path, offset, length, self.verify_crc)
+            with self._shards.use(shard) as path:
+                data = _core.read_record(path, offset, length, self.verify_crc)
             image, label = _core.parse_example(data, self.image_key, self.label_key)
+        except FetchError as error:
+            raise RecordError(name, offset, number, error.reason) from error
         except ValueError as error:
-            raise RecordError(path, offset, number, str(error)) from None
-        return Record(image, -1 if label is None else label - self.label_offset, path, offset)
+            raise RecordError(name, offset, number, str(error)) from None
+        return Record(image, -1 if label is None else label - self.label_offset, name, offset)
 
-    def locate(self, number: int, index: Index) -> Tuple[str, int, int]:
-        """Path, offset and length of a record."""
+    def __getstate__(self) -> Dict[str, Any]:
+        return {**self.__dict__, "_shards": None}
+
+    def locate(self, number: int, index: Index) -> Tuple[int, int, int]:
+        """Shard, offset and length of a record."""
         shard = int(np.searchsorted(index.shard_begin, number, side="right")) - 1
-        return self.paths[shard], int(index.offsets[number]), int(index.lengths[number])
+        return shard, int(index.offsets[number]), int(index.lengths[number])
 
     def __repr__(self) -> str:
         more = f" and {len(self.paths) - 1} more" if len(self.paths) > 1 else ""
@@ -138,7 +219,9 @@ def imagenet(root: _Path, split: str, **kwargs) -> TFRecords:
     """A split of ImageNet, or of any data set in shards named as TF-Slim names ImageNet's.
 
     Args:
-        root: folder with `train-00000-of-01024` and on, `validation-00000-of-00128` and on.
+        root: folder with `train-00000-of-01024` and on, `validation-00000-of-00128` and on; a path
+            or a URL. Where a web server holds it, `dataset.json`, which `prepare.py` writes beside
+            the shards, says which there are.
         split: "train" (all but the last 40/1024 of the training shards, rounded, but at least
             one), "val" (those last shards), "trainval" (all of them) or "test" (the validation
             shards).
@@ -149,7 +232,16 @@ def imagenet(root: _Path, split: str, **kwargs) -> TFRecords:
     """
     if split not in ("train", "val", "trainval", "test"):
         raise ValueError(f"split must be train, val, trainval or test, not {split!r}")
-    shards = _numbered_shards(os.fspath(root), "validation" if split == "test" else "train")
+    root, name = os.fspath(root), "validation" if split == "test" else "train"
+    listed: Mapping[str, Any]
+    if is_url(root):
+        names = [field.name for field in dataclasses.fields(Storage)]
+        listed = _remote_listing(root, Storage(**{n: kwargs[n] for n in names if n in kwargs}))
+    elif os.path.isdir(root):
+        listed = {entry: os.path.join(root, entry) for entry in os.listdir(root)}
+    else:
+        raise FileNotFoundError(f"there is no folder {root}")
+    shards = [listed[entry] for entry in _numbered(root, name, listed)]
     if split in ("train", "val"):
         held_out = max(1, round(len(shards) * 40 / 1024))
         if held_out == len(shards):
@@ -161,11 +253,10 @@ def imagenet(root: _Path, split: str, **kwargs) -> TFRecords:
     return TFRecords(shards, **kwargs)
 
 
-def _numbered_shards(root: str, name: str) -> List[str]:
-    if not os.path.isdir(root):
-        raise FileNotFoundError(f"there is no folder {root}")
+def _numbered(root: str, name: str, entries: Iterable[str]) -> List[str]:
+    """Which of a folder's entries are the shards of that name, in order."""
     found: Dict[int, Dict[int, str]] = {}
-    for entry in os.listdir(root):
+    for entry in entries:
         match = re.fullmatch(re.escape(name) + r"-(\d{5})-of-(\d{5})", entry)
         if match:
             found.setdefault(int(match.group(2)), {})[int(match.group(1))] = entry
@@ -183,17 +274,65 @@ def _numbered_shards(root: str, name: str) -> List[str]:
             f"{root} lacks {len(missing)} of {count} {name} shards, the first of them "
             f"{name}-{missing[0]:05d}-of-{count:05d}"
         )
-    return [os.path.join(root, shards[i]) for i in range(count)]
+    return [shards[i] for i in range(count)]
+
+
+def _remote_listing(root: str, storage: Storage) -> Mapping[str, Any]:
+    """What is in a folder at a URL: URLs by name, or files where the listing has described them."""
+    remote = Remote(root, storage)
+    if not root.startswith(("http://", "https://")):
+        return remote.entries(root)
+    description = join(root, DATASET)
+    try:
+        splits = json.loads(remote.read(description))["splits"].values()
+        return {name: join(root, name) for split in splits for name in split["shards"]}
+    except MissingError:
+        raise FileNotFoundError(
+            f"there is no {description}, and a web server does not list the shards that it has; "
+            "scripts/prepare.py writes that file beside them"
+        ) from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{description} does not name the shards: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _remote_files(
+    pattern_or_paths: Union[_Path, Sequence[Any]], storage: Storage
+) -> Optional[List[RemoteFile]]:
+    """The shards that URLs mean; None for paths."""
+    if isinstance(pattern_or_paths, (str, os.PathLike)):
+        pattern = os.fspath(pattern_or_paths)
+        if not is_url(pattern):
+            return None
+        remote = Remote(pattern, storage)
+        if not set("*[") & set(pattern):  # a question mark begins the query of a web address
+            try:
+                return remote.describe([pattern])
+            except IsADirectoryError:
+                raise _folder_error(pattern) from None
+        files = remote.match(pattern)
+        if not files:
+            raise FileNotFoundError(f"no file matches {pattern}")
+        return files
+    shards = pattern_or_paths
+    urls = [shard.url if isinstance(shard, RemoteFile) else os.fspath(shard) for shard in shards]
+    schemes = {url.partition("://")[0] if is_url(url) else "" for url in urls}
+    if schemes <= {""}:
+        return None
+    if len(schemes) > 1:
+        raise ValueError(f"shards must be of one kind of URL, and {urls[0]} and {urls[-1]} are not")
+    files = [shard for shard in shards if isinstance(shard, RemoteFile)]
+    if len(files) == len(shards):
+        return files
+    return Remote(urls[0], storage).describe(urls)
 
 
 def _resolve(pattern_or_paths: Union[_Path, Sequence[_Path]]) -> List[str]:
     if isinstance(pattern_or_paths, (str, os.PathLike)):
         pattern = os.fspath(pattern_or_paths)
         if os.path.isdir(pattern):
-            raise IsADirectoryError(
-                f"{pattern} is a folder; name its shards, such as "
-                f"{os.path.join(pattern, 'train-*')}, or use imagenet(folder, split)"
-            )
+            raise _folder_error(pattern)
         paths = [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern))
         if not paths:
             raise FileNotFoundError(f"no file matches {pattern}")
@@ -207,61 +346,8 @@ def _resolve(pattern_or_paths: Union[_Path, Sequence[_Path]]) -> List[str]:
     return paths
 
 
-def _default_cache_dir() -> str:
-    root = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return os.path.join(root, "pretexture")
-
-
-def _load_index(paths: Sequence[str], cache_dir: str) -> Index:
-    key = hashlib.sha256(b"pretexture index 1\n")
-    for path in paths:
-        status = os.stat(path)
-        key.update(f"{os.path.abspath(path)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
-    cached = os.path.join(cache_dir, f"index-{key.hexdigest()[:32]}.npz")
-    try:
-        index = _read_index(cached, len(paths))
-    except FileNotFoundError:
-        pass
-    except Exception as error:  # whatever NumPy and zipfile make of a damaged file
-        _log.warning("the cached index %s cannot be read and is made anew: %s", cached, error)
-    else:
-        return index
-
-    threads = min(32, 4 * (os.cpu_count() or 1), len(paths))
-    offsets, lengths, counts, faults = _core.scan_shards(list(paths), threads)
-    shard_begin = np.concatenate([np.zeros(1, np.uint64), np.cumsum(counts, dtype=np.uint64)])
-    errors = tuple(RecordError(path, offset, None, reason) for path, offset, reason in faults)
-    index = Index(offsets, lengths, shard_begin, errors)
-    if not errors:
-        _save_index(index, cached)
-    return index
-
-
-def _read_index(path: str, shards: int) -> Index:
-    with np.load(path) as arrays:
-        index = Index(arrays["offsets"], arrays["lengths"], arrays["shard_begin"], ())
-    kinds = [(array.dtype, array.ndim) for array in index[:3]]
-    sizes = (len(index.offsets), len(index.lengths), len(index.shard_begin))
-    records = int(index.shard_begin[-1])
-    if kinds != [(np.uint64, 1), (np.uint32, 1), (np.uint64, 1)]:
-        raise ValueError("its arrays are of other types")
-    if sizes != (records, records, shards + 1):
-        raise ValueError("its arrays are of other sizes")
-    return index
-
-
-def _save_index(index: Index, path: str) -> None:
-    """Written beside and renamed. A cache that cannot be written costs a scan, not the run."""
-    temporary = None
-    try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path), suffix=".part")
-        with os.fdopen(handle, "wb") as file:
-            np.savez(
-                file, offsets=index.offsets, lengths=index.lengths, shard_begin=index.shard_begin
-            )
-        os.replace(temporary, path)
-    except OSError as error:
-        _log.warning("the index cannot be cached in %s: %s", os.path.dirname(path), error)
-        if temporary and os.path.exists(temporary):
-            os.unlink(temporary)
+def _folder_error(folder: str) -> IsADirectoryError:
+    return IsADirectoryError(
+        f"{folder} is a folder; name its shards, such as {join(folder, 'train-*')}, or use "
+        "imagenet(folder, split)"
+    )

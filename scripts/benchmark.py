@@ -18,6 +18,7 @@ from benchmarking import chart, machine, report
 from benchmarking.jobs import CONTENDERS, OURS, TASKS, Job, Outcome
 from marked import replace_marked
 from pretexture.loader import imagenet, presets
+from pretexture.loader.remote import is_url
 from pretexture.trainers import commandline
 
 
@@ -30,6 +31,11 @@ def main(arguments: Optional[List[str]] = None) -> int:
 
 
 def _run(flags: argparse.Namespace) -> None:
+    if is_url(flags.data):
+        raise ValueError(
+            f"--data {flags.data}: this measures loaders on local files, which is what all of "
+            f"them read; copy the shards first"
+        )
     # What would fail at the end fails now.
     if flags.plot:
         chart.pyplot()

@@ -7,7 +7,7 @@ WORKDIR/exports, until that of the last step; it may be started before the train
 
 import argparse
 import sys
-from typing import Any, List, Optional
+from typing import Any, Dict, List, Optional
 
 from pretexture.trainers import commandline
 
@@ -22,7 +22,9 @@ def main(arguments: Optional[List[str]] = None) -> int:
         commandline.import_tensorflow()
         from pretexture.trainers import evaluation
 
-        how = {name: getattr(flags, name) for name in ("split", "batch_size", "threads", "device")}
+        names = ("split", "batch_size", "threads", "device")
+        how: Dict[str, Any] = {name: getattr(flags, name) for name in names}
+        how["storage"] = commandline.storage(flags)
         how["npu"] = commandline.npu_options(flags)
         if not flags.follow:
             result = evaluation.evaluate(flags.workdir, flags.data, **how)
@@ -46,8 +48,8 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--workdir", required=True, metavar="DIR", help="the run's folder")
-    parser.add_argument("--data", required=True, metavar="DIR", help="folder of shards")
+    parser.add_argument("--workdir", required=True, metavar="DIR|URL", help="the run's folder")
+    parser.add_argument("--data", required=True, metavar="DIR|URL", help="folder of shards")
     parser.add_argument(
         "--split",
         choices=("train", "val", "trainval", "test"),
@@ -68,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="X",
         help="with --follow, give up after so many seconds without another checkpoint",
     )
+    commandline.add_storage_flags(parser)
     commandline.add_machine_flags(parser)
     return parser
 

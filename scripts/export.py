@@ -39,9 +39,11 @@ def main(arguments: Optional[List[str]] = None) -> int:
 
 def _source(flags: argparse.Namespace) -> Any:
     from pretexture.trainers import export, published
+    from pretexture.trainers.remote_workdir import fetched
 
     if flags.workdir:
-        return export.run_source(flags.workdir, flags.step)
+        workdir = fetched(flags.workdir, commandline.storage(flags), "export")
+        return export.run_source(workdir, flags.step)
     return published.source(
         published.Published(
             path=flags.published,
@@ -96,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--workdir", metavar="DIR", help="a run's folder")
+    which.add_argument("--workdir", metavar="DIR|URL", help="a run's folder")
     which.add_argument(
         "--published",
         metavar="PATH",
@@ -111,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="of the run's checkpoint (default: the newest)",
     )
+    commandline.add_storage_flags(parser, data=False)
     commandline.add_traceback_flag(parser)
 
     described = parser.add_argument_group("what a published checkpoint is of")

@@ -12,8 +12,11 @@ import os
 import sys
 from typing import List, Optional
 
+from pretexture.loader.remote import join
 from pretexture.trainers import commandline
 from pretexture.trainers.recipes import LINEAR_EVAL
+
+CHART = "results.png"
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
@@ -25,25 +28,28 @@ def main(arguments: Optional[List[str]] = None) -> int:
     with commandline.short_errors(flags.traceback):
         commandline.import_tensorflow()
         from pretexture.trainers import linear
+        from pretexture.trainers.remote_workdir import fetched, open_workdir
         from pretexture.trainers.representation import Representation
 
-        module = dataclasses.replace(LINEAR_EVAL, pipeline=Representation(flags.module).pipeline)
-        recipe = commandline.chosen_recipe(flags, module, commandline.LINEAR_FIELDS)
         options = commandline.run_options(flags)
+        network = Representation(fetched(flags.module, options.storage, "module"))
+        module = dataclasses.replace(LINEAR_EVAL, pipeline=network.pipeline)
+        recipe = commandline.chosen_recipe(flags, module, commandline.LINEAR_FIELDS)
         outcome = linear.linear_eval(
             recipe, options, flags.module, flags.end_points, flags.cache, flags.ray
         )
         if isinstance(outcome, int):
             return commandline.interrupted(outcome)
         print("\n".join(linear.table(outcome)))
-        chart = os.path.join(flags.workdir, "results.png")
         try:
             from charts import accuracy_bars
         except ImportError as error:
             print(f"no chart: {error}; pip install 'pretexture[demo]'", file=sys.stderr)
             return 0
-        accuracy_bars({"": outcome.end_points}, chart, f"{outcome.images:,} images of {flags.data}")
-    print(f"{os.path.join(flags.workdir, linear.RESULTS)}, {chart}")
+        title = f"{outcome.images:,} images of {flags.data}"
+        with open_workdir(flags.workdir, options.storage, "train") as workdir:
+            accuracy_bars({"": outcome.end_points}, os.path.join(workdir.folder, CHART), title)
+    print(f"{join(flags.workdir, linear.RESULTS)}, {join(flags.workdir, CHART)}")
     return 0
 
 
@@ -58,7 +64,10 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--module", required=True, metavar="DIR", help="the export whose end points are evaluated"
+        "--module",
+        required=True,
+        metavar="DIR|URL",
+        help="the export whose end points are evaluated",
     )
     parser.add_argument(
         "--end-points",

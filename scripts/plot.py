@@ -9,8 +9,12 @@ import os
 import sys
 from typing import Any, Dict, List, Optional, Sequence
 
+from pretexture.loader.remote import Storage, is_url, join
 from pretexture.trainers import commandline
 from pretexture.trainers.metrics import METRICS, TIMINGS, read_metrics
+from pretexture.trainers.remote_workdir import fetched
+
+CURVES = "curves.png"
 
 Lines = List[Dict[str, Any]]
 
@@ -19,8 +23,9 @@ def main(arguments: Optional[List[str]] = None) -> int:
     """Runs the command; returns its exit status."""
     flags = _parser().parse_args(arguments)
     with commandline.short_errors(flags.traceback):
-        runs = {_name(run, flags.runs): _read(run) for run in flags.runs}
-        out = flags.out or os.path.join(flags.runs[0], "curves.png")
+        storage = commandline.storage(flags)
+        runs = {_name(run, flags.runs): _read(run, storage) for run in flags.runs}
+        out = flags.out or os.path.join("" if is_url(flags.runs[0]) else flags.runs[0], CURVES)
         draw(runs, out, flags.smooth)
     print(f"{out}: {len(runs)} run{'s' if len(runs) > 1 else ''}")
     return 0
@@ -86,10 +91,10 @@ def _running_mean(values: Sequence[float], width: int) -> List[float]:
     return [sum(some) / len(some) for some in around]
 
 
-def _read(run: str) -> Lines:
-    lines = read_metrics(run)
+def _read(run: str, storage: Storage) -> Lines:
+    lines = read_metrics(fetched(run, storage, "plot"))
     if not lines:
-        raise ValueError(f"{os.path.join(run, METRICS)} holds no metrics yet, or is no run's")
+        raise ValueError(f"{join(run, METRICS)} holds no metrics yet, or is no run's")
     return lines
 
 
@@ -104,9 +109,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder, or its URL")
     parser.add_argument(
-        "--out", metavar="FILE", help="the picture (default: curves.png in the first run)"
+        "--out",
+        metavar="FILE",
+        help="the picture (default: curves.png in the first run; here, if that is at a URL)",
     )
     parser.add_argument(
         "--smooth",
@@ -115,6 +122,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="lines that the running mean is taken over (default: 5)",
     )
+    commandline.add_storage_flags(parser, data=False)
     commandline.add_traceback_flag(parser)
     return parser
 

@@ -7,14 +7,21 @@ checkpoint and ends the run; a second one kills it.
 
 import argparse
 import sys
-from typing import List, Optional
+from typing import Any, List, Optional
 
 from pretexture.trainers import commandline
 from pretexture.trainers.recipes import RECIPES
 
 
-def main(arguments: Optional[List[str]] = None) -> int:
-    """Runs the command; returns its exit status, 128 and the signal's number if interrupted."""
+def main(arguments: Optional[List[str]] = None, workdir: Any = None) -> int:
+    """Runs the command.
+
+    Args:
+        arguments: of the command line.
+        workdir: what keeps --workdir, see `run.pretrain`.
+
+    Returns: the exit status, 128 and the signal's number if interrupted.
+    """
     flags = commandline.parse_run(_parser(), arguments)
     with commandline.short_errors(flags.traceback):
         recipe = commandline.chosen_recipe(
@@ -23,12 +30,17 @@ def main(arguments: Optional[List[str]] = None) -> int:
         commandline.import_tensorflow()
         from pretexture.trainers.run import pretrain
 
-        outcome = pretrain(recipe, commandline.run_options(flags))
+        outcome = pretrain(recipe, commandline.run_options(flags), workdir=workdir)
     if outcome.interrupted:
         return commandline.interrupted(outcome.interrupted)
     if outcome.chief:
         print(f"next: python scripts/evaluate.py --workdir {flags.workdir} --data {flags.data}")
     return 0
+
+
+def unknown(arguments: List[str]) -> List[str]:
+    """Those of the arguments that this command does not know."""
+    return _parser().parse_known_args(arguments)[1]
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -2,7 +2,8 @@
 
 Written on it are the labels that the pipeline gives: degrees of a rotation, counter-clockwise; the
 original places of patches, counted row by row from 0, and the number of their permutation; the
-number of a patch's neighbour. Views are shown as they are before normalisation.
+number of a patch's neighbour. Views are shown as they are before normalisation. Of data at a URL
+the images are those of a few shards.
 
     python scripts/preview.py --data shards/ --pipeline ROTATION --out sheet.png
     python scripts/preview.py --data 'shards/train-*' --pipeline 'resize(96)|patches(3)|jigsaw' \\
@@ -12,13 +13,22 @@ number of a patch's neighbour. Views are shown as they are before normalisation.
 import argparse
 import json
 import os
+import random
 import sys
 from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 from pretexture.loader import Loader, Pipeline, TFRecords, _core, imagenet, ops, presets
 from pretexture.loader.pipeline import Plan
-from pretexture.trainers.commandline import add_traceback_flag, short_errors, whole
+from pretexture.loader.records import DATASET
+from pretexture.loader.remote import Remote, Storage, is_url, join
+from pretexture.trainers.commandline import (
+    add_storage_flags,
+    add_traceback_flag,
+    short_errors,
+    storage,
+    whole,
+)
 
 try:
     from PIL import Image, ImageDraw, ImageFont
@@ -28,6 +38,7 @@ except ImportError as error:
 GAP = 6
 LINE = 14  # height of a line of writing, pixels
 INK, PAPER = "black", "white"
+SHARDS = 4  # that are fetched where the data are at a URL
 
 
 class Split(NamedTuple):
@@ -49,12 +60,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
     flags = _parser().parse_args(arguments)
     with short_errors(flags.traceback):
         pipeline = presets.ALL.get(flags.pipeline.upper()) or Pipeline(flags.pipeline)
-        if os.path.isdir(flags.data):
-            records = imagenet(flags.data, flags.split)
-            classes = _classes(flags.data)
-        else:
-            records = TFRecords(flags.data)
-            classes = _classes(os.path.dirname(records.paths[0]))
+        records, folder = _records(flags.data, flags.split, storage(flags), flags.seed)
+        classes = _classes(folder, storage(flags))
         sheet = contact_sheet(
             records,
             pipeline,
@@ -76,7 +83,10 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--data", required=True, metavar="DIR|PATTERN", help="folder of shards, or their pattern"
+        "--data",
+        required=True,
+        metavar="DIR|PATTERN|URL",
+        help="folder of shards, or their pattern",
     )
     parser.add_argument(
         "--pipeline",
@@ -99,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--tile", type=whole, default=160, metavar="N", help="side of a view, pixels (default: 160)"
     )
+    add_storage_flags(parser)
     add_traceback_flag(parser)
     return parser
 
@@ -147,10 +158,27 @@ def contact_sheet(
     return _framed(_stacked(rows, GAP))
 
 
-def _classes(folder: str) -> List[str]:
+def _records(data: str, split: str, storage: Storage, seed: int) -> Tuple[TFRecords, str]:
+    """The records of a folder's split or of a pattern, and the folder."""
+    options = vars(storage)
+    if os.path.isdir(data) or (is_url(data) and not set("*[") & set(data)):
+        records, folder = imagenet(data, split, **options), data
+    else:
+        records = TFRecords(data, **options)
+        folder = os.path.dirname(records.paths[0])
+    if records.remote and len(records.paths) > SHARDS:
+        paths = random.Random(seed).sample(records.paths, SHARDS)
+        records = TFRecords(sorted(paths), **options)
+    return records, folder
+
+
+def _classes(folder: str, storage: Storage) -> List[str]:
     """As dataset.json, which prepare.py writes, names them."""
+    description = join(folder, DATASET)
     try:
-        with open(os.path.join(folder, "dataset.json"), encoding="utf-8") as file:
+        if is_url(folder):
+            return json.loads(Remote(folder, storage).read(description)).get("classes", [])
+        with open(description, encoding="utf-8") as file:
             return json.load(file).get("classes", [])
     except FileNotFoundError:
         return []

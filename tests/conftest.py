@@ -2,6 +2,8 @@
 
 import faulthandler
 import io
+import itertools
+import logging
 import os
 
 import numpy as np
@@ -73,3 +75,56 @@ def no_hang():
     faulthandler.dump_traceback_later(120, exit=True)
     yield
     faulthandler.cancel_dump_traceback_later()
+
+
+_buckets = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def s3_server():
+    """The URL of an S3 server on loopback."""
+    moto = pytest.importorskip("moto.server")
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    yield "http://{}:{}".format(*server.get_host_and_port())
+    server.stop()
+
+
+@pytest.fixture
+def aws(monkeypatch):
+    """Credentials that are good enough for a server on loopback, and nothing else from outside."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
+
+
+@pytest.fixture(scope="session")
+def s3_proxy(s3_server):
+    """The proxy of all buckets: a client for another address takes half a second to make."""
+    from servers import Proxy
+
+    proxy = Proxy(s3_server)
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture
+def s3(s3_server, s3_proxy, aws):
+    """An empty bucket behind a proxy that can be told to fail; see `servers.S3`."""
+    from servers import S3
+
+    storage = S3(s3_server, s3_proxy, f"bucket-{next(_buckets)}x")
+    yield storage
+    storage.proxy.heal()
+
+
+@pytest.fixture
+def short_pauses(monkeypatch):
+    """Makes what fails be tried again at once."""
+    from pretexture.loader import remote
+
+    monkeypatch.setattr(remote, "FIRST_PAUSE", 0.001)

@@ -3,11 +3,14 @@
 import argparse
 import contextlib
 import dataclasses
+import logging
 import os
 import re
 import sys
 import tempfile
 from typing import Any, Callable, Dict, Iterator, Optional, Sequence, Tuple
+
+from pretexture.loader.remote import Storage
 
 from .npu_options import DEFAULTS as NPU
 from .npu_options import DUMP_MODES, PRECISION_MODES, NpuOptions
@@ -64,8 +67,9 @@ def chosen_recipe(flags: argparse.Namespace, recipe: Recipe, names: Sequence[str
 
 def add_run_flags(parser: argparse.ArgumentParser) -> None:
     """Adds --data, --workdir and what a run needs to know besides its recipe."""
-    parser.add_argument("--data", required=True, metavar="DIR", help="folder of shards")
-    parser.add_argument("--workdir", required=True, metavar="DIR", help="the run's folder")
+    parser.add_argument("--data", required=True, metavar="DIR|URL", help="folder of shards")
+    parser.add_argument("--workdir", required=True, metavar="DIR|URL", help="the run's folder")
+    add_storage_flags(parser)
     parser.add_argument(
         "--steps",
         type=count,
@@ -116,13 +120,42 @@ def run_options(flags: argparse.Namespace) -> Any:
     from .run import Options
 
     names = [field.name for field in dataclasses.fields(Options) if hasattr(flags, field.name)]
-    return Options(npu=npu_options(flags), **{name: getattr(flags, name) for name in names})
+    given = {name: getattr(flags, name) for name in names}
+    return Options(npu=npu_options(flags), storage=storage(flags), **given)
 
 
 def interrupted(signal: int) -> int:
     """Says how an interrupted run goes on; returns the exit status."""
     print("the same command goes on with it")
     return 128 + signal
+
+
+def add_storage_flags(parser: argparse.ArgumentParser, data: bool = True) -> None:
+    """Adds what `storage` takes; without `data` no --cache-size, which is about shards."""
+    group = parser.add_argument_group("data and runs at URLs: s3://, obs://, gs://, https://, …")
+    group.add_argument(
+        "--cache-dir",
+        metavar="DIR",
+        help="for copies and indexes (default: $XDG_CACHE_HOME/pretexture or ~/.cache/pretexture)",
+    )
+    if data:
+        group.add_argument(
+            "--cache-size",
+            type=_bytes,
+            metavar="SIZE",
+            help="that the copies of shards may take, such as 200GB (default: nine tenths of what "
+            "the disk has free)",
+        )
+    group.add_argument(
+        "--endpoint-url",
+        metavar="URL",
+        help="of the service that s3:// and obs:// mean (default: AWS_ENDPOINT_URL, or Amazon's)",
+    )
+
+
+def storage(flags: argparse.Namespace) -> Storage:
+    """The storage that flags describe."""
+    return Storage(flags.cache_dir, getattr(flags, "cache_size", None), flags.endpoint_url)
 
 
 def add_machine_flags(parser: argparse.ArgumentParser) -> None:
@@ -207,9 +240,14 @@ def add_ray_flag(parser: argparse.ArgumentParser, what: str) -> None:
 def short_errors(traceback: bool) -> Iterator[None]:
     """Ends the process with a line and status 1 instead of an exception's traceback.
 
+    Meanwhile what the packages log goes to standard error.
+
     Args:
         traceback: let exceptions pass.
     """
+    log, handler = logging.getLogger("pretexture"), logging.StreamHandler()
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
     try:
         yield
     except KeyboardInterrupt:
@@ -223,6 +261,8 @@ def short_errors(traceback: bool) -> Iterator[None]:
         if traceback or type(error).__name__ != "ResourceExhaustedError":
             raise
         sys.exit(f"error: the device has too little memory for this --batch-size: {error}")
+    finally:
+        log.removeHandler(handler)
 
 
 def import_tensorflow() -> None:
@@ -265,6 +305,14 @@ def _address(text: str) -> str:
     if not re.fullmatch(r"([^/:]+:\d+)?", text):
         raise argparse.ArgumentTypeError(f"an address is HOST:PORT, not {text!r}")
     return text
+
+
+def _bytes(text: str) -> int:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kMGT]?)(i?)B?", text)
+    if not match or float(match.group(1)) == 0:
+        raise argparse.ArgumentTypeError(f"must be a size such as 200GB, not {text!r}")
+    power = " kMGT".index(match.group(2) or " ")
+    return int(float(match.group(1)) * (1024 if match.group(3) else 1000) ** power)
 
 
 def _truth(text: str) -> bool:

@@ -8,6 +8,7 @@ import time
 from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
 
 from pretexture.loader import Loader, imagenet
+from pretexture.loader.remote import DEFAULT_STORAGE, FetchError, Storage
 
 from . import engines, tasks
 from .checkpoints import CheckpointError, Checkpoints, checkpoint_path
@@ -17,6 +18,7 @@ from .files import write_text
 from .metrics import read_lines
 from .npu_options import DEFAULTS, NpuOptions
 from .progress import Bar
+from .remote_workdir import Workdir, open_workdir
 from .splits import overlap
 from .workdir import WorkdirError, read_config
 
@@ -25,13 +27,14 @@ class Evaluation:
     """A run's model and the images that it is evaluated on.
 
     Args:
-        workdir: of the run.
-        data: folder of shards.
+        workdir: of the run; a path.
+        data: folder of shards; a path or a URL.
         split: None for the recipe's `eval_split`.
         batch_size: None for the recipe's `eval_batch_size`; the result does not depend on it.
         threads: of the loader; None for one a core.
         device: "auto", "cpu", "gpu" or "npu".
         npu: how an NPU runs.
+        storage: how URLs are reached and where copies are kept.
 
     Raises: WorkdirError where there is no run, and as `pretrain`.
     """
@@ -45,7 +48,9 @@ class Evaluation:
         threads: Optional[int] = None,
         device: str = "auto",
         npu: NpuOptions = DEFAULTS,
+        storage: Storage = DEFAULT_STORAGE,
     ):
+        engines.require_one_process("evaluation")
         backend = engines.choose()
         place = backend.open_device(device, npu=npu)
         config = read_config(workdir)
@@ -56,7 +61,7 @@ class Evaluation:
         task = tasks.build(recipe)
         # Where a task is evaluated on random views, they are the same ones each time.
         self._loader = Loader(
-            imagenet(data, self._split),
+            imagenet(data, self._split, **vars(storage)),
             recipe.pipeline,
             batch_size or recipe.eval_batch_size,
             training=task.random_evaluation,
@@ -67,7 +72,7 @@ class Evaluation:
         self._engine = backend.Engine(
             recipe, task, self._loader.element_spec, config.steps_per_epoch, config.seed, place
         )
-        warning = overlap(config.data, recipe.train_split, data, self._split)
+        warning = overlap(config.data, recipe.train_split, data, self._split, storage)
         if warning:
             print(warning, file=sys.stderr)
 
@@ -114,17 +119,29 @@ class Evaluation:
         self.close()
 
 
-def evaluate(workdir: str, data: str, *args: Any, **how: Any) -> Dict[str, Any]:
+def evaluate(
+    workdir: str,
+    data: str,
+    split: Optional[str] = None,
+    batch_size: Optional[int] = None,
+    storage: Storage = DEFAULT_STORAGE,
+    **how: Any,
+) -> Dict[str, Any]:
     """The pretext metrics of a run's newest checkpoint; arguments as for `Evaluation`.
+
+    The run may be at a URL.
 
     Raises: WorkdirError where there is no run or no checkpoint, and as `pretrain`.
     """
-    read_config(workdir)
-    steps = Checkpoints(workdir).steps
-    if not steps:
-        raise WorkdirError(f"{workdir} has no checkpoint yet")
-    with Evaluation(workdir, data, *args, **how) as evaluation:
-        return evaluation.run(steps[-1])
+    with open_workdir(workdir, storage, "evaluate") as opened:
+        folder = opened.folder
+        read_config(folder)
+        steps = Checkpoints(folder).steps
+        if not steps:
+            raise WorkdirError(f"{workdir} has no checkpoint yet")
+        how = {"split": split, "batch_size": batch_size, "storage": storage, **how}
+        with Evaluation(folder, data, **how) as evaluation:
+            return evaluation.run(steps[-1])
 
 
 def follow(
@@ -133,15 +150,16 @@ def follow(
     timeout: Optional[float] = None,
     export: bool = True,
     poll: float = 5.0,
+    storage: Storage = DEFAULT_STORAGE,
     **how: Any,
 ) -> Iterator[Dict[str, Any]]:
     """Evaluates each checkpoint of a run as it appears, until that of the run's last step.
 
-    The run need not have begun. Checkpoints that were evaluated before, on the same split, are not
-    evaluated again.
+    The run, which may be at a URL, need not have begun. Checkpoints that were evaluated before, on
+    the same split, are not evaluated again.
 
     Args:
-        workdir, data, how: as for `Evaluation`.
+        workdir, data, storage, how: as for `Evaluation`.
         timeout: seconds to wait for another checkpoint; None for as long as it takes.
         export: write each as `WORKDIR/exports/STEP`; those whose checkpoints are gone are removed.
         poll: seconds between two looks.
@@ -150,11 +168,28 @@ def follow(
 
     Raises: WorkdirError where the time is out, and as `Evaluation`.
     """
+    with open_workdir(workdir, storage, "evaluate") as opened:
+        yield from _follow(opened, data, timeout, export, poll, {"storage": storage, **how})
+
+
+def _follow(
+    opened: Workdir,
+    data: str,
+    timeout: Optional[float],
+    export: bool,
+    poll: float,
+    how: Dict[str, Any],
+) -> Iterator[Dict[str, Any]]:
+    workdir = opened.folder
     evaluation: Optional[Evaluation] = None
     done: Set[int] = set()
     seen = time.monotonic()
     try:
         while True:
+            try:
+                opened.pull()
+            except FetchError as error:  # the run may last longer than that
+                print(f"warning: {error}", file=sys.stderr)
             steps, total = _progress(workdir)
             for step in steps:
                 if step in done:
@@ -172,6 +207,7 @@ def follow(
                     if step in Checkpoints(workdir).steps:
                         raise
                     continue  # the run has removed it meanwhile
+                opened.push()
                 yield result
                 seen = time.monotonic()
             else:

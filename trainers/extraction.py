@@ -8,7 +8,8 @@ import os
 from typing import Callable, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
-from pretexture.loader import Loader, Pipeline, imagenet
+from pretexture.loader import Loader, Pipeline, TFRecords, imagenet
+from pretexture.loader.remote import Storage
 
 from . import cluster
 from .features import Part, Range, in_order
@@ -26,7 +27,7 @@ class Job:
         witness: a file in it.
         end_points: names of those that are wanted.
         recipe: see `FrozenFeatures`; its `eval_batch_size` is that of the batches.
-        data, split: of the images.
+        data, split, storage: of the images, and how to reach them at a URL.
         records: how many there are.
     """
 
@@ -36,7 +37,12 @@ class Job:
     recipe: Recipe
     data: str
     split: str
+    storage: Storage
     records: int
+
+    def images(self) -> TFRecords:
+        """The records."""
+        return imagenet(self.data, self.split, **vars(self.storage))
 
 
 def on_ray(
@@ -84,7 +90,7 @@ def _check_sight(job: Job) -> None:
         raise OSError("TensorFlow is not installed: pip install 'pretexture[tensorflow]'")
     try:
         job.witness.check()
-        imagenet(job.data, job.split)
+        job.images()
     except (OSError, ValueError) as error:
         raise OSError(
             f"{error}; all nodes must see {job.module} and {job.data}, the same folders at the "
@@ -108,7 +114,7 @@ def _computer(
     pipeline = Pipeline(job.recipe.pipeline)
     frozen = FrozenFeatures(Representation(job.module), job.recipe, pipeline, job.end_points)
     loader = Loader(
-        imagenet(job.data, job.split),
+        job.images(),
         pipeline,
         job.recipe.eval_batch_size,
         training=False,

@@ -17,6 +17,7 @@ from .extraction import Job, on_ray
 from .features import FeatureLoader, extract, in_order
 from .files import write_text
 from .recipes import Recipe
+from .remote_workdir import absolute, copy_of, fetched, open_workdir
 from .representation import FrozenFeatures, Representation
 from .run import Options, fit
 from .tasks.linear import Linear
@@ -67,7 +68,7 @@ def linear_eval(
     Args:
         recipe: as `LINEAR_EVAL`; its pipeline is what the images go through.
         options: on what, where to, and for how long.
-        module: folder of an export.
+        module: folder of an export; a path or a URL.
         end_points: which ones; () for all.
         cache: compute each image's features just once, in the views of evaluation, and keep them
             in the workdir. Otherwise training takes its random views, and the network runs in
@@ -84,11 +85,15 @@ def linear_eval(
     backend = engines.choose()
     place = backend.open_device(options.device, npu=options.npu)
     pipeline = Pipeline(recipe.pipeline)
-    representation = Representation(module)
+    module_folder = fetched(module, options.storage, "module")
+    representation = Representation(module_folder)
     frozen = FrozenFeatures(representation, recipe, pipeline, end_points)
     extracting = {"training": False, "shuffle": False, "drop_remainder": False}
     splits = {"train": recipe.train_split, "eval": recipe.eval_split}
-    records = {name: imagenet(options.data, split) for name, split in splits.items()}
+    records = {
+        name: imagenet(options.data, split, **vars(options.storage))
+        for name, split in splits.items()
+    }
 
     def loader(name: str, batch_size: int, **how: Any) -> Loader:
         return Loader(
@@ -96,10 +101,11 @@ def linear_eval(
         )
 
     def cached(name: str, batch_size: int) -> FeatureLoader:
-        folder = os.path.join(options.workdir, "features", name)
+        workdir = copy_of(options.workdir, options.storage, "train")
+        folder = os.path.join(workdir, "features", name)
         key = {
-            "module": os.path.abspath(module),
-            "written": os.path.getmtime(os.path.join(module, "pretexture.json")),
+            "module": absolute(module),
+            "written": os.path.getmtime(os.path.join(module_folder, "pretexture.json")),
             "pipeline": recipe.pipeline,
             "pooling": [recipe.pooling, recipe.max_features, recipe.combine_patches],
             "end_points": list(frozen.sizes),
@@ -113,12 +119,13 @@ def linear_eval(
                 compute = in_order(stack.enter_context(batches), frozen.compute)
             else:
                 job = Job(
-                    module=os.path.abspath(module),
-                    witness=Witness.of(os.path.join(module, DESCRIPTION)),
+                    module=os.path.abspath(module_folder),
+                    witness=Witness.of(os.path.join(module_folder, DESCRIPTION)),
                     end_points=list(frozen.sizes),
                     recipe=recipe,
-                    data=os.path.abspath(options.data),
+                    data=absolute(options.data),
                     split=splits[name],
+                    storage=options.storage,
                     records=count,
                 )
                 compute = on_ray(job, ray, options.device, options.threads)
@@ -137,7 +144,8 @@ def linear_eval(
     if outcome.interrupted:
         return outcome.interrupted
 
-    engine.restore_model(checkpoint_path(options.workdir, outcome.step))
+    run = copy_of(options.workdir, options.storage, "train")
+    engine.restore_model(checkpoint_path(run, outcome.step))
     with (
         cached("eval", recipe.batch_size)
         if cache
@@ -163,7 +171,8 @@ def linear_eval(
         },
     )
     text = json.dumps(dataclasses.asdict(results), indent=2)
-    write_text(os.path.join(options.workdir, RESULTS), text + "\n")
+    with open_workdir(options.workdir, options.storage, "train") as workdir:
+        write_text(os.path.join(workdir.folder, RESULTS), text + "\n")
     return results
 
 

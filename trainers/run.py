@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import math
-import os
 import signal
 import time
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
@@ -11,6 +10,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 import numpy as np
 import tensorflow as tf
 from pretexture.loader import Loader, Pipeline, imagenet
+from pretexture.loader.remote import DEFAULT_STORAGE, Storage
 
 from . import engines, tasks
 from .checkpoints import Checkpoints
@@ -20,6 +20,7 @@ from .npu_options import DEFAULTS, NpuOptions
 from .optimization import schedule
 from .progress import duration
 from .recipes import Recipe
+from .remote_workdir import Workdir, absolute, open_workdir
 from .report import Report
 from .splits import overlap
 from .workdir import Config, check_config, write_config
@@ -30,8 +31,10 @@ class Options:
     """What a run needs to know besides its recipe.
 
     Attributes:
-        data: folder of train-*-of-* and validation-*-of-* shards.
-        workdir: the run's folder; a run that is in it is taken up again.
+        data: folder of train-*-of-* and validation-*-of-* shards; a path or a URL.
+        workdir: the run's folder; a run that is in it is taken up again. One at a URL is brought up
+            to date with each checkpoint.
+        storage: how URLs are reached and where copies are kept.
         steps: to make in all; None for the recipe's epochs, 0 for a network that is not trained.
         seed: of the initial weights, the order of images and all other random decisions; 31 bits.
         threads: of the loader; None for one a core.
@@ -46,6 +49,7 @@ class Options:
 
     data: str
     workdir: str
+    storage: Storage = DEFAULT_STORAGE
     steps: Optional[int] = None
     seed: int = 0
     threads: Optional[int] = None
@@ -83,13 +87,19 @@ class DivergedError(ArithmeticError):
     """A loss that is no number any more."""
 
 
-def pretrain(recipe: Recipe, options: Options, say: Callable[[str], None] = print) -> Outcome:
+def pretrain(
+    recipe: Recipe,
+    options: Options,
+    say: Callable[[str], None] = print,
+    workdir: Optional[Workdir] = None,
+) -> Outcome:
     """Trains by a recipe, from the start or from the newest checkpoint in the workdir.
 
     Args:
         recipe: what to train and how.
         options: on what, where to, and for how long.
         say: is told, line by line, what the run will do and what it did.
+        workdir: what keeps `options.workdir`; default by its name, which may be a URL.
 
     Raises: ValueError (also as PipelineError, RecordError, WorkdirError, CheckpointError), OSError
         and DivergedError, whose messages say what to change.
@@ -99,7 +109,7 @@ def pretrain(recipe: Recipe, options: Options, say: Callable[[str], None] = prin
     task = tasks.build(recipe)
     pipeline = Pipeline(recipe.pipeline)
     task.check(pipeline)
-    records = imagenet(options.data, recipe.train_split)
+    records = imagenet(options.data, recipe.train_split, **vars(options.storage))
     loader = Loader(
         records,
         pipeline,
@@ -110,7 +120,7 @@ def pretrain(recipe: Recipe, options: Options, say: Callable[[str], None] = prin
         threads=options.threads,
     )
     engine = backend.Engine(recipe, task, loader.element_spec, len(loader), options.seed, place)
-    return fit(recipe, options, engine, loader, len(records), place, say)
+    return fit(recipe, options, engine, loader, len(records), place, say, workdir=workdir)
 
 
 def share(batch_size: int, place: Any) -> int:
@@ -133,11 +143,12 @@ def fit(
     place: Any,
     say: Callable[[str], None],
     module: str = "",
+    workdir: Optional[Workdir] = None,
 ) -> Outcome:
     """Trains an engine's model on a loader's batches, with all that makes it a run.
 
     Args:
-        recipe, options, say: as for `pretrain`.
+        recipe, options, say, workdir: as for `pretrain`.
         engine: of the module that `engines.choose` gives.
         loader: a `Loader`, or what has its iteration, `len`, `state_dict` and `load_state_dict`;
             it is closed at the end.
@@ -148,6 +159,21 @@ def fit(
 
     Raises: as `pretrain`.
     """
+    with workdir or open_workdir(options.workdir, options.storage, "train", place.worker) as opened:
+        return _fit(recipe, options, engine, loader, records, place, say, module, opened)
+
+
+def _fit(
+    recipe: Recipe,
+    options: Options,
+    engine: Any,
+    loader: Any,
+    records: int,
+    place: Any,
+    say: Callable[[str], None],
+    module: str,
+    workdir: Workdir,
+) -> Outcome:
     config = Config(
         recipe=recipe,
         seed=options.seed,
@@ -155,20 +181,21 @@ def fit(
         steps_per_epoch=len(loader),
         steps=math.ceil(recipe.epochs * len(loader)) if options.steps is None else options.steps,
         parameters=engine.parameters,
-        data=os.path.abspath(options.data),
+        data=absolute(options.data),
         tensorflow=tf.__version__,
         module=module,
     )
-    checkpoints = Checkpoints(options.workdir)
+    folder = workdir.folder
+    checkpoints = Checkpoints(folder)
     chief = place.worker == 0
     if checkpoints.latest:
-        check_config(options.workdir, config)
+        check_config(folder, config)
         state = engine.restore(checkpoints.latest)
         loader.load_state_dict(_own_state(state, loader))
     engine.start()
     first = step = engine.step
     if chief:
-        write_config(options.workdir, config)
+        write_config(folder, config)
         for line in _plan(config, options, place.words, step):
             say(line)
 
@@ -179,9 +206,7 @@ def fit(
         report = None
         if chief:
             size = recipe.batch_size
-            report = Report(
-                options.workdir, step, config.steps, len(loader), size, options.log_steps
-            )
+            report = Report(folder, step, config.steps, len(loader), size, options.log_steps)
             stack.enter_context(report)
 
         saved = step if checkpoints.latest else None
@@ -196,6 +221,7 @@ def fit(
                 report.flush()
                 loaded = _whole_state(engine.loader_state(loader), recipe.batch_size)
                 checkpoints.save(saved, state, loaded)
+                workdir.push()
 
         after = _AfterStep(options, step, report, interrupt, save)
         if interrupt.signal is None or place.workers > 1:
@@ -207,7 +233,10 @@ def fit(
 
     seconds = time.monotonic() - began
     if chief:
-        for line in _result(config, options, first, step, seconds, after.waited, after.signal):
+        metrics = read_metrics(folder)
+        for line in _result(
+            config, options, metrics, first, step, seconds, after.waited, after.signal
+        ):
             say(line)
     return Outcome(step, config.steps, after.signal, chief)
 
@@ -321,13 +350,16 @@ def _plan(config: Config, options: Options, device: str, step: int) -> List[str]
         f"steps     {config.steps:,}, {config.steps / config.steps_per_epoch:.3g} epochs",
         f"workdir   {options.workdir}" + (f", taken up again after step {step:,}" if step else ""),
     ]
-    warning = overlap(options.data, recipe.train_split, options.data, recipe.eval_split)
+    warning = overlap(
+        options.data, recipe.train_split, options.data, recipe.eval_split, options.storage
+    )
     return [*lines, warning] if warning else lines
 
 
 def _result(
     config: Config,
     options: Options,
+    metrics: List[Dict[str, Any]],
     first: int,
     step: int,
     seconds: float,
@@ -346,7 +378,6 @@ def _result(
         f"{speed(steps * config.recipe.batch_size / seconds)}, "
         f"{waited / seconds:.1%} of the time waiting for data"
     ]
-    metrics = read_metrics(options.workdir)
     # Means over few steps, as at the end, say little; without others they must do.
     metrics = [m for m in metrics if m["step"] % options.log_steps == 0] or metrics
     best = max(metrics, key=lambda line: line.get("accuracy", -line["loss"]))

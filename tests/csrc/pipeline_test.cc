@@ -1,8 +1,12 @@
 #include "pipeline.h"
 
+#include <fcntl.h>
+
 #include <algorithm>
 #include <atomic>
+#include <condition_variable>
 #include <memory>
+#include <mutex>
 #include <set>
 #include <string>
 #include <thread>
@@ -366,6 +370,144 @@ TEST(more_shards_than_may_be_open_at_a_time_are_read) {
   Pipeline pipeline(records, config);
   pipeline.Seek(0, 0);
   for (int i = 0; i < 24; ++i) CHECK_EQ(Next(&pipeline)->fault_place, UINT32_MAX);
+}
+
+// Shards that come from somewhere: opening one waits until it may be opened.
+class Gates {
+ public:
+  explicit Gates(bool open) : open_{open, open} {}
+
+  // The records of `data`, opened through these gates.
+  Records Through(const Data& data) {
+    Records records = data.records;
+    records.open = [this, paths = data.records.paths](size_t shard) {
+      std::unique_lock<std::mutex> lock(mutex_);
+      ++asked_[shard];
+      changed_.notify_all();
+      changed_.wait(lock, [&] { return open_[shard] || shut_; });
+      if (shut_) throw Unavailable("the gates are shut");
+      return open(paths[shard].c_str(), O_RDONLY);
+    };
+    for (std::string& path : records.paths) path = "far/" + path;
+    return records;
+  }
+  void Open(size_t shard) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    open_[shard] = true;
+    changed_.notify_all();
+  }
+  // Nobody waits any longer, and nothing is opened any more.
+  void Shut() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    shut_ = true;
+    changed_.notify_all();
+  }
+  void WaitUntilAsked(size_t shard) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    changed_.wait(lock, [&] { return asked_[shard] > 0; });
+  }
+  int asked(size_t shard) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return asked_[shard];
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool open_[2];
+  bool shut_ = false;
+  int asked_[2] = {0, 0};
+};
+
+TEST(shards_that_a_function_opens_give_the_same_batches) {
+  const std::vector<Content> expected = Run(Config(3), 2);
+  Gates gates(true);
+  Pipeline pipeline(gates.Through(GoodData()), Config(3));
+  for (size_t i = 0; i < expected.size(); ++i) {
+    const auto epoch = static_cast<uint32_t>(2 * i / expected.size());
+    pipeline.Seek(epoch, static_cast<uint32_t>(i) - epoch * pipeline.BatchesPerEpoch());
+    CHECK(Of(*Next(&pipeline)) == expected[i]);
+  }
+  CHECK(gates.asked(0) <= 3 && gates.asked(1) <= 3);  // at most once a thread
+}
+
+TEST(a_shard_that_cannot_be_opened_is_an_error_and_no_record_takes_its_place) {
+  for (const bool skip : {false, true}) {
+    Gates gates(true);
+    gates.Shut();
+    PipelineConfig config = Config();
+    config.order.shuffle = Shuffle::kNone;
+    config.skip_errors = skip;
+    Pipeline pipeline(gates.Through(GoodData()), config);
+    pipeline.Seek(0, 1);
+    const auto batch = Next(&pipeline);
+    CHECK_EQ(batch->fault_place, 0u);
+    CHECK_EQ(batch->fault.record, 4u);
+    CHECK_EQ(batch->fault.path, "far/" + GoodData().shards[0].path());
+    CHECK_EQ(batch->fault.reason, "the gates are shut");
+    CHECK_EQ(pipeline.GetStats().skipped, uint64_t{0});
+  }
+}
+
+TEST(other_shards_are_read_while_one_is_being_opened) {
+  Gates gates(false);
+  gates.Open(0);
+  PipelineConfig config = Config(2, 1);
+  config.order.shuffle = Shuffle::kNone;
+  config.prefetch = 1;
+  Pipeline pipeline(gates.Through(GoodData()), config);
+  pipeline.Seek(0, kRecords - 1);
+  gates.WaitUntilAsked(1);
+  pipeline.Seek(0, 0);  // the other thread goes on, this one waits for shard 1
+  for (int64_t i = 0; i < kRecords / 2; ++i) CHECK_EQ(Next(&pipeline)->index.front(), i);
+  gates.Open(1);
+  CHECK_EQ(Next(&pipeline)->index.front(), int64_t{kRecords / 2});
+}
+
+TEST(a_pipeline_can_be_closed_while_a_shard_is_being_opened) {
+  for (int round = 0; round < 20; ++round) {
+    Gates gates(false);
+    PipelineConfig config = Config(1 + round % 4);
+    config.order.shuffle = Shuffle::kNone;
+    Pipeline pipeline(gates.Through(GoodData()), config);
+    pipeline.Seek(0, 0);
+    if (round % 2) gates.WaitUntilAsked(0);
+    std::thread closer([&] { pipeline.Close(); });
+    gates.Shut();
+    closer.join();
+  }
+}
+
+TEST(a_shard_that_is_forgotten_is_opened_anew) {
+  Gates gates(true);
+  PipelineConfig config = Config(1);
+  config.order.shuffle = Shuffle::kNone;
+  config.run_ahead = false;
+  Pipeline pipeline(gates.Through(GoodData()), config);
+  for (int pass = 1; pass <= 3; ++pass) {
+    pipeline.Seek(0, 0);
+    for (uint32_t i = 0; i < pipeline.BatchesPerEpoch(); ++i) {
+      CHECK_EQ(Next(&pipeline)->fault_place, UINT32_MAX);
+    }
+    CHECK_EQ(gates.asked(0), pass);
+    CHECK_EQ(gates.asked(1), 1);
+    pipeline.Forget(0);
+  }
+}
+
+TEST(a_shard_that_is_forgotten_while_it_is_being_opened_is_not_kept) {
+  Gates gates(false);
+  PipelineConfig config = Config(1);
+  config.order.shuffle = Shuffle::kNone;
+  config.run_ahead = false;
+  Pipeline pipeline(gates.Through(GoodData()), config);
+  pipeline.Seek(0, 0);
+  gates.WaitUntilAsked(0);
+  pipeline.Forget(0);
+  gates.Open(0);
+  Next(&pipeline);
+  Next(&pipeline);
+  CHECK_EQ(gates.asked(0), 2);
 }
 
 }  // namespace

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pretexture.loader.draws import ORDER_BLOCKS, ORDER_WINDOW, permute
-from pretexture.loader.order import WindowShuffle, record_at
+from pretexture.loader.order import WindowShuffle, record_at, window_at, window_blocks
 
 seeds = st.integers(0, 2**64 - 1)
 
@@ -38,8 +38,14 @@ def test_a_window_shuffle_is_what_its_description_says(seed, n, block, blocks):
             records[permute(seed, 2, ORDER_WINDOW, window, len(records), place)]
             for place in range(len(records))
         ]
+        shuffle = WindowShuffle(block, blocks)
+        found = [list(range(*b)) for b in window_blocks(seed, 2, n, shuffle, window)]
+        assert found == by_block[window * blocks : (window + 1) * blocks]
+        first = len(expected) - len(records)
+        for position in (first, first + len(records) // 2, len(expected) - 1):
+            assert window_at(seed, 2, n, shuffle, position) == window
     assert sorted(expected) == list(range(n))
-    assert order(seed, 2, n, WindowShuffle(block, blocks)) == expected
+    assert order(seed, 2, n, shuffle) == expected
 
 
 @given(seeds, st.integers(1, 2**32 - 1), st.data())

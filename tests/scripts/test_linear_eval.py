@@ -135,3 +135,23 @@ def test_steps_and_epochs_are_not_given_both(arguments, capsys):
     with pytest.raises(SystemExit):
         script.main([*arguments, "--steps", "3", "--epochs", "2"])
     assert "argument --epochs: not allowed with argument --steps" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("no_hang")
+def test_module_data_and_results_may_be_at_urls(module, data, arguments, s3, tmp_path):
+    pytest.importorskip("s3fs")
+    for folder, name in ((module, "module"), (data, "data")):
+        s3.fs.put(folder, f"{s3.bucket}/{name}", recursive=True)
+    assert script.main([*arguments, "--cache", "--steps", "3"]) == 0
+    expected = json.loads((tmp_path / "work" / "results.json").read_text())
+    urls = {"--module": "module", "--data": "data", "--workdir": "work"}
+    remote = list(arguments)
+    for flag, name in urls.items():
+        remote[remote.index(flag) + 1] = f"{s3.bucket}/{name}"
+    remote += ["--endpoint-url", s3.endpoint, "--cache-dir", str(tmp_path / "cache"), "--cache"]
+    assert script.main([*remote, "--steps", "3"]) == 0
+    found = json.loads(s3.fs.cat(f"{s3.bucket}/work/results.json"))
+    assert found["end_points"] == expected["end_points"]
+    assert (found["module"], found["data"]) == (f"{s3.bucket}/module", f"{s3.bucket}/data")
+    assert s3.fs.exists(f"{s3.bucket}/work/results.png")
+    assert not s3.fs.exists(f"{s3.bucket}/work/features")

@@ -74,7 +74,8 @@ def features(out, split):
     records = TFRecords(str(out / f"{split}-*"))
     index = records.shard_index()
     for i in range(len(records)):
-        path, offset, length = records.locate(i, index)
+        shard, offset, length = records.locate(i, index)
+        path = records.paths[shard]
         yield parse_example(_core.read_record(path, offset, length, True))
 
 

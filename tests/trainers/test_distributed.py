@@ -140,7 +140,7 @@ def test_two_devices_of_a_process_do_what_one_does(shards, alone, tmp_path):
         [sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
     )
     assert output.returncode == 0, output.stdout.decode()
-    assert b"2 x CPU, 1 workers" in output.stdout
+    assert b"device    2 x CPU, TensorFlow" in output.stdout
     several.assert_equal_within(several.variables(tmp_path, 2), several.variables(alone, 2), 1e-5)
 
 
@@ -209,7 +209,7 @@ def test_a_batch_that_devices_cannot_share_evenly_is_refused():
 def test_tf_config_says_which_worker_this_is(monkeypatch, config, found):
     text = config if isinstance(config, str) else json.dumps(config)
     monkeypatch.setenv("TF_CONFIG", text)
-    assert cluster() == found
+    assert (cluster().worker, cluster().workers) == found
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import json
 import os
-from typing import Any, List, Tuple
+from typing import Any, List, NamedTuple, Tuple
 
 import tensorflow as tf
 
@@ -35,8 +35,25 @@ def choose_gpus(name: str, count: int) -> List[Any]:
     return gpus[:count]
 
 
-def cluster() -> Tuple[int, int]:
-    """Which worker this process is, and of how many, as TF_CONFIG says; (0, 1) without it.
+class Cluster(NamedTuple):
+    """The workers of a run.
+
+    Attributes:
+        worker: which one this process is.
+        addresses: HOST:PORT of each; () where there is only this one.
+    """
+
+    worker: int = 0
+    addresses: Tuple[str, ...] = ()
+
+    @property
+    def workers(self) -> int:
+        """How many there are."""
+        return max(1, len(self.addresses))
+
+
+def cluster() -> Cluster:
+    """The workers that TF_CONFIG names.
 
     Raises: ValueError for a TF_CONFIG that says something else.
     """
@@ -44,20 +61,19 @@ def cluster() -> Tuple[int, int]:
     try:
         config = json.loads(text or "{}")
         tasks = config.get("cluster", {})
-        chiefs, workers = (len(tasks.get(kind, ())) for kind in ("chief", "worker"))
-        kind, index = "worker", 0
-        if tasks:
-            kind, index = config["task"]["type"], int(config["task"]["index"])
-        worker = index if kind == "chief" else chiefs + index
-        total = max(1, chiefs + workers)
-        if kind not in ("chief", "worker") or not 0 <= worker < total:
-            raise ValueError(f"there is no task {kind} {index}")
+        if not tasks:
+            return Cluster()
         other = set(tasks) - {"chief", "worker"}
         if other:
             raise ValueError(f"there is no use for {', '.join(sorted(other))}")
+        kind, index = config["task"]["type"], int(config["task"]["index"])
+        chiefs, workers = (list(tasks.get(name, ())) for name in ("chief", "worker"))
+        if not 0 <= index < len({"chief": chiefs, "worker": workers}.get(kind, ())):
+            raise ValueError(f"there is no task {kind} {index}")
+        worker = index if kind == "chief" else len(chiefs) + index
+        return Cluster(worker, (*chiefs, *workers))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f'TF_CONFIG must be as {{"cluster": {{"worker": ["HOST:PORT", …]}}, "task": {{"type": '
             f'"worker", "index": 0}}}}, not {text!r}: {error}'
         ) from None
-    return worker, total

@@ -76,7 +76,7 @@ def open_device(name: str, devices: int = 1, npu: NpuOptions = DEFAULTS) -> Plac
         ascend.job_environment()
         words = f"Ascend NPU, {npu.precision_mode}"
         return Place(words, rank, ranks, bridge=bridge, npu=npu)
-    if cluster()[1] > 1:
+    if cluster().workers > 1:
         raise ValueError(
             f"TF_CONFIG names several workers: on CPU and GPU that needs TensorFlow 2.6 or later, "
             f"and this is {tf.__version__}"

@@ -14,6 +14,7 @@ from ..tasks.task import Batch, Task, objective
 from . import ascend
 from .batches import endless, padded
 from .devices import choose_gpus, cluster
+from .meeting import meet
 from .places import Npu, Place, Strategy
 
 # What collective operations give where a worker is missing.
@@ -49,7 +50,7 @@ def open_device(name: str, devices: int = 1, npu: NpuOptions = DEFAULTS) -> Plac
         rank, ranks = ascend.ranks()
         ascend.open_npu(device, npu)
         return Npu(device, npu, rank, ranks)
-    worker, workers = cluster()
+    those = cluster()
     gpus = choose_gpus(name, devices)
     words = "CPU"
     if gpus:
@@ -60,15 +61,16 @@ def open_device(name: str, devices: int = 1, npu: NpuOptions = DEFAULTS) -> Plac
         tf.config.set_logical_device_configuration(
             tf.config.list_physical_devices("CPU")[0], logical
         )
-    if workers > 1:
+    if those.workers > 1:
         if devices > 1 and not gpus:
             raise ValueError("--devices: several workers have one CPU each")
+        meet(those.addresses, those.worker)
         try:
             strategy = tf.distribute.MultiWorkerMirroredStrategy()
         except tf.errors.OpError as error:
             raise ConnectionError(
-                f"worker {worker} cannot join the {workers} workers that TF_CONFIG names; is its "
-                f"port free, and can it reach the others? ({str(error).splitlines()[0]})"
+                f"worker {those.worker} cannot join the others; is its port free? "
+                f"({str(error).splitlines()[0]})"
             ) from error
     elif devices > 1:
         kind = "GPU" if gpus else "CPU"
@@ -76,7 +78,8 @@ def open_device(name: str, devices: int = 1, npu: NpuOptions = DEFAULTS) -> Plac
     else:
         return Place(words)
     total = strategy.num_replicas_in_sync
-    return Strategy(strategy, f"{total} x {words}, {workers} workers", worker, workers)
+    words = f"{total} x {words}" + (f", {those.workers} workers" if those.workers > 1 else "")
+    return Strategy(strategy, words, those.worker, those.workers)
 
 
 class Engine:

@@ -1,0 +1,364 @@
+"""Files at URLs, through fsspec: listed, fetched and written, with patience for what passes.
+
+`obs://` is the S3 protocol at the endpoint of an object storage service. Everything else is what
+fsspec makes of it.
+"""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import errno
+import logging
+import os
+import random
+import re
+import threading
+import urllib.parse
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, TypeVar
+
+_log = logging.getLogger("pretexture.loader")
+
+# How often a file is asked for, and the seconds before the second time; twice as many before each
+# further one.
+TRIES = 6
+FIRST_PAUSE = 0.5
+# An upload is given up after so many seconds and those that its bytes take at so many a second.
+SILENCE = 60.0
+SLOWEST = 100e3
+
+_URL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
+_S3 = ("s3", "s3a", "obs")
+_REQUESTS = 16  # at a time, for the sizes of files
+# What says that a file is another one, in the words of different file systems.
+_VERSIONS = ("ETag", "etag", "md5Hash", "Content-MD5", "LastModified", "Last-Modified", "mtime")
+
+T = TypeVar("T")
+
+
+class FetchError(OSError):
+    """A file that cannot be had from where it is.
+
+    Attributes:
+        url: of the file.
+        reason: what is wrong.
+    """
+
+    def __init__(self, url: str, reason: str):
+        super().__init__(f"{url}: {reason}")
+        self.url = url
+        self.reason = reason
+
+    def __reduce__(self):
+        return type(self), (self.url, self.reason)
+
+
+class MissingError(FetchError, FileNotFoundError):
+    """A file that is not there."""
+
+
+class Stopped(RuntimeError):
+    """The end of a wait, because what it was for is closed."""
+
+
+class RemoteFile(NamedTuple):
+    """A file as its listing describes it.
+
+    Attributes:
+        url: of the file.
+        size: bytes.
+        version: changes with the contents: an ETag or a time; empty where the server has neither.
+    """
+
+    url: str
+    size: int
+    version: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Storage:
+    """How remote data are reached and where their copies are kept.
+
+    Attributes:
+        cache_dir: folder for copies and indexes; None for `$XDG_CACHE_HOME/pretexture` or
+            `~/.cache/pretexture`.
+        cache_size: bytes that the copies of shards may take; None for nine tenths of what the
+            folder's disk has free.
+        endpoint_url: of the service that `s3://` and `obs://` URLs mean; None for AWS_ENDPOINT_URL
+            in the environment, or Amazon's.
+        storage_options: for the file system, as fsspec documents them.
+    """
+
+    cache_dir: Optional[str] = None
+    cache_size: Optional[int] = None
+    endpoint_url: Optional[str] = None
+    storage_options: Optional[Mapping[str, Any]] = None
+
+    @property
+    def folder(self) -> str:
+        """The folder for copies and indexes."""
+        if self.cache_dir is not None:
+            return self.cache_dir
+        root = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+        return os.path.join(root, "pretexture")
+
+
+DEFAULT_STORAGE = Storage()
+
+
+def is_url(name: str) -> bool:
+    """Whether a name is a URL, not a path."""
+    return bool(_URL.match(name))
+
+
+def join(folder: str, name: str) -> str:
+    """A name within a folder, which is a path or a URL."""
+    return f"{folder.rstrip('/')}/{name}" if is_url(folder) else os.path.join(folder, name)
+
+
+class Remote:
+    """The file system that a URL leads to.
+
+    Whatever may pass (a refused connection, a server that is busy, a body that ends early) is tried
+    again up to `TRIES` times, with growing pauses; what will not (a missing file, one that may not
+    be read) is an error at once.
+
+    Args:
+        url: any on the file system.
+        storage: how to reach it.
+        stopped: set where waiting is to end.
+
+    Raises: ImportError naming the extra to install; ValueError for a URL of no known kind, or one
+        that needs an endpoint.
+    """
+
+    def __init__(self, url: str, storage: Storage, stopped: Optional[threading.Event] = None):
+        self._scheme = _scheme(url)
+        self._stopped = stopped or threading.Event()
+        self._fs = _file_system(self._scheme, storage)
+
+    def match(self, pattern: str) -> List[RemoteFile]:
+        """The files that a glob pattern matches, sorted by name. Raises FetchError."""
+
+        def glob() -> Mapping[str, Any]:
+            self._fs.invalidate_cache()
+            return self._fs.glob(self._path(pattern), detail=True)
+
+        found = self._persist(pattern, glob)
+        files = {path: info for path, info in found.items() if info["type"] == "file"}
+        return self._described([self._url(path) for path in sorted(files)], files)
+
+    def describe(self, urls: Sequence[str]) -> List[RemoteFile]:
+        """Files by name. Raises: MissingError, FetchError."""
+        return self._described(urls, {})
+
+    def entries(self, folder: str, deep: bool = False) -> Dict[str, RemoteFile]:
+        """The files in a folder by name, or by path in it with those of its folders.
+
+        Raises: FetchError. A folder that is not there is empty.
+        """
+        root = self._path(folder).rstrip("/")
+
+        def listing() -> List[Any]:
+            self._fs.invalidate_cache()
+            try:
+                if deep:
+                    return list(self._fs.find(root, detail=True).values())
+                return self._fs.ls(root, detail=True)
+            except FileNotFoundError:
+                return []
+
+        infos = {
+            info["name"]: info for info in self._persist(folder, listing) if info["type"] == "file"
+        }
+        urls = [self._url(path) for path in infos]
+        names = [path[len(root) + 1 :] for path in infos]
+        return dict(zip(names, self._described(urls, infos)))
+
+    def read(self, url: str) -> bytes:
+        """The contents of a small file. Raises: MissingError, FetchError."""
+        return self._persist(url, lambda: self._fs.cat_file(self._path(url)))
+
+    def fetch(self, file: RemoteFile, path: str) -> None:
+        """Copies a file to `path`, whole. Raises: MissingError, FetchError, Stopped."""
+
+        def get() -> None:
+            self._fs.get_file(self._path(file.url), path, callback=_until(self._stopped))
+            size = os.path.getsize(path)
+            if size != file.size:
+                raise OSError(f"{size} bytes came, and the listing says {file.size}")
+
+        self._persist(file.url, get)
+
+    def write(self, path: str, url: str) -> RemoteFile:
+        """Copies a local file to a URL; returns what is there then. Raises FetchError."""
+
+        def put() -> RemoteFile:
+            if self._fs.async_impl:
+                from fsspec.asyn import sync
+
+                # A server may say nothing at all when it is asked whether to send.
+                patience = SILENCE + os.path.getsize(path) / SLOWEST
+                to = self._path(url)
+                sync(self._fs.loop, self._fs._put_file, path, to, timeout=patience)
+            else:
+                self._fs.put_file(path, self._path(url))
+            self._fs.invalidate_cache()
+            (file,) = self._described([url], {})
+            return file
+
+        return self._persist(url, put)
+
+    def remove(self, url: str) -> None:
+        """Removes a file, if it is there. Raises FetchError."""
+
+        def remove() -> None:
+            with contextlib.suppress(FileNotFoundError):
+                self._fs.rm_file(self._path(url))
+
+        self._persist(url, remove)
+
+    def _path(self, url: str) -> str:
+        return self._fs._strip_protocol(f"s3{url[3:]}" if self._scheme == "obs" else url)
+
+    def _url(self, path: str) -> str:
+        return path if is_url(path) else f"{self._scheme}://{path}"
+
+    def _described(
+        self, urls: Sequence[str], infos: Mapping[str, Mapping[str, Any]]
+    ) -> List[RemoteFile]:
+        """Files as a listing describes them; where it says too little, each is asked for."""
+
+        def describe(url: str) -> RemoteFile:
+            info = infos.get(self._path(url), {})
+            if info.get("size") is None:
+                info = self._persist(url, lambda: self._fs.info(self._path(url)))
+            if info["type"] != "file":
+                raise IsADirectoryError(f"{url} is a folder")
+            if info.get("size") is None:
+                raise FetchError(url, "the server does not say how many bytes it has")
+            version = next((str(info[key]) for key in _VERSIONS if info.get(key)), "")
+            return RemoteFile(url, int(info["size"]), version)
+
+        with concurrent.futures.ThreadPoolExecutor(_REQUESTS) as pool:
+            return list(pool.map(describe, urls))
+
+    def _persist(self, url: str, act: Callable[[], T]) -> T:
+        """What `act` returns, the first time that it does."""
+        pause = FIRST_PAUSE
+        for attempt in range(1, TRIES + 1):
+            try:
+                return act()
+            except (FetchError, Stopped):
+                raise
+            except FileNotFoundError as error:
+                raise MissingError(url, "there is no such file") from error
+            except Exception as error:
+                reason = _reason(error)
+                if _lasting(error):
+                    raise FetchError(url, reason) from error
+                if attempt == TRIES:
+                    raise FetchError(url, f"{reason} (the last of {TRIES} tries)") from error
+            # Not all at once, where many wait for the same server.
+            seconds = pause * random.uniform(0.5, 1)
+            pause *= 2
+            _log.warning("%s: %s; trying again in %.1f s", url, reason, seconds)
+            if self._stopped.wait(seconds):
+                raise Stopped
+        raise AssertionError("the last attempt returns or raises")
+
+
+def _scheme(url: str) -> str:
+    match = _URL.match(url)
+    assert match, url
+    return match.group(1).lower()
+
+
+def _file_system(scheme: str, storage: Storage) -> Any:
+    try:
+        import fsspec
+    except ImportError:
+        raise ImportError(
+            f"{scheme}:// URLs need fsspec: pip install 'pretexture[remote]'"
+        ) from None
+    options: Dict[str, Any] = dict(storage.storage_options or {})
+    if scheme in _S3:
+        _add_s3_options(scheme, storage.endpoint_url, options)
+    if scheme in ("http", "https"):
+        _add_http_options(options)
+    try:
+        fs = fsspec.filesystem("s3" if scheme == "obs" else scheme, **options)
+    except ImportError as error:
+        extra = "gcs" if scheme in ("gs", "gcs") else "remote"
+        raise ImportError(
+            f"{scheme}:// URLs need another package ({error}): pip install 'pretexture[{extra}]'"
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"fsspec does not open {scheme}:// URLs: {error}") from error
+    if scheme in _S3:
+        fs.retries = fs.max_concurrency = 1  # whole files, and it is `Remote` that tries again
+    return fs
+
+
+def _add_s3_options(scheme: str, endpoint_url: Optional[str], options: Dict[str, Any]) -> None:
+    endpoint = (
+        endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    )
+    if scheme == "obs" and not endpoint:
+        raise ValueError(
+            "obs:// URLs need the endpoint of the service: --endpoint-url (endpoint_url) or "
+            "AWS_ENDPOINT_URL, such as https://obs.cn-north-4.myhuaweicloud.com"
+        )
+    client = dict(options.get("client_kwargs", {}))
+    if endpoint:
+        client["endpoint_url"] = endpoint
+    config = {"retries": {"max_attempts": 0}, **options.get("config_kwargs", {})}
+    host = urllib.parse.urlsplit(endpoint or "").hostname or ""
+    if scheme == "obs" and not re.fullmatch(r"localhost|[\d.]+|.*:.*", host):
+        # Its buckets are reached by names of their own, BUCKET.obs.…, which no address has.
+        config.setdefault("s3", {"addressing_style": "virtual"})
+    options.update(client_kwargs=client, config_kwargs=config)
+
+
+def _add_http_options(options: Dict[str, Any]) -> None:
+    import aiohttp
+
+    # By default a download may take five minutes in all; only silence should end it.
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60)
+    options["client_kwargs"] = {"timeout": timeout, **options.get("client_kwargs", {})}
+    # Compressed on the way, a file would not have the size that the server gives.
+    options["headers"] = {"Accept-Encoding": "identity", **options.get("headers", {})}
+
+
+def _until(stopped: threading.Event) -> Any:
+    """A callback of fsspec that ends a transfer when `stopped` is set."""
+    from fsspec.callbacks import Callback
+
+    class Until(Callback):
+        def relative_update(self, inc: int = 1) -> None:
+            if stopped.is_set():
+                raise Stopped
+
+    return Until()
+
+
+def _lasting(error: Exception) -> bool:
+    """Whether another try would end in the same way."""
+    if isinstance(error, (PermissionError, IsADirectoryError, NotADirectoryError)):
+        return True
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        return True
+    if isinstance(error, (ImportError, NotImplementedError, TypeError, ValueError, AssertionError)):
+        return True
+    status = getattr(error, "status", None)  # aiohttp's
+    if isinstance(status, int) and 400 <= status < 500 and status not in (408, 425, 429):
+        return True
+    # botocore's; neither is an OSError, and importing botocore to ask would be dear.
+    return type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError")
+
+
+def _reason(error: BaseException) -> str:
+    """An error in one line."""
+    words = " ".join(str(error).split())
+    if not words and error.__cause__ is not None:  # as fsspec says that time is out
+        return _reason(error.__cause__)
+    return f"{type(error).__name__}: {words}" if words else type(error).__name__

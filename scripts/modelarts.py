@@ -1,0 +1,172 @@
+"""Pretrains a network as a job of Huawei's ModelArts: scripts/pretrain.py with the platform's URLs.
+
+The platform passes --data_url and --train_url, which name folders of its object storage, and
+arguments of its own, which are of no use here. All others are those of scripts/pretrain.py, in
+either spelling (--batch_size, --batch-size); --recipe names its TASK.
+
+Where the platform's module moxing exists, it copies the data to --cache-dir (by default /cache)
+before training, and the run from there and back. Elsewhere, and on several devices (see
+scripts/launch.py), URLs are read as scripts/pretrain.py reads them; obs:// then needs
+--endpoint-url, and credentials in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.
+"""
+
+import argparse
+import importlib
+import itertools
+import os
+import re
+import sys
+import tempfile
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+import pretrain
+from pretexture.loader.remote import join
+from pretexture.trainers import commandline
+from pretexture.trainers.recipes import RECIPES
+from pretexture.trainers.remote_workdir import LocalWorkdir, files_in, ordered, turn
+
+# What the platform adds to a job's arguments.
+PLATFORM = ("init_method", "num_gpus", "rank", "world_size")
+CACHE = "/cache"  # the fast disk of a job
+
+
+def main(arguments: Optional[List[str]] = None) -> int:
+    """Runs the command; returns its exit status, as `pretrain.main` does."""
+    flags, rest = _parser().parse_known_args(arguments)
+    command = [flags.recipe, "--data", flags.data_url, "--workdir", flags.train_url]
+    if flags.cache_dir is not None:
+        command += ["--cache-dir", flags.cache_dir]
+    known, ignored = _known(command, rest)
+    if ignored:
+        print(f"not known to scripts/pretrain.py, and ignored: {' '.join(ignored)}")
+    # Ranks of a machine would copy to the same folders.
+    several = int(os.environ.get("RANK_SIZE") or 1) > 1
+    files = None if several else _moxing_files()
+    if files is None:
+        return pretrain.main([*command, *known])
+    cache = flags.cache_dir or CACHE
+    data, run = os.path.join(cache, "data"), os.path.join(cache, "run")
+    with commandline.short_errors("--traceback" in known):
+        print(f"copying {flags.data_url} to {data}", flush=True)
+        _moxing(files.copy_parallel, flags.data_url, data)
+    local = [*command, "--data", data, "--workdir", run, *known]
+    return pretrain.main(local, MoxingWorkdir(files, flags.train_url, run))
+
+
+class MoxingWorkdir(LocalWorkdir):
+    """A run's folder that moxing copies from a URL when the run begins, and back as it changes.
+
+    As a context it ends with all that changed at the URL.
+
+    Args:
+        files: `moxing.file`.
+        url: of the run.
+        folder: for the run.
+
+    Raises: OSError where something cannot be copied.
+    """
+
+    def __init__(self, files: Any, url: str, folder: str):
+        super().__init__(folder)
+        self._files = files
+        self._url = url
+        self._copied: Dict[str, Tuple[int, int]] = {}  # size and time by name
+
+    def __enter__(self) -> "MoxingWorkdir":
+        if _moxing(self._files.exists, self._url):
+            _moxing(self._files.copy_parallel, self._url, self.folder)
+            self._copied = self._states()
+        return self
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        if error is None:
+            self._push()
+        elif isinstance(error, Exception):
+            self.push()
+
+    def push(self) -> None:
+        """Copies what has changed to the URL; where that fails, next time."""
+        try:
+            self._push()
+        except OSError as error:
+            print(f"warning: {error}; the run goes on", file=sys.stderr)
+
+    def _push(self) -> None:
+        states = self._states()
+        changed = [name for name, state in states.items() if self._copied.get(name) != state]
+        for _, group in itertools.groupby(ordered(changed), turn):
+            names = list(group)
+            self._copy(names)
+            self._copied.update({name: states[name] for name in names})
+        for name in reversed(ordered(set(self._copied) - set(states))):
+            _moxing(self._files.remove, join(self._url, name))
+            del self._copied[name]
+
+    def _copy(self, names: Sequence[str]) -> None:
+        """Copies files in one go, by a folder of links to them."""
+        with tempfile.TemporaryDirectory(prefix=".changed-", dir=self.folder) as changed:
+            for name in names:
+                link = os.path.join(changed, name)
+                os.makedirs(os.path.dirname(link), exist_ok=True)
+                os.link(os.path.join(self.folder, name), link)
+            _moxing(self._files.copy_parallel, changed, self._url)
+
+    def _states(self) -> Dict[str, Tuple[int, int]]:
+        found = {}
+        for name in files_in(self.folder):
+            status = os.stat(os.path.join(self.folder, name))
+            found[name] = (status.st_size, status.st_mtime_ns)
+        return found
+
+
+def _moxing(function: Any, *arguments: str) -> Any:
+    """Calls a function of moxing. Raises OSError."""
+    try:
+        return function(*arguments)
+    except Exception as error:  # moxing does not say which it raises
+        words = " ".join(map(str, arguments))
+        raise OSError(f"moxing.file.{function.__name__} {words}: {error}") from error
+
+
+def _moxing_files() -> Any:
+    """The platform's `moxing.file`; None where there is none."""
+    try:
+        return importlib.import_module("moxing").file
+    except ImportError:
+        return None
+
+
+def _known(command: Sequence[str], rest: Sequence[str]) -> Tuple[List[str], List[str]]:
+    """Which of the arguments `pretrain` knows, beside those of a command, and which not."""
+    spelled = [
+        re.sub(r"^--[^=]+", lambda name: name.group().replace("_", "-"), argument)
+        for argument in rest
+    ]
+    ignored = pretrain.unknown([*command, *spelled])
+    known = list(spelled)
+    for argument in ignored:
+        known.remove(argument)
+    return known, ignored
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--data_url", required=True, metavar="URL", help="folder of shards")
+    parser.add_argument("--train_url", required=True, metavar="URL", help="the run's folder")
+    parser.add_argument(
+        "--recipe", required=True, metavar="TASK", choices=RECIPES, help="of scripts/pretrain.py"
+    )
+    parser.add_argument(
+        "--cache-dir", "--cache_dir", metavar="DIR", help=f"for copies (with moxing: {CACHE})"
+    )
+    for name in PLATFORM:
+        parser.add_argument(f"--{name}", help=argparse.SUPPRESS)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

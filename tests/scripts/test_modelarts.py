@@ -1,0 +1,167 @@
+"""The entry point of a ModelArts job, with the platform's module moxing and without."""
+
+import os
+import shutil
+import sys
+import types
+
+import pytest
+
+tf = pytest.importorskip("tensorflow")
+
+import modelarts  # noqa: E402
+import pretrain  # noqa: E402
+import tiny  # noqa: E402
+from pretexture.loader.writer import TFRecordWriter, example  # noqa: E402
+from pretexture.trainers.metrics import TIMINGS, read_metrics  # noqa: E402
+
+PLATFORM = ["--init_method", "tcp://127.0.0.1:6666", "--num_gpus", "1", "--rank", "0"]
+PLATFORM += ["--world_size", "1"]
+RUN = ["--recipe", "tiny-rotation", "--device", "cpu", "--log_steps=1"]
+
+
+class Moxing:
+    """`moxing.file` between folders of this machine: obs://bucket is a folder.
+
+    Attributes:
+        calls: what was asked for, with the files that were there to be copied.
+        broken: whether copies to obs:// fail.
+    """
+
+    def __init__(self, bucket):
+        self._bucket = str(bucket)
+        self.calls = []
+        self.broken = False
+
+    def exists(self, file_path):
+        return os.path.exists(self._local(file_path))
+
+    def copy_parallel(self, src_url, dst_url, file_list=None, threads=16):
+        source, target = self._local(src_url), self._local(dst_url)
+        names = sorted(
+            os.path.relpath(os.path.join(folder, name), source)
+            for folder, _, files in os.walk(source)
+            for name in files
+        )
+        self.calls.append(("copy", src_url, dst_url, names))
+        if self.broken and dst_url.startswith("obs://"):
+            raise RuntimeError("obs client error")
+        for name in names:
+            os.makedirs(os.path.dirname(os.path.join(target, name)), exist_ok=True)
+            shutil.copyfile(os.path.join(source, name), os.path.join(target, name))
+
+    def remove(self, file_path, recursive=False):
+        self.calls.append(("remove", file_path))
+        os.remove(self._local(file_path))
+
+    def _local(self, url):
+        return url.replace("obs://bucket", self._bucket)
+
+
+@pytest.fixture
+def data(images, write_shards, tmp_path):
+    """The bucket's folder, with the images as data in it."""
+    folder = tmp_path / "bucket" / "data"
+    folder.mkdir(parents=True)
+    write_shards(folder, images[:24], 3)
+    return tmp_path / "bucket"
+
+
+@pytest.fixture(autouse=True)
+def tiny_recipes(monkeypatch):
+    tiny.register(monkeypatch.setitem)
+
+
+@pytest.fixture
+def moxing(data, monkeypatch):
+    module = types.ModuleType("moxing")
+    module.file = Moxing(data)
+    monkeypatch.setitem(sys.modules, "moxing", module)
+    return module.file
+
+
+def _job(tmp_path, *more, machine="machine"):
+    urls = ["--data_url", "obs://bucket/data/", "--train_url", "obs://bucket/run/"]
+    cache = ["--cache-dir", str(tmp_path / machine)]
+    return modelarts.main([*urls, *PLATFORM, *RUN, *cache, *more])
+
+
+def _learned(folder):
+    return [
+        {name: value for name, value in line.items() if name not in TIMINGS}
+        for line in read_metrics(str(folder))
+    ]
+
+
+def test_a_job_copies_data_and_run_with_moxing(moxing, data, tmp_path):
+    assert _job(tmp_path, "--steps", "4", "--checkpoint-steps", "2") == 0
+    source, target, names = moxing.calls[0][1:]
+    assert (source, target) == ("obs://bucket/data/", str(tmp_path / "machine" / "data"))
+    assert len(names) == 3
+    expected = tmp_path / "expected"
+    local = ["--data", str(data / "data"), "--workdir", str(expected)]
+    pretrain.main(["tiny-rotation", *local, "--steps", "4", "--device", "cpu", "--log-steps", "1"])
+    assert len(_learned(expected)) == 4 and _learned(data / "run") == _learned(expected)
+
+    copies = [name for call in moxing.calls[1:] for name in call[3]]
+    for step in (2, 4):
+        data_file = copies.index(f"model.ckpt-{step}.data-00000-of-00001")
+        assert data_file < copies.index(f"model.ckpt-{step}.index")
+    assert copies.count("model.ckpt-2.index") == 1 and copies.count("checkpoint") == 2
+    assert not any(name.startswith(".") or ".changed" in name for name in copies)
+
+
+def test_a_job_goes_on_on_another_machine(moxing, data, tmp_path):
+    _job(tmp_path, "--steps", "3")
+    assert _job(tmp_path, "--steps", "6", machine="other") == 0
+    assert [line["step"] for line in _learned(data / "run")] == [1, 2, 3, 4, 5, 6]
+    assert os.path.exists(tmp_path / "other" / "run" / "model.ckpt-3.index")
+
+
+def test_checkpoints_that_are_not_kept_are_removed(moxing, data, tmp_path):
+    _job(tmp_path, "--steps", "7", "--checkpoint-steps", "1")
+    left = sorted(name for name in os.listdir(data / "run") if name.endswith(".index"))
+    assert left == [f"model.ckpt-{step}.index" for step in range(3, 8)]
+    gone = [call[1] for call in moxing.calls if call[0] == "remove"]
+    assert gone[:2] == [
+        "obs://bucket/run/model.ckpt-1.index",
+        "obs://bucket/run/model.ckpt-1.data-00000-of-00001",
+    ]
+
+
+def test_a_copy_that_fails_is_made_up_for_or_is_an_error_at_the_end(moxing, data, tmp_path, capsys):
+    moxing.broken = True
+    with pytest.raises(SystemExit, match=r"^error: moxing\.file\.copy_parallel .*obs client error"):
+        _job(tmp_path, "--steps", "2")
+    assert "the run goes on" in capsys.readouterr().err
+    moxing.broken = False
+    assert _job(tmp_path, "--steps", "2") == 0
+    assert len(_learned(data / "run")) == 2
+
+
+def test_what_neither_knows_is_said_and_ignored(moxing, tmp_path, capsys):
+    assert _job(tmp_path, "--steps", "1", "--ak", "KEY", "--batch_size", "4") == 0
+    said = capsys.readouterr().out
+    assert "not known to scripts/pretrain.py, and ignored: --ak KEY\n" in said
+    assert "steps of 4 an epoch" in said
+
+
+def test_without_moxing_urls_are_read_as_pretraining_does(s3, tmp_path, images, monkeypatch):
+    monkeypatch.setitem(sys.modules, "moxing", None)
+    for number in range(2):
+        with TFRecordWriter(tmp_path / f"train-0000{number}-of-00002") as writer:
+            for image in images[:10]:
+                writer.write(example({"image/encoded": image, "image/class/label": 1}))
+    s3.put(sorted(tmp_path.glob("train-*")))
+    bucket = s3.bucket.replace("s3://", "obs://")
+    urls = ["--data_url", f"{bucket}/data/", "--train_url", f"{bucket}/run/"]
+    flags = ["--steps", "2", "--endpoint_url", s3.endpoint, "--cache_dir", str(tmp_path / "cache")]
+    assert modelarts.main([*urls, *PLATFORM, *RUN, *flags, "--train-split", "trainval"]) == 0
+    assert s3.fs.exists(f"{s3.bucket}/run/model.ckpt-2.index")
+    assert os.path.exists(tmp_path / "cache" / "shards")
+
+
+def test_a_job_needs_its_urls(capsys):
+    with pytest.raises(SystemExit):
+        modelarts.main(["--data_url", "obs://bucket/data"])
+    assert "--train_url, --recipe" in capsys.readouterr().err

@@ -1,0 +1,282 @@
+"""Runs whose data and folder are at URLs: the same run, wherever it goes on."""
+
+import functools
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+tf = pytest.importorskip("tensorflow")
+pytest.importorskip("moto.server")
+
+import tiny  # noqa: E402
+from pretexture.loader import Loader, WindowShuffle, remote  # noqa: E402
+from pretexture.loader.remote import Storage  # noqa: E402
+from pretexture.trainers import evaluation, export, remote_workdir  # noqa: E402
+from pretexture.trainers import run as run_module  # noqa: E402
+from pretexture.trainers.metrics import TIMINGS, read_metrics  # noqa: E402
+from pretexture.trainers.remote_workdir import RemoteWorkdir, fetched, open_workdir  # noqa: E402
+from pretexture.trainers.run import Options, pretrain  # noqa: E402
+from pretexture.trainers.workdir import WorkdirError  # noqa: E402
+
+ROOT = os.path.dirname(os.path.abspath(__file__))
+
+pytestmark = pytest.mark.usefixtures("no_hang", "short_pauses")
+
+
+@pytest.fixture
+def data(s3, shards):
+    """The URL of the shards."""
+    s3.put(sorted(os.path.join(shards, name) for name in os.listdir(shards)))
+    return f"{s3.bucket}/data"
+
+
+@pytest.fixture
+def storage(s3, tmp_path):
+    return Storage(cache_dir=str(tmp_path / "cache"), endpoint_url=s3.endpoint)
+
+
+def _elsewhere(storage, tmp_path):
+    """As on another machine: with nothing in its cache."""
+    return Storage(cache_dir=str(tmp_path / "new"), endpoint_url=storage.endpoint_url)
+
+
+def _train(data, workdir, **options):
+    options = {"log_steps": 1, "device": "cpu", **options}
+    return pretrain(tiny.ROTATION, Options(data, str(workdir), **options), say=lambda line: None)
+
+
+def _learned(folder):
+    return [
+        {name: value for name, value in line.items() if name not in TIMINGS}
+        for line in read_metrics(str(folder))
+    ]
+
+
+def _train_locally(shards, folder, monkeypatch, **options):
+    """In the order that remote records have by default."""
+    windows = functools.partial(Loader, shuffle=WindowShuffle())
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "Loader", windows)
+        _train(shards, folder, **options)
+    return _learned(folder)
+
+
+def _names(s3, folder="run"):
+    root = f"{s3.bucket[5:]}/{folder}/"
+    return sorted(name[len(root) :] for name in s3.fs.find(root))
+
+
+def test_a_run_at_urls_is_the_local_run_line_by_line(
+    s3, shards, data, storage, tmp_path, monkeypatch
+):
+    said = []
+    options = Options(
+        data, f"{s3.bucket}/run", storage, steps=8, log_steps=1, checkpoint_steps=3, device="cpu"
+    )
+    pretrain(tiny.ROTATION, options, say=said.append)
+    expected = _train_locally(shards, tmp_path / "local", monkeypatch, steps=8)
+    assert len(expected) == 8
+    assert _learned(fetched(f"{s3.bucket}/run", storage, "plot")) == expected
+    text = "\n".join(said)
+    assert f"workdir   {s3.bucket}/run" in text and f"data      {data}" in text
+    names = _names(s3)
+    for step in (3, 6, 8):
+        assert f"model.ckpt-{step}.index" in names
+        assert f"model.ckpt-{step}.data-00000-of-00001" in names
+    assert {"config.json", "metrics.jsonl", "checkpoint"} <= set(names)
+    assert not any(name.startswith(".") for name in names)
+
+
+def test_a_checkpoint_is_listed_when_it_is_whole_and_gone_before_its_data(
+    s3, data, storage, monkeypatch
+):
+    monkeypatch.setattr(
+        run_module, "Checkpoints", functools.partial(run_module.Checkpoints, newest=1)
+    )
+    _train(data, f"{s3.bucket}/run", storage=storage, steps=2, checkpoint_steps=1)
+    asked = [
+        (method, path.rpartition("/")[2].partition("?")[0])
+        for method, path in s3.proxy.requests
+        if method in ("PUT", "DELETE") and "/run/" in path
+    ]
+
+    def at(method, name, last=False):
+        places = [i for i, request in enumerate(asked) if request == (method, name)]
+        return places[-1 if last else 0]
+
+    data_file, index = "model.ckpt-{}.data-00000-of-00001", "model.ckpt-{}.index"
+    for step in (1, 2):
+        assert at("PUT", "config.json") < at("PUT", data_file.format(step))
+        assert at("PUT", data_file.format(step)) < at("PUT", index.format(step))
+        assert at("PUT", index.format(step)) < at("PUT", "checkpoint", last=step == 2)
+    assert at("PUT", "checkpoint", last=True) < at("DELETE", index.format(1))
+    assert at("DELETE", index.format(1)) < at("DELETE", data_file.format(1))
+    assert [name for name in _names(s3) if "ckpt-1" in name] == []
+
+
+def test_a_killed_run_goes_on_on_another_machine(s3, shards, data, storage, tmp_path, monkeypatch):
+    command = [sys.executable, os.path.join(ROOT, "drive.py"), "tiny-rotation", "--data", data]
+    command += ["--workdir", f"{s3.bucket}/run", "--cache-dir", storage.cache_dir]
+    command += ["--endpoint-url", storage.endpoint_url, "--device", "cpu", "--log-steps", "1"]
+    process = subprocess.Popen(
+        [*command, "--steps", "1000000", "--checkpoint-steps", "7"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        universal_newlines=True,
+    )
+    s3.proxy.wait_for("PUT", "model.ckpt-14.index")
+    process.send_signal(signal.SIGKILL)
+    output, _ = process.communicate()
+    assert process.returncode == -signal.SIGKILL, output
+
+    storage = _elsewhere(storage, tmp_path)
+    said = []
+    options = Options(data, f"{s3.bucket}/run", storage, steps=40, log_steps=1, device="cpu")
+    pretrain(tiny.ROTATION, options, say=said.append)
+    assert "taken up again after step" in "\n".join(said)
+    expected = _train_locally(shards, tmp_path / "local", monkeypatch, steps=40)
+    assert _learned(fetched(f"{s3.bucket}/run", storage, "plot")) == expected
+
+
+def test_a_run_outlives_an_outage_and_brings_everything_there_afterwards(
+    s3, data, storage, caplog, monkeypatch
+):
+    outages = []
+    push = RemoteWorkdir.push
+
+    def with_outage(self):
+        if not outages:
+            s3.proxy.fail("503", "model.ckpt-2", method="PUT")
+        push(self)
+        outages.append(_names(s3))
+        s3.proxy.heal()
+
+    monkeypatch.setattr(RemoteWorkdir, "push", with_outage)
+    _train(data, f"{s3.bucket}/run", storage=storage, steps=4, checkpoint_steps=2)
+    assert not any("model.ckpt" in name or name == "checkpoint" for name in outages[0])
+    said = [r.getMessage() for r in caplog.records if "the run goes on" in r.getMessage()]
+    assert len(said) == 1 and "run/model.ckpt-2.data" in said[0] and storage.cache_dir in said[0]
+    assert {"model.ckpt-2.index", "model.ckpt-4.index", "checkpoint"} <= set(outages[1])
+
+
+def test_a_run_that_cannot_be_brought_there_in_the_end_is_an_error(s3, data, storage):
+    s3.proxy.fail("503", "model.ckpt-", method="PUT")
+    with pytest.raises(OSError, match=r"tries\)\. What is missing there is in .*run-.*-train, and"):
+        _train(data, f"{s3.bucket}/run", storage=storage, steps=2)
+    assert not any("model.ckpt" in name for name in _names(s3))
+    s3.proxy.heal()
+    _train(data, f"{s3.bucket}/run", storage=storage, steps=2)  # which has nothing else to do
+    assert {"model.ckpt-2.index", "checkpoint", "metrics.jsonl"} <= set(_names(s3))
+
+
+def test_a_run_that_went_on_elsewhere_is_followed(s3, data, storage, tmp_path, caplog):
+    url = f"{s3.bucket}/run"
+    _train(data, url, storage=storage, steps=2)
+    s3.proxy.fail("503", "model.ckpt-5", method="PUT")
+    with pytest.raises(OSError, match="ckpt-5"):
+        _train(data, url, storage=storage, steps=5)
+    s3.proxy.heal()
+    there = _elsewhere(storage, tmp_path)
+    _train(data, url, storage=there, steps=3)
+    _train(data, url, storage=storage, steps=4)
+    assert "went on elsewhere" in caplog.text
+    lines = _learned(fetched(url, there, "plot"))
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    assert not any("model.ckpt-5" in name for name in _names(s3))
+
+
+def test_one_process_at_a_time_works_on_a_copy(s3, storage):
+    url = f"{s3.bucket}/run"
+    with open_workdir(url, storage, "train"), pytest.raises(
+        WorkdirError, match=r"another process on this machine works on s3://.*--cache-dir"
+    ), open_workdir(url, storage, "train"):
+        pass
+    with open_workdir(url, storage, "train"), open_workdir(url, storage, "evaluate"):
+        pass
+
+
+def test_a_run_at_a_url_is_evaluated_followed_and_exported(s3, data, shards, storage, tmp_path):
+    url = f"{s3.bucket}/run"
+    with pytest.raises(WorkdirError, match=rf"{url} holds no run: there is no config\.json"):
+        evaluation.evaluate(url, data, device="cpu", storage=storage)
+    _train(data, url, storage=storage, steps=4, checkpoint_steps=2)
+    how = {"split": "test", "device": "cpu", "storage": storage, "export": False}
+    results = list(evaluation.follow(url, data, poll=0.01, timeout=60, **how))
+    assert [result["step"] for result in results] == [2, 4]
+    alone = evaluation.evaluate(
+        url, data, "test", device="cpu", storage=_elsewhere(storage, tmp_path)
+    )
+    assert alone == results[-1] and results[-1]["images"] == 13
+    assert {"eval-test.json", "eval-test.jsonl"} <= set(_names(s3))
+    before = _names(s3)
+    _train(data, url, storage=storage, steps=5)  # leaves what the evaluation wrote
+    assert set(before) < set(_names(s3))
+    source = export.run_source(fetched(url, storage, "export"))
+    assert source.step == 5 and "metrics.jsonl" not in os.listdir(
+        os.path.dirname(source.checkpoint)
+    )
+
+
+def test_what_is_removed_from_a_copy_between_runs_is_fetched_again(s3, data, storage):
+    url = f"{s3.bucket}/run"
+    _train(data, url, storage=storage, steps=2)
+    folder = remote_workdir.copy_of(url, storage, "train")
+    before = _names(s3)
+    for name in os.listdir(folder):
+        if name.startswith("model.ckpt"):
+            os.remove(os.path.join(folder, name))
+    _train(data, url, storage=storage, steps=2)
+    assert set(before) <= set(_names(s3)) and os.path.exists(f"{folder}/model.ckpt-2.index")
+
+
+def test_a_checkpoint_that_is_removed_while_it_is_fetched_is_passed_over(s3, storage, tmp_path):
+    url = f"{s3.bucket}/run"
+    for name in ("config.json", "checkpoint", "model.ckpt-1.index", "model.ckpt-1.data-0"):
+        (tmp_path / name).write_text(name)
+    s3.put([tmp_path / name for name in ("config.json", "checkpoint")], "run")
+    s3.put([tmp_path / name for name in ("model.ckpt-1.index", "model.ckpt-1.data-0")], "run")
+    s3.proxy.fail("gone", "/run/model.ckpt-1")
+    with open_workdir(url, storage, "export") as workdir:
+        names = [name for name in os.listdir(workdir.folder) if not name.startswith(".")]
+    assert sorted(names) == ["checkpoint", "config.json"]
+
+
+def test_only_what_changed_is_brought_there(s3, storage):
+    url = f"{s3.bucket}/run"
+    with open_workdir(url, storage, "train") as workdir:
+        for name in ("a", "b/c", ".hidden", "d.tmp", "features/x"):
+            path = os.path.join(workdir.folder, name)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with open(path, "w") as file:
+                file.write(name)
+        workdir.push()
+        assert _names(s3) == ["a", "b/c"]
+        s3.proxy.requests.clear()
+        with open(os.path.join(workdir.folder, "a"), "a") as file:
+            file.write("more")
+        workdir.push()
+        os.remove(os.path.join(workdir.folder, "b", "c"))
+    puts = [path for method, path in s3.proxy.requests if method == "PUT"]
+    assert len(puts) == 1 and "/run/a" in puts[0]
+    assert _names(s3) == ["a"] and s3.fs.cat(f"{url}/a") == b"amore"
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error_and_no_new_run(s3, data, storage):
+    s3.proxy.fail("503", "prefix=run", method="GET")
+    with pytest.raises(OSError, match=r"s3://.*/run: .*the last of 6 tries"):
+        _train(data, f"{s3.bucket}/run", storage=storage, steps=1)
+    assert s3.proxy.count("GET", "prefix=run") == remote.TRIES
+    assert s3.proxy.count("PUT", "/run/") == 0
+
+
+def test_a_server_that_does_not_answer_an_upload_is_an_error(s3, storage, monkeypatch):
+    monkeypatch.setattr(remote, "SILENCE", 0.2)
+    monkeypatch.setattr(remote, "TRIES", 2)
+    s3.proxy.fail("mute", "/run/a", method="PUT")
+    with pytest.raises(OSError, match=r"/run/a: .*\(the last of 2 tries\)"), open_workdir(
+        f"{s3.bucket}/run", storage, "train"
+    ) as workdir, open(os.path.join(workdir.folder, "a"), "w") as file:
+        file.write("a")

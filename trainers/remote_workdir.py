@@ -1,0 +1,301 @@
+"""A run's folder at a URL: a local copy that is kept the same.
+
+The copy lies in the cache folder, one for each use that is made of a run, so that a training and an
+evaluation beside it do not write to the same files. A reader of the URL never sees half a
+checkpoint: its data go before its index, and the other way round when it is removed.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import re
+import threading
+from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Tuple, Union
+
+from pretexture.loader.remote import (
+    FetchError,
+    MissingError,
+    Remote,
+    RemoteFile,
+    Storage,
+    is_url,
+    join,
+)
+
+from .files import write_text
+from .metrics import METRICS
+from .workdir import CONFIG, WorkdirError
+
+_log = logging.getLogger("pretexture.trainers")
+
+_SYNCED = ".synced.json"
+_CHECKPOINT = re.compile(r"checkpoint|model\.ckpt-.*")
+_EVALUATION = re.compile(r"(eval-|exports/).*")
+_FEATURES = re.compile(r"features/.*")  # large, and quickly computed anew
+
+# The files that each use of a run has to do with.
+USES: Mapping[str, Callable[[str], bool]] = {
+    "train": lambda name: not (_EVALUATION.match(name) or _FEATURES.match(name)),
+    "evaluate": lambda name: bool(
+        name == CONFIG or _CHECKPOINT.fullmatch(name) or _EVALUATION.match(name)
+    ),
+    "export": lambda name: bool(name == CONFIG or _CHECKPOINT.fullmatch(name)),
+    "plot": lambda name: name == METRICS,
+    "module": lambda name: True,
+}
+
+
+class Synced(NamedTuple):
+    """A file as it was when it was last the same here and there."""
+
+    size: int
+    version: str
+    mtime: int  # of the copy, nanoseconds
+
+
+class LocalWorkdir:
+    """A run's folder that is simply there, with what runs use of `RemoteWorkdir`.
+
+    Attributes:
+        folder: its path.
+    """
+
+    def __init__(self, folder: str):
+        self.folder = folder
+
+    def pull(self) -> None:
+        """Does nothing."""
+
+    def push(self) -> None:
+        """Does nothing."""
+
+    def __enter__(self) -> "LocalWorkdir":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        pass
+
+
+class RemoteWorkdir:
+    """A local copy of a run's folder.
+
+    As a context it begins with what is at the URL, as far as it is not here, and ends with all that
+    changed here at the URL.
+
+    Args:
+        url: of the run.
+        storage: how to reach it, and where the copy is kept.
+        use: one of `USES`.
+        worker: which of a run's workers this is; only the first one's changes go to the URL.
+
+    Attributes:
+        folder: of the copy.
+
+    Raises: WorkdirError where another process uses the copy; OSError where the URL cannot be read.
+    """
+
+    def __init__(self, url: str, storage: Storage, use: str, worker: int = 0):
+        self.folder = copy_of(url, storage, use) + (f"-{worker}" if worker else "")
+        self._writes = worker == 0
+        self._url = url
+        self._wanted = USES[use]
+        self._remote = Remote(url, storage, threading.Event())
+        self._synced: Dict[str, Synced] = {}
+
+    def __enter__(self) -> "RemoteWorkdir":
+        os.makedirs(self.folder, exist_ok=True)
+        self._lock = open(os.path.join(self.folder, ".lock"), "w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.close()
+            raise WorkdirError(
+                f"another process on this machine works on {self._url} in {self.folder}: end that "
+                f"one, or give another --cache-dir"
+            ) from None
+        try:
+            self._synced = self._read_synced()
+            self.pull()
+        except BaseException:
+            self._lock.close()
+            raise
+        return self
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        with contextlib.closing(self._lock):
+            if error is None:
+                self._push()
+            elif isinstance(error, Exception):
+                self.push()
+            if isinstance(error, WorkdirError):  # who gave the URL does not know the copy
+                raise WorkdirError(str(error).replace(self.folder, self._url)) from error
+
+    def pull(self) -> None:
+        """Makes the copy follow what has changed at the URL since they were last the same.
+
+        Where a file has changed here as well, the URL's is taken. Raises FetchError.
+        """
+        there = {
+            name: file
+            for name, file in self._remote.entries(self._url, deep=True).items()
+            if _lasts(name) and self._wanted(name)
+        }
+        try:
+            fetched = [name for name in ordered(there) if self._follow(name, there[name])]
+            for name, synced in list(self._synced.items()):
+                if name not in there:
+                    del self._synced[name]
+                    if self._state(name) == (synced.size, synced.mtime):
+                        os.remove(self._path(name))
+            if "checkpoint" in fetched:
+                self._drop_fork(there)
+        finally:
+            self._write_synced()
+
+    def push(self) -> None:
+        """Brings what has changed here to the URL; where that fails, next time."""
+        try:
+            self._push()
+        except FetchError as error:
+            _log.warning("%s; the run goes on, and its files are in %s", error, self.folder)
+
+    def _push(self) -> None:
+        if not self._writes:
+            return
+        try:
+            for name in ordered(self._names()):
+                size, mtime = self._state(name)
+                before = self._synced.get(name)
+                if before is None or (size, mtime) != (before.size, before.mtime):
+                    file = self._remote.write(self._path(name), join(self._url, name))
+                    self._synced[name] = Synced(file.size, file.version, mtime)
+            for name in reversed(ordered(self._synced)):
+                if not os.path.exists(self._path(name)):
+                    self._remote.remove(join(self._url, name))
+                    del self._synced[name]
+        except FetchError as error:
+            raise FetchError(
+                error.url,
+                f"{error.reason}. What is missing there is in {self.folder}, and the same command "
+                f"brings it there",
+            ) from error
+        finally:
+            self._write_synced()
+
+    def _follow(self, name: str, file: RemoteFile) -> bool:
+        """Fetches a file where it is another one than the copy; whether it did."""
+        path = self._path(name)
+        before = self._synced.get(name)
+        if before and before[:2] == file[1:] and os.path.exists(path):
+            return False
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        beside = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.fetched")
+        try:
+            self._remote.fetch(file, beside)
+        except MissingError:  # the run has removed it meanwhile
+            return False
+        os.replace(beside, path)
+        self._synced[name] = Synced(file.size, file.version, self._state(name)[1])
+        return True
+
+    def _drop_fork(self, there: Mapping[str, RemoteFile]) -> None:
+        """Removes checkpoints that the run at the URL, which went on elsewhere, does not have."""
+        others = [n for n in self._names() if _CHECKPOINT.fullmatch(n) and n not in there]
+        for name in others:
+            os.remove(self._path(name))
+        if others:
+            _log.warning(
+                "%s went on elsewhere: %d files of checkpoints that are not there are removed from "
+                "%s",
+                self._url,
+                len(others),
+                self.folder,
+            )
+
+    def _names(self) -> List[str]:
+        """The files in the copy that belong to the run."""
+        return [name for name in files_in(self.folder) if self._wanted(name)]
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self.folder, name)
+
+    def _state(self, name: str) -> Tuple[int, int]:
+        """Size and time of a file of the copy; -1 where it is not there."""
+        try:
+            status = os.stat(self._path(name))
+            return status.st_size, status.st_mtime_ns
+        except FileNotFoundError:
+            return -1, -1
+
+    def _read_synced(self) -> Dict[str, Synced]:
+        try:
+            with open(self._path(_SYNCED), encoding="utf-8") as file:
+                return {name: Synced(*values) for name, values in json.load(file).items()}
+        except (FileNotFoundError, ValueError, TypeError, AttributeError):
+            return {}
+
+    def _write_synced(self) -> None:
+        write_text(self._path(_SYNCED), json.dumps(self._synced))
+
+
+Workdir = Union[LocalWorkdir, RemoteWorkdir]
+
+
+def open_workdir(name: str, storage: Storage, use: str, worker: int = 0) -> Workdir:
+    """A run's folder, which may be at a URL, as a context; see `RemoteWorkdir`."""
+    return RemoteWorkdir(name, storage, use, worker) if is_url(name) else LocalWorkdir(name)
+
+
+def fetched(name: str, storage: Storage, use: str) -> str:
+    """The path of a folder that is only read, after fetching it if it is at a URL."""
+    with open_workdir(name, storage, use) as workdir:
+        return workdir.folder
+
+
+def copy_of(name: str, storage: Storage, use: str) -> str:
+    """Where `open_workdir` has a run's files."""
+    if not is_url(name):
+        return name
+    url = name.rstrip("/")
+    key = hashlib.sha256(url.encode()).hexdigest()[:12]
+    title = re.sub(r"[^\w.-]", "_", url.rpartition("/")[2])
+    return os.path.join(storage.folder, "workdirs", f"{title}-{key}-{use}")
+
+
+def absolute(name: str) -> str:
+    """A path made absolute; a URL as it is."""
+    return name if is_url(name) else os.path.abspath(name)
+
+
+def files_in(folder: str) -> List[str]:
+    """The files in a folder and its folders, by path in it, without those of a moment."""
+    found = []
+    for inner, _, files in os.walk(folder):
+        inner = os.path.relpath(inner, folder)
+        found += [os.path.normpath(os.path.join(inner, name)) for name in files]
+    return [name for name in found if _lasts(name)]
+
+
+def _lasts(name: str) -> bool:
+    hidden = any(part.startswith(".") for part in name.split("/"))
+    return not hidden and not name.endswith(".tmp")
+
+
+def turn(name: str) -> int:
+    """When a file appears: a checkpoint is there with its index, and then listed.
+
+    Metrics go before: lines that are later than the newest checkpoint do no harm.
+    """
+    if name in (CONFIG, METRICS):
+        return 0
+    if _CHECKPOINT.fullmatch(name):
+        return 3 if name == "checkpoint" else 2 if name.endswith(".index") else 1
+    return 4
+
+
+def ordered(names: Iterable[str]) -> List[str]:
+    """Files in the order in which they appear; those that go do so in the opposite one."""
+    return sorted(names, key=lambda name: (turn(name), name))
