@@ -1,8 +1,7 @@
 """Small generated scenes: what each pretext task asks about can be seen in them."""
 
 import numpy as np
-import tensorflow as tf
-from evaluated import value
+import trained
 from pretexture.loader.writer import TFRecordWriter, example
 
 CLASSES = 4
@@ -31,6 +30,6 @@ def write(folder) -> str:
         with TFRecordWriter(folder / f"train-{shard:05}-of-00002") as writer:
             for number in range(64):
                 label = number % CLASSES
-                encoded = value(tf.io.encode_jpeg(scene(random, label), quality=90))
+                encoded = trained.jpeg(scene(random, label), quality=90)
                 writer.write(example({"image/encoded": encoded, "image/class/label": label + 1}))
     return str(folder)

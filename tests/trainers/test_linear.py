@@ -11,6 +11,7 @@ import pytest
 tf = pytest.importorskip("tensorflow")
 
 import trained  # noqa: E402
+from evaluated import value  # noqa: E402
 from pretexture.loader import Loader, imagenet  # noqa: E402
 from pretexture.loader.writer import TFRecordWriter, example  # noqa: E402
 from pretexture.trainers import (  # noqa: E402
@@ -151,7 +152,7 @@ def _pool(x, mode, limit):
 )
 def test_pooling_leaves_at_most_so_many_features(mode, shape, limit):
     x = np.random.RandomState(0).randn(2, *shape).astype(np.float32)
-    found = trained.values(lambda x: pool(x, mode, limit), x)
+    found = value(pool(tf.constant(x), mode, limit))
     np.testing.assert_allclose(found, _pool(x, mode, limit), atol=1e-6)
     assert found.shape[1] <= max(limit, shape[2])
 
@@ -170,7 +171,7 @@ def test_adaptive_pooling_cuts_a_map_evenly():
 def test_the_maps_of_an_images_patches_are_made_one(how):
     x = np.random.RandomState(0).randn(2, 9, 3, 4, 5).astype(np.float32)
     recipe = dataclasses.replace(RECIPE, combine_patches=how)
-    found = trained.values(lambda x: combine(x, recipe), x)
+    found = value(combine(tf.constant(x), recipe))
     expected = {
         "avg_pool": sum(x[:, patch] for patch in range(9)) / 9,
         "max_pool": x.max(1),
@@ -182,7 +183,7 @@ def test_the_maps_of_an_images_patches_are_made_one(how):
 def _points(module, *batches):
     """The frozen network's end points for each batch."""
     network = Representation(module).network
-    return trained.values(lambda *xs: [network()(x) for x in xs], *batches)
+    return value([network()(tf.constant(batch)) for batch in batches])
 
 
 @pytest.mark.parametrize("recipe", [trained.VGG, RESNET], ids=["vgg19", "resnet50"])
@@ -355,7 +356,7 @@ def test_weight_decay_is_of_all_heads_kernels():
         kernels = [v.read_value() for name, v in scope.variables.items() if name.endswith("kernel")]
         return l2_penalty(model), kernels
 
-    found, kernels = trained.values(penalty)
+    found, kernels = value(penalty())
     assert len(kernels) == 4
     expected = 0.1 / 2 * sum(np.sum(np.square(kernel)) for kernel in kernels)
     assert float(found) == pytest.approx(expected, rel=1e-5)
@@ -369,11 +370,11 @@ def test_hidden_units_are_dropped_in_training_by_the_key():
         model = task.model(recipe, Scope(task.scope), (1, 1, 4), tf.float32)
         model.head.heads["b"] = model.head.heads["a"]
         batch = Batch(image, tf.range(6), tf.range(6))
-        keys = [tf.constant(key) for key in ([0, 1], [0, 1], [0, 2])]
+        keys = [tf.constant(key) for key in ([0, 1, 0], [0, 1, 0], [0, 2, 0])]
         return [task.loss(model, batch, True, key) for key in keys], task.loss(model, batch, False)
 
     image = np.random.RandomState(0).randn(6, 4).astype(np.float32)
-    (first, again, other), calm = trained.values(losses, image)
+    (first, again, other), calm = value(losses(tf.constant(image)))
     assert np.array_equal(first["loss"], again["loss"])
     assert not np.array_equal(first["loss"], other["loss"])
     assert not np.array_equal(first["a/loss"], first["b/loss"])  # each head drops its own

@@ -1,6 +1,6 @@
 """Runs and checkpoints that nobody trained, and the networks that they are of.
 
-Works on TensorFlow 1 too, where checkpoints are written by its `Saver`, as an Estimator does.
+Works on TensorFlow 1 too.
 """
 
 import dataclasses
@@ -41,11 +41,7 @@ def run(folder, recipe=VGG, steps=(7,)):
         shapes = {name: variable.shape.as_list() for name, variable in scope.variables.items()}
     for step in steps:
         values = {**random_values(shapes, seed=step), "global_step": np.int64(step)}
-        if tf.executing_eagerly():
-            variables = {name: tf.Variable(value) for name, value in values.items()}
-            Checkpoints(str(folder)).save(step, variables, {"epoch": 1})
-        else:
-            checkpoint(os.path.join(str(folder), f"model.ckpt-{step}"), values)
+        Checkpoints(str(folder)).save(step, values, {"epoch": 1})
     return values
 
 
@@ -69,16 +65,6 @@ def end_points(recipe, values, *images):
         return [session.run(points, {image: batch}) for batch in images]
 
 
-def values(function, *arrays):
-    """What a function of tensors gives for arrays: eagerly, or on TensorFlow 1 in a session."""
-    if tf.executing_eagerly():
-        return tf.nest.map_structure(np.asarray, function(*map(tf.constant, arrays)))
-    with tf.Graph().as_default(), v1.Session() as session:
-        found = function(*map(tf.constant, arrays))
-        session.run([v1.global_variables_initializer(), v1.local_variables_initializer()])
-        return session.run(found)
-
-
 def use(module, *images, signature="representation"):
     """What a signature of a SavedModel gives for each batch, by name."""
     with tf.Graph().as_default(), v1.Session() as session:
@@ -100,10 +86,11 @@ def interrupt_after(monkeypatch, steps):
     monkeypatch.setattr(run_module._AfterStep, "__call__", interrupting)
 
 
-def jpeg(pixels):
+def jpeg(pixels, quality=95):
     """Pixels of [H, W, 3] from 0 to 255 as a JPEG."""
     with tf.Graph().as_default(), v1.Session() as session:
-        return session.run(tf.io.encode_jpeg(tf.constant(pixels.clip(0, 255), tf.uint8)))
+        image = tf.constant(pixels.clip(0, 255), tf.uint8)
+        return session.run(tf.io.encode_jpeg(image, quality=quality))
 
 
 def images(*shape):
