@@ -335,6 +335,8 @@ class Loader:
             batch = Batch(*self._backend.next())
         except RecordError:
             self._iteration = None
+            # Closing ends the wait for a shard, which is no fault of the record's.
+            self._check_open()
             raise
         finally:
             for fault in self._backend.take_skipped():

@@ -49,7 +49,10 @@ class ShardCache:
         os.makedirs(folder, exist_ok=True)
         self.folder = folder
         if size is None:
-            taken = sum(entry.stat().st_size for entry in os.scandir(folder))
+            taken = 0
+            for entry in os.scandir(folder):
+                with contextlib.suppress(FileNotFoundError):  # another process removes it
+                    taken += entry.stat().st_size
             size = (shutil.disk_usage(folder).free + taken) * 9 // 10
         self.size = size
 

@@ -56,3 +56,14 @@ def test_a_folder_without_metrics_is_named(tmp_path):
     assert result.stderr.decode().startswith("error: ")
     assert str(tmp_path / "metrics.jsonl") in result.stderr.decode()
     assert "Traceback" not in result.stderr.decode()
+
+
+def test_a_run_at_a_url_is_drawn_to_a_file_here(s3, tmp_path):
+    s3.put([run(tmp_path / "one", [1.4, 1.2, 1.0]) / "metrics.jsonl"], "runs/one")
+    storage = ["--endpoint-url", s3.endpoint, "--cache-dir", tmp_path / "cache"]
+    out = tmp_path / "one.png"
+    result = plot(f"{s3.bucket}/runs/one", *storage, "--out", out)
+    assert result.returncode == 0, result.stderr
+    assert colors(out)[0] > 100
+    result = plot(f"{s3.bucket}/runs/none", *storage)
+    assert f"error: {s3.bucket}/runs/none/metrics.jsonl holds no metrics" in result.stderr.decode()

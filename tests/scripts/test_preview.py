@@ -155,3 +155,16 @@ def test_a_wrong_request_gives_one_line(shards, data, pipeline, out, reason):
             ["--data", str(shards / data), "--pipeline", pipeline, "--out", str(shards / out)]
         )
     assert "\n" not in str(error.value)
+
+
+def test_of_data_at_a_url_a_few_shards_are_fetched(s3, shards, tmp_path, monkeypatch):
+    pytest.importorskip("s3fs")
+    (shards / "dataset.json").write_text('{"classes": ["ape", "bee", "cow"]}')
+    s3.put([*shards.glob("train-*"), shards / "dataset.json"])
+    monkeypatch.setattr(preview, "SHARDS", 1)
+    flags = ["--pipeline", "resize(48)|rotate", "--split", "trainval", "--count", "2"]
+    storage = ["--endpoint-url", s3.endpoint, "--cache-dir", str(tmp_path / "cache")]
+    out = tmp_path / "sheet.png"
+    assert preview.main(["--data", f"{s3.bucket}/data", *flags, *storage, "--out", str(out)]) == 0
+    assert Image.open(out).width > 4 * 48
+    assert s3.proxy.count("GET", "/train-") == 1 and s3.proxy.count("GET", "/dataset.json") == 1
