@@ -40,7 +40,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
         for attempt in range(flags.restarts + 1):
             if attempt:
                 print(f"launch: restart {attempt} of {flags.restarts}", file=sys.stderr)
-            environments = _environments(flags, command, folder)
+            environments = _environments(flags, command, first, folder)
             status, again = Group(command, environments, first).run()
             if status == 0 or not again:
                 break
@@ -48,24 +48,27 @@ def main(arguments: Optional[List[str]] = None) -> int:
 
 
 def _environments(
-    flags: argparse.Namespace, command: List[str], folder: str
+    flags: argparse.Namespace, command: List[str], first: int, folder: str
 ) -> List[Dict[str, str]]:
-    """What is set for each process of this machine."""
+    """What is set for each process of this machine, of which `first` is the first one's number."""
     hosts, nproc = flags.hosts, flags.nproc
-    first, total = _host_index(flags) * nproc, nproc * len(hosts)
+    total = nproc * len(hosts)
     if _is_npu(command):
         shared = {"RANK_SIZE": str(total), "JOB_ID": os.environ.get("JOB_ID") or "10086"}
+        devices = {first + i: str(i) for i in range(nproc)}
         if total > 1:
-            shared["RANK_TABLE_FILE"] = _rank_table(flags.rank_table, nproc, total, folder)
+            path = _rank_table(flags.rank_table, nproc, total, folder)
+            shared["RANK_TABLE_FILE"] = path
+            devices = _devices(path, total)
         return [
             {
                 **shared,
-                "RANK_ID": str(first + i),
-                "DEVICE_ID": str(i),
-                "ASCEND_DEVICE_ID": str(i),
+                "RANK_ID": str(rank),
+                "DEVICE_ID": devices[rank],
+                "ASCEND_DEVICE_ID": devices[rank],
                 "TF_CONFIG": "{}",  # no cluster, which the plugin would not bear
             }
-            for i in range(nproc)
+            for rank in range(first, first + nproc)
         ]
     if len(hosts) > 1:
         addresses = [f"{host}:{port + i}" for host, port in hosts for i in range(nproc)]
@@ -77,11 +80,20 @@ def _environments(
         config = {"cluster": {"worker": addresses}, "task": task}
         environment = {"TF_CONFIG": json.dumps(config) if total > 1 else "{}"}
         if nproc > 1:
-            visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-            gpus = visible.split(",") if visible else list(map(str, range(nproc)))
-            environment["CUDA_VISIBLE_DEVICES"] = gpus[i] if i < len(gpus) else ""
+            environment["CUDA_VISIBLE_DEVICES"] = _gpu(i, nproc)
         environments.append(environment)
     return environments
+
+
+def _gpu(number: int, nproc: int) -> str:
+    """The GPU of a process, of those that are visible here. Raises ValueError for too few."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return str(number)
+    gpus = [gpu for gpu in visible.split(",") if gpu]
+    if gpus and len(gpus) < nproc:
+        raise ValueError(f"--nproc {nproc}: CUDA_VISIBLE_DEVICES has {len(gpus)} GPUs, {visible}")
+    return gpus[number] if gpus else ""
 
 
 def _is_npu(command: List[str]) -> bool:
@@ -136,7 +148,7 @@ def _free_ports(number: int) -> List[int]:
 def _rank_table(path: Optional[str], nproc: int, total: int, folder: str) -> str:
     """The path of the table by which HCCL finds the devices; made from HCCN on one machine.
 
-    Raises: ValueError where there is none, or one of another number of devices.
+    Raises: ValueError where there is none.
     """
     if path is None:
         if nproc != total or not os.path.exists(HCCN):
@@ -149,18 +161,25 @@ def _rank_table(path: Optional[str], nproc: int, total: int, folder: str) -> str
         with open(path, "w", encoding="utf-8") as file:
             json.dump(_table(nproc), file, indent=2)
         return path
-    path = os.path.abspath(path)
+    return os.path.abspath(path)
+
+
+def _devices(path: str, total: int) -> Dict[int, str]:
+    """The device of each rank, as a rank table has them. Raises ValueError, OSError."""
     try:
         with open(path, encoding="utf-8") as file:
             servers = json.load(file)["server_list"]
-        ranks = sorted(int(device["rank_id"]) for server in servers for device in server["device"])
+        devices = {
+            int(device["rank_id"]): str(device["device_id"])
+            for server in servers
+            for device in server["device"]
+        }
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is no rank table: {error!r}") from None
-    if ranks != list(range(total)):
-        raise ValueError(
-            f"{path} has ranks {', '.join(map(str, ranks))}; 0 to {total - 1} are needed"
-        )
-    return path
+    if sorted(devices) != list(range(total)):
+        ranks = ", ".join(map(str, sorted(devices)))
+        raise ValueError(f"{path} has ranks {ranks}; 0 to {total - 1} are needed")
+    return devices
 
 
 def _table(nproc: int) -> Dict[str, object]:
@@ -233,7 +252,7 @@ def _parser() -> argparse.ArgumentParser:
         type=count,
         default=0,
         metavar="N",
-        help="how often to start again where a process fails (default: 0)",
+        help="how often to start again where a process fails, but for wrong flags (default: 0)",
     )
     add_traceback_flag(parser)
     parser.add_argument("command", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)

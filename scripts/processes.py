@@ -12,7 +12,10 @@ from typing import IO, Any, Deque, Dict, List, Sequence, Tuple
 
 _TAIL = 20  # lines of standard error that are said again at the end
 _PATIENCE = 30.0  # seconds from a request to end to a kill
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# How processes end that were asked to, and saved what they had.
+_ON_REQUEST = tuple(128 + number for number in _SIGNALS)
+_WRONG_FLAGS = 2
 
 
 class Group:
@@ -40,8 +43,8 @@ class Group:
     def run(self) -> Tuple[int, bool]:
         """Starts the processes and waits for all of them.
 
-        Ctrl-C and SIGTERM are passed on. Where a process fails, the others are asked to end, and
-        killed where they do not.
+        Ctrl-C and SIGTERM are passed on, a closed terminal as SIGTERM; a second signal kills. Where
+        a process fails, the others are asked to end, and killed where they do not.
 
         Returns: the exit status, that of the process that failed first (128 and the signal's number
             for one that was killed), and whether it makes sense to start again.
@@ -50,6 +53,8 @@ class Group:
         try:
             for number, environment in enumerate(self._environments):
                 self._start(number, environment)
+            if self._signal:
+                self._send(signal.SIGTERM)  # to those that it has not found started yet
             failed = self._wait()
         finally:
             for process in self._processes:
@@ -64,8 +69,10 @@ class Group:
         status = self._processes[failed].returncode
         if self._signal:
             return 128 + self._signal, False
+        if status in _ON_REQUEST:  # somebody's who asked it, or a worker's of another machine
+            return status, False
         self._tell(failed, status)
-        return (status if status > 0 else 128 - status), True
+        return (status if status > 0 else 128 - status), status != _WRONG_FLAGS
 
     def _start(self, number: int, environment: Dict[str, str]) -> None:
         # In a session of its own, so that a terminal's Ctrl-C reaches it once: from here.
@@ -118,8 +125,8 @@ class Group:
             if failed is None and self._processes[number].returncode:
                 failed = number
                 deadline = time.monotonic() + _PATIENCE
-                # Those that were told already are left to save what they have.
-                if not self._signal:
+                # Those that know already are left to save what they have.
+                if not self._signal and self._processes[number].returncode not in _ON_REQUEST:
                     self._send(signal.SIGTERM)
         return failed
 
@@ -129,8 +136,9 @@ class Group:
                 process.send_signal(number)
 
     def _pass_on(self, number: int, frame: Any) -> None:
+        known = number if number in (signal.SIGINT, signal.SIGTERM) else signal.SIGTERM
+        self._send(signal.SIGKILL if self._signal else known)
         self._signal = number
-        self._send(number)
 
     def _tell(self, number: int, status: int) -> None:
         """Says which process failed, and its last words once more."""

@@ -186,8 +186,15 @@ def _fit(
         module=module,
     )
     folder = workdir.folder
-    checkpoints = Checkpoints(folder)
     chief = place.worker == 0
+    if place.workers > 1:
+        # What the first worker's copy of the run has more than the URL, the others must see.
+        if chief:
+            workdir.push()
+        engine.wait()
+        if not chief:
+            workdir.pull()
+    checkpoints = Checkpoints(folder)
     if checkpoints.latest:
         check_config(folder, config)
         state = engine.restore(checkpoints.latest)
@@ -230,7 +237,7 @@ def _fit(
             after.signal = interrupt.signal
         step = engine.step
         save()
-        engine.finish()
+        engine.wait()
 
     seconds = time.monotonic() - began
     if chief:

@@ -66,6 +66,13 @@ def test_gpus_are_shared_out_of_those_that_are_visible():
     assert sorted(output) == ["[0] 3", "[1] 5"]
 
 
+def test_gpus_that_are_hidden_stay_so_and_too_few_are_an_error():
+    _, output, _ = _run("--nproc", "2", *_say("CUDA_VISIBLE_DEVICES"), CUDA_VISIBLE_DEVICES="")
+    assert sorted(output) == ["[0] ", "[1] "]
+    status, _, errors = _run("--nproc", "3", *_say("A"), CUDA_VISIBLE_DEVICES="3,5")
+    assert status == 1 and errors == ["error: --nproc 3: CUDA_VISIBLE_DEVICES has 2 GPUs, 3,5"]
+
+
 def test_on_several_machines_the_processes_are_numbered_on_and_ports_are_known():
     hosts = ("--hosts", "127.0.0.1:4000,127.0.0.2", "--host-index", "1")
     _, output, _ = _run("--nproc", "2", *hosts, *_say("TF_CONFIG"))
@@ -77,19 +84,22 @@ def test_on_several_machines_the_processes_are_numbered_on_and_ports_are_known()
         assert config["cluster"]["worker"] == list(ports)
 
 
-def _table(path, *ranks):
-    devices = [{"device_id": str(rank), "device_ip": "", "rank_id": str(rank)} for rank in ranks]
+def _table(path, *ranks, first_device=0):
+    devices = [
+        {"device_id": str(first_device + i), "device_ip": "", "rank_id": str(rank)}
+        for i, rank in enumerate(ranks)
+    ]
     path.write_text(json.dumps({"server_list": [{"server_id": "a", "device": devices}]}))
     return str(path)
 
 
 def test_npus_get_what_hccl_reads_and_no_cluster(tmp_path):
-    table = _table(tmp_path / "table.json", 0, 1)
+    table = _table(tmp_path / "table.json", 0, 1, first_device=4)
     names = ("RANK_ID", "RANK_SIZE", "ASCEND_DEVICE_ID", "TF_CONFIG", "RANK_TABLE_FILE", "JOB_ID")
     for flag in (("--device", "npu"), ("--device=npu",)):
         _, output, _ = _run("--nproc", "2", "--rank-table", table, *_say(*names), *flag, JOB_ID="7")
         words = [line.split()[:7] for line in sorted(output)]
-        assert words == [[f"[{i}]", str(i), "2", str(i), "{}", table, "7"] for i in range(2)]
+        assert words == [[f"[{i}]", str(i), "2", str(i + 4), "{}", table, "7"] for i in range(2)]
 
 
 def test_on_one_machine_the_rank_table_is_made_from_what_huawei_s_driver_says(tmp_path):
@@ -158,7 +168,30 @@ def test_with_restarts_a_failed_command_starts_again(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("status", [2, 128 + signal.SIGTERM])
+def test_wrong_flags_and_an_end_on_request_start_nothing_again(status):
+    program = f"import sys; sys.exit({int(status)})"
+    found, _, errors = _run("--nproc", "1", "--restarts", "3", "--", sys.executable, "-c", program)
+    assert found == status
+    assert not any("restart" in line for line in errors)
+
+
+def test_a_second_signal_kills():
+    program = (
+        "import signal, time\n"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "print('ready'); time.sleep(100)\n"
+    )
+    process = _start("--nproc", "1", "--", sys.executable, "-c", program)
+    assert "ready" in process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGINT
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_is_passed_on_once_and_nothing_is_started_again(number):
     program = (
         "import signal, sys, time\n"
@@ -174,7 +207,9 @@ def test_a_signal_is_passed_on_once_and_nothing_is_started_again(number):
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + number
     words = sorted(output.splitlines())
-    expected = [f"[{i}] {word}" for i in range(2) for word in ("saved", f"signal {int(number)}")]
+    passed_on = signal.SIGTERM if number == signal.SIGHUP else number
+    words_of_each = ("saved", f"signal {int(passed_on)}")
+    expected = [f"[{i}] {word}" for i in range(2) for word in words_of_each]
     assert words == expected and errors == ""
 
 

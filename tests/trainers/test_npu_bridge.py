@@ -227,6 +227,19 @@ def test_several_workers_need_npus(shards, tmp_path, monkeypatch):
         _train(shards, tmp_path, device="cpu", steps=1)
 
 
+def test_workers_that_tf_config_names_are_no_ranks(shards, tmp_path, calls, monkeypatch):
+    config = '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 0}}'
+    monkeypatch.setenv("TF_CONFIG", config)
+    with pytest.raises(ValueError, match="NPUs are found by RANK_ID and RANK_SIZE"):
+        _train(shards, tmp_path, steps=1)
+
+
+def test_empty_variables_of_a_job_are_none(shards, tmp_path, calls, monkeypatch):
+    for name in ("RANK_SIZE", "RANK_ID", "JOB_ID", "TF_CONFIG"):
+        monkeypatch.setenv(name, "")
+    assert _train(shards, tmp_path, steps=1).step == 1
+
+
 def test_ranks_need_a_rank_table(shards, tmp_path, calls, monkeypatch):
     monkeypatch.setenv("RANK_ID", "0")
     monkeypatch.setenv("RANK_SIZE", "2")
@@ -275,6 +288,12 @@ def test_a_killed_rank_ends_the_run_with_an_error(shards, alone, tmp_path):
     os.kill(several.children(process.pid)[1], signal.SIGKILL)
     output = several.done(process, 128 + signal.SIGKILL)
     assert "launch: process 1 was killed by SIGKILL" in output
+    # The other one ends by itself: in a step that fails, or between two when it is asked to.
+    words = (
+        "[0] error: another worker is gone, or this one failed",
+        "[0] the same command goes on",
+    )
+    assert any(word in output for word in words)
     _train(
         shards, tmp_path, tiny.PLAIN, device="cpu", steps=read_metrics(str(tmp_path))[-1]["step"]
     )

@@ -14,11 +14,17 @@ tf = pytest.importorskip("tensorflow")
 
 import several  # noqa: E402
 import tiny  # noqa: E402
+from device_rules import broken  # noqa: E402
+from pretexture.loader import ArraySpec, Batch  # noqa: E402
+from pretexture.trainers import tasks  # noqa: E402
 from pretexture.trainers.metrics import TIMINGS, read_metrics  # noqa: E402
+from pretexture.trainers.npu_options import NpuOptions  # noqa: E402
 from pretexture.trainers.run import Options, pretrain  # noqa: E402
 
 if not tf.__version__.startswith("2.6"):
     pytest.skip("npu_device is for TensorFlow 2.6.5", allow_module_level=True)
+
+from pretexture.trainers.engines import places, tf2  # noqa: E402
 
 FULL = ("--precision-mode", "must_keep_origin_dtype")
 
@@ -87,6 +93,39 @@ def test_the_device_is_opened_first_as_the_options_say(shards, tmp_path):
         "initial_scale": 2.0**15,
         "dynamic_growth_steps": 2000,
     }
+
+
+def test_the_graph_that_goes_to_the_device_breaks_no_rule(monkeypatch):
+    monkeypatch.syspath_prepend(several.PLUGINS)
+    import npu_device
+
+    monkeypatch.setattr(npu_device, "_opened", True)
+    spec = Batch(
+        ArraySpec((6, 4, 12, 12, 3), "float32"),
+        ArraySpec((6, 4), "int32"),
+        ArraySpec((6,), "int64"),
+    )
+    place = places.Npu(npu_device, NpuOptions())
+    task = tasks.build(tiny.ROTATION)
+    graph = tf2.Engine(tiny.ROTATION, task, spec, 6, 0, place)._compiled()
+    graph = graph.get_concrete_function().graph
+    assert any(op.type == "If" for op in graph.get_operations())  # whether to leave the step out
+    assert broken([*graph.outputs, *graph.control_outputs]) == []
+
+
+def test_workers_that_tf_config_names_are_refused(shards, tmp_path, monkeypatch):
+    config = '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 0}}'
+    monkeypatch.setenv("TF_CONFIG", config)
+    status, output, _ = _run(shards, tmp_path)
+    assert status == 1
+    assert "NPUs are found by RANK_ID and RANK_SIZE" in output.splitlines()[-1]
+
+
+def test_empty_variables_of_a_job_are_none(shards, tmp_path, monkeypatch):
+    for name in ("RANK_SIZE", "RANK_ID", "JOB_ID", "TF_CONFIG"):
+        monkeypatch.setenv(name, "")
+    status, output, _ = _run(shards, tmp_path, "--steps", "1")
+    assert status == 0, output
 
 
 def test_runs_move_between_npu_and_cpu_with_the_same_losses(shards, tmp_path):
@@ -164,7 +203,9 @@ def test_a_killed_rank_ends_the_run_with_an_error(shards, tmp_path):
     process = several.launch(2, command, *flags, environment=environment)
     several.wait_for_steps(tmp_path, 3, process)
     os.kill(several.children(process.pid)[0], signal.SIGKILL)
-    assert "launch: process 0 was killed by SIGKILL" in several.done(process, 128 + signal.SIGKILL)
+    output = several.done(process, 128 + signal.SIGKILL)
+    assert "launch: process 0 was killed by SIGKILL" in output
+    assert "[1] error: another worker is gone, or this one failed" in output
 
 
 def test_ranks_that_would_go_on_after_different_steps_are_told_so(shards, tmp_path):

@@ -18,5 +18,5 @@ def choose() -> Any:
 
 def require_one_process(what: str) -> None:
     """Raises ValueError where this process is one of several, as the environment says."""
-    if devices.cluster().workers > 1 or ascend.ranks()[1] > 1:
+    if devices.cluster().workers > 1 or ascend.several_ranks():
         raise ValueError(f"{what} runs in one process: start it without scripts/launch.py")

@@ -14,6 +14,7 @@ import tensorflow as tf
 from ..npu_options import NpuOptions
 from ..optimization import LossScale, Step
 from ..recipes import Recipe
+from .devices import cluster
 
 _PLUGINS = {"npu_bridge.npu_init": "1.15", "npu_device": "2.6.5"}
 
@@ -43,14 +44,33 @@ def plugin(name: str) -> Any:
         ) from error
 
 
+def job_environment() -> None:
+    """Makes the environment what the plugins, which read it, can take.
+
+    Raises: ValueError where it names workers by TF_CONFIG, which is not for NPUs.
+    """
+    if cluster().workers > 1:
+        raise ValueError(
+            "TF_CONFIG names several workers, and NPUs are found by RANK_ID and RANK_SIZE: give "
+            "scripts/launch.py a command in which --device npu can be seen, or set these"
+        )
+    if not os.environ.get("TF_CONFIG", "{}"):
+        del os.environ["TF_CONFIG"]  # `NPURunConfig` reads it as JSON
+    for name in ("LOCAL_CHECKPOINT_DIR", "RESTORE_FROM"):
+        os.environ.pop(name, None)  # it would start from there, and not where the run was
+    for name, value in (("JOB_ID", "10086"), ("RANK_ID", "0"), ("RANK_SIZE", "1")):
+        if not os.environ.get(name):
+            os.environ[name] = value
+
+
 def ranks() -> Tuple[int, int]:
     """Which rank this process is, and of how many, as RANK_ID and RANK_SIZE say; (0, 1) without.
 
     Raises: ValueError for numbers that make no sense, or several ranks without RANK_TABLE_FILE.
     """
-    rank, size = (os.environ.get(name, "") for name in ("RANK_ID", "RANK_SIZE"))
-    if (size or "1") == "1":
+    if not several_ranks():
         return 0, 1
+    rank, size = (os.environ.get(name, "") for name in ("RANK_ID", "RANK_SIZE"))
     if not (rank.isdigit() and size.isdigit() and int(rank) < int(size)):
         raise ValueError(
             f"RANK_ID must be a whole number below RANK_SIZE, not {rank!r} of {size!r}; "
@@ -63,6 +83,11 @@ def ranks() -> Tuple[int, int]:
             f"devices by it; scripts/launch.py --rank-table FILE sets it"
         )
     return int(rank), int(size)
+
+
+def several_ranks() -> bool:
+    """Whether RANK_SIZE says so."""
+    return (os.environ.get("RANK_SIZE") or "1") != "1"
 
 
 def profiling_options(folder: str) -> str:
@@ -111,15 +136,6 @@ def run_config(bridge: Any, options: NpuOptions, model_dir: str, several: bool) 
         save_summary_steps=0,
         log_step_count_steps=None,
     )
-
-
-def job_environment() -> None:
-    """Sets what `NPUEstimator` reads from the environment and a run on one device lacks."""
-    for name in ("LOCAL_CHECKPOINT_DIR", "RESTORE_FROM"):
-        os.environ.pop(name, None)  # it would start from there, and not where the run was
-    for name, value in (("JOB_ID", "10086"), ("RANK_ID", "0"), ("RANK_SIZE", "1")):
-        if not os.environ.get(name):
-            os.environ[name] = value
 
 
 def bridge_optimizer(

@@ -71,6 +71,9 @@ def cluster() -> Cluster:
         if not 0 <= index < len({"chief": chiefs, "worker": workers}.get(kind, ())):
             raise ValueError(f"there is no task {kind} {index}")
         worker = index if kind == "chief" else len(chiefs) + index
+        for address in (*chiefs, *workers):
+            if not address.rpartition(":")[0] or not address.rpartition(":")[2].isdigit():
+                raise ValueError(f"{address!r} is not HOST:PORT")
         return Cluster(worker, (*chiefs, *workers))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(

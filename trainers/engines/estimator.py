@@ -23,12 +23,13 @@ from ..tasks.task import Batch, Model, Task, objective
 from . import ascend
 from .batches import endless, padded
 from .devices import choose_gpus, cluster
+from .meeting import together
 
 v1: Any = tf.compat.v1
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class OneDevice:
     """Where steps are made: one device of this process.
 
     Attributes:
@@ -52,7 +53,7 @@ class Place:
         return self.npu.iterations_per_loop if self.bridge else 1
 
 
-def open_device(name: str, devices: int = 1, npu: NpuOptions = DEFAULTS) -> Place:
+def open_device(name: str, devices: int = 1, npu: NpuOptions = DEFAULTS) -> OneDevice:
     """Chooses where steps are made; to be called before anything else of TensorFlow.
 
     With RANK_ID and RANK_SIZE (NPU) this process is one of several.
@@ -72,17 +73,17 @@ def open_device(name: str, devices: int = 1, npu: NpuOptions = DEFAULTS) -> Plac
         )
     if name == "npu":
         bridge = ascend.plugin("npu_bridge.npu_init")
-        rank, ranks = ascend.ranks()
         ascend.job_environment()
+        rank, ranks = ascend.ranks()
         words = f"Ascend NPU, {npu.precision_mode}"
-        return Place(words, rank, ranks, bridge=bridge, npu=npu)
+        return OneDevice(words, rank, ranks, bridge=bridge, npu=npu)
     if cluster().workers > 1:
         raise ValueError(
             f"TF_CONFIG names several workers: on CPU and GPU that needs TensorFlow 2.6 or later, "
             f"and this is {tf.__version__}"
         )
     gpus = choose_gpus(name, 1)
-    return Place(gpus[0].name if gpus else "CPU")
+    return OneDevice(gpus[0].name if gpus else "CPU")
 
 
 class Engine:
@@ -95,7 +96,7 @@ class Engine:
         spec: Any,
         steps_per_epoch: int,
         seed: int,
-        place: Optional[Place] = None,
+        place: Optional[OneDevice] = None,
     ):
         if recipe.precision != "float32":
             raise ValueError(
@@ -106,7 +107,7 @@ class Engine:
         self._task = task
         self._spec = spec
         self._seed = seed
-        self._place = place or Place()
+        self._place = place or OneDevice()
         self._rate = optimization.schedule(recipe, steps_per_epoch)
         self._path: Optional[str] = None  # of the checkpoint to start from
         self._made = 0
@@ -117,10 +118,10 @@ class Engine:
         self.parameters = sum(int(np.prod(v.shape.as_list())) for v in trained)
 
     def start(self) -> None:
-        """Nothing: `NPUEstimator` gives all ranks the first one's variables when it begins."""
+        """Nothing: `NPUEstimator` gives ranks the first one's trained variables when it begins."""
 
-    def finish(self) -> None:
-        """Nothing: ranks miss one another in a step only."""
+    def wait(self) -> None:
+        """Nothing: ranks wait for one another within steps only."""
 
     @property
     def step(self) -> int:
@@ -128,8 +129,8 @@ class Engine:
         return self._made
 
     def state(self) -> Mapping[str, np.ndarray]:
-        """The values of the variables by name: model, optimiser and step."""
-        return self._values()
+        """The values of the variables by name: model, optimiser and step; of the first worker."""
+        return self._values() if self._place.worker == 0 else {}
 
     def loader_state(self, loader: Any) -> Dict[str, Any]:
         """The loader's state after the last step's batch, whatever `tf.data` has taken since."""
@@ -191,8 +192,9 @@ class Engine:
     def _run(self, source: Any, loop: int, go: Callable[[Any, Any], Any]) -> None:
         folder = tempfile.mkdtemp(prefix="pretexture-")
         try:
-            go(self._estimator(folder, loop), lambda: dataset(source).map(_features_and_label))
-        except tf.errors.OpError:
+            with together(self._place.workers):
+                go(self._estimator(folder, loop), lambda: dataset(source).map(_features_and_label))
+        except (tf.errors.OpError, ConnectionError):
             if source.error is not None:  # which TensorFlow's words would bury
                 raise source.error from None
             raise

@@ -1,4 +1,4 @@
-"""Workers wait for one another before TensorFlow connects them.
+"""Workers wait for one another before TensorFlow connects them, and miss those that are gone.
 
 TensorFlow itself waits for workers that never come in silence, for an hour or for ever, and cannot
 be interrupted meanwhile. So they meet first, at the address of the first one, where its own server
@@ -11,7 +11,9 @@ import socket
 import sys
 import time
 import zlib
-from typing import Dict, Sequence
+from typing import Dict, Iterator, Sequence
+
+import tensorflow as tf
 
 _PATIENCE = 600.0  # seconds
 _SAY = 30.0  # seconds between two words about it
@@ -34,6 +36,31 @@ def meet(addresses: Sequence[str], worker: int, patience: float = _PATIENCE) -> 
         _receive(waiting)
     else:
         _call(waiting)
+
+
+@contextlib.contextmanager
+def together(workers: int) -> Iterator[None]:
+    """Around what several workers do at once: says that one may be missing where it fails.
+
+    Raises: ConnectionError instead of TensorFlow's own errors, but for a lack of memory.
+    """
+    try:
+        yield
+    except tf.errors.OpError as error:
+        if workers == 1 or isinstance(error, tf.errors.ResourceExhaustedError):
+            raise
+        raise ConnectionError(
+            f"another worker is gone, or this one failed; started again, all of them go on from "
+            f"the last checkpoint ({_reason(error)})"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error that is not about where in the graph it was."""
+    lines = [line for line in str(error).splitlines() if line and not line[0].isspace()]
+    about = ("Graph execution error", "Detected at node", "{{function_node", "Traceback")
+    own = [line for line in lines if not line.startswith(about)]
+    return own[0].strip() if own else type(error).__name__
 
 
 class _Waiting:
@@ -100,8 +127,13 @@ def _receive(waiting: _Waiting) -> None:
             elif set(here) == expected:
                 break
             waiting.go_on(sorted(expected - set(here)))
-        for other in here.values():
-            other.sendall(_GO)
+        for number, other in here.items():
+            try:
+                other.sendall(_GO)
+            except OSError as error:
+                raise ConnectionError(
+                    f"worker {number} at {waiting.addresses[number]} has gone"
+                ) from error
         for other in here.values():  # so that it is they who close, and the port is free at once
             other.settimeout(_SAY)
             _read(other, 1)

@@ -84,7 +84,10 @@ class Place:
         """Gives all processes the first one's values."""
 
     def values(self, variables: Mapping[str, tf.Variable]) -> Mapping[str, Any]:
-        """What a checkpoint holds; statistics that replicas keep for themselves as their means."""
+        """What a checkpoint holds; statistics that replicas keep for themselves as their means.
+
+        Workers but the first one get only those, which take all of them to compute.
+        """
         return variables
 
 
@@ -160,7 +163,7 @@ class Strategy(Place):
 
     def values(self, variables: Mapping[str, tf.Variable]) -> Mapping[str, Any]:
         """See `Place.values`."""
-        return {name: variable.numpy() for name, variable in variables.items()}
+        return {name: v.numpy() for name, v in variables.items() if self.worker == 0 or _own(v)}
 
 
 class Npu(Place):
@@ -199,13 +202,17 @@ class Npu(Place):
 
     def values(self, variables: Mapping[str, tf.Variable]) -> Mapping[str, Any]:
         """See `Place.values`."""
-        values: Dict[str, Any] = {name: v.read_value() for name, v in variables.items()}
-        by_rank = tf.VariableSynchronization.ON_READ
-        statistics = [name for name, v in variables.items() if v.synchronization == by_rank]
-        values.update(zip(statistics, self._means([values[name] for name in statistics])))
+        own = {name: v.read_value() for name, v in variables.items() if _own(v)}
+        values: Dict[str, Any] = dict(variables) if self.worker == 0 else {}
+        values.update(zip(own, self._means(list(own.values())) if own else ()))
         return {name: value.numpy() for name, value in values.items()}
 
     def _means(self, values: List[tf.Tensor]) -> List[tf.Tensor]:
         if self.workers == 1:
             return values
         return self._device.distribute.all_reduce(values, reduction="mean")
+
+
+def _own(variable: tf.Variable) -> bool:
+    """Whether each replica keeps a value of its own."""
+    return variable.synchronization == tf.VariableSynchronization.ON_READ

@@ -14,18 +14,8 @@ from ..tasks.task import Batch, Task, objective
 from . import ascend
 from .batches import endless, padded
 from .devices import choose_gpus, cluster
-from .meeting import meet
+from .meeting import meet, together
 from .places import Npu, Place, Strategy
-
-# What collective operations give where a worker is missing.
-_LOST = (
-    tf.errors.UnavailableError,
-    tf.errors.AbortedError,
-    tf.errors.CancelledError,
-    tf.errors.DeadlineExceededError,
-    tf.errors.FailedPreconditionError,
-    tf.errors.InternalError,
-)
 
 
 def open_device(name: str, devices: int = 1, npu: NpuOptions = DEFAULTS) -> Place:
@@ -47,11 +37,17 @@ def open_device(name: str, devices: int = 1, npu: NpuOptions = DEFAULTS) -> Plac
                 f"--nproc {devices} starts as many"
             )
         device = ascend.plugin("npu_device")
+        ascend.job_environment()
         rank, ranks = ascend.ranks()
         ascend.open_npu(device, npu)
         return Npu(device, npu, rank, ranks)
     those = cluster()
     gpus = choose_gpus(name, devices)
+    if name == "auto" and not gpus and those.workers > 1 and tf.test.is_built_with_cuda():
+        raise ValueError(
+            f"worker {those.worker} sees no GPU, and others may: say --device cpu or gpu, or start "
+            f"fewer processes on a machine"
+        )
     words = "CPU"
     if gpus:
         details = tf.config.experimental.get_device_details(gpus[0])
@@ -214,9 +210,10 @@ class Engine:
     def state(self) -> Mapping[str, Any]:
         """The variables by name, or their values: model, optimiser and step.
 
-        Several workers must all ask, at the same step.
+        Several workers must all ask, at the same step; only the first one gets all of them.
         """
-        state = dict(self._place.values({**self._all_variables(), **self._scale()}))
+        with together(self._place.workers):
+            state = dict(self._place.values({**self._all_variables(), **self._scale()}))
         if "good_steps" in state:  # which Keras counts in 64 bits
             state["good_steps"] = tf.cast(state["good_steps"], tf.int32)
         return state
@@ -237,14 +234,15 @@ class Engine:
         place, step = self._place, self.step
         if place.workers == 1:
             return
-        place.start(list({**self._all_variables(), **self._scale()}.values()))
-        if self._mean(step) != step:
+        with together(place.workers):
+            place.start(list({**self._all_variables(), **self._scale()}.values()))
+        if abs(self._mean(step) - step) > 0.25:  # means are rounded, and steps are whole
             raise ValueError(
                 f"worker {place.worker} would go on after step {step}, others after another one: "
                 f"--workdir must be the same folder for all of them"
             )
 
-    def finish(self) -> None:
+    def wait(self) -> None:
         """Returns when all workers have called it, so that none is missed while others work."""
         if self._place.workers > 1:
             self._mean(0.0)
@@ -257,7 +255,8 @@ class Engine:
         def mean(value: tf.Tensor) -> tf.Tensor:
             return place.run(lambda nothing, value: place.mean(value), (), value)
 
-        return float(mean(tf.constant([value], tf.float32))[0])
+        with together(place.workers):
+            return float(mean(tf.constant([value], tf.float32))[0])
 
     def _scale(self) -> Dict[str, tf.Variable]:
         """The loss scale's variables, which a checkpoint need not have."""
@@ -287,15 +286,8 @@ class Engine:
     ) -> Tuple[Dict[str, float], Tuple[bool, bool]]:
         """A step's metrics, and which of two wishes any of the workers has."""
         self._task.check_labels(batch.label, batch.index)
-        try:
+        with together(self._place.workers):
             values, shares = self._compiled()(_tensors(batch), tf.constant(wishes, tf.float32))
-        except _LOST as error:
-            if self._place.workers == 1:
-                raise
-            raise ConnectionError(
-                f"another worker is gone, or cannot be reached; started again, all of them go on "
-                f"from the last checkpoint ({type(error).__name__})"
-            ) from error
         leave, save = (float(share) > 0 for share in shares)
         return {name: float(value) for name, value in values.items()}, (leave, save)
 

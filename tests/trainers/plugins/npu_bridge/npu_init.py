@@ -67,7 +67,7 @@ class NPURunConfig(tf.estimator.RunConfig):
     ):
         if not isinstance(iterations_per_loop, int) or iterations_per_loop < 1:
             raise ValueError("iterations_per_loop must be positive")
-        if json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster"):
+        if json.loads(os.environ.get("TF_CONFIG", "{}")).get("cluster"):
             raise ValueError('"cluster" and "distribute" must all be set in ps mode')
         if profiling_config is not None and not isinstance(profiling_config, ProfilingConfig):
             raise ValueError("`profiling_config` must be provided with type `ProfilingConfig`")

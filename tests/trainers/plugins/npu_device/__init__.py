@@ -58,7 +58,9 @@ def open(device_id=None):
     global _opened
     if context.context()._context_handle is not None:
         raise RuntimeError("TensorFlow was used before the device was opened")
-    if hccl_world.size() > 1 and not os.path.isfile(os.environ.get("RANK_TABLE_FILE", "")):
+    if int(os.environ.get("RANK_SIZE", "1")) > 1 and not os.path.isfile(
+        os.environ.get("RANK_TABLE_FILE", "")
+    ):
         raise RuntimeError("You must specify a rank table file by set env RANK_TABLE_FILE")
     record("open", device_id=device_id)
     _opened = True
