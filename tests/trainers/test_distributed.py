@@ -133,13 +133,29 @@ def test_ctrl_c_ends_all_workers_at_the_same_step_with_a_checkpoint(shards, tmp_
     assert f"interrupted after step {step:,}" in output and "another worker" not in output
 
 
-def test_two_devices_of_a_process_do_what_one_does(shards, alone, tmp_path):
-    command = several.command(shards, tmp_path, "--devices", "2", "--steps", "2")
+def _on_two_devices(shards, folder, *flags, **how):
+    command = several.command(shards, folder, "--devices", "2", *flags, **how)
     output = subprocess.run(
         [sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
     )
     assert output.returncode == 0, output.stdout.decode()
     assert b"device    2 x CPU, TensorFlow" in output.stdout
+
+
+def test_a_checkpoint_has_the_means_of_the_devices_running_averages(shards, tmp_path):
+    _on_two_devices(shards, tmp_path / "two", "--steps", "1", recipe="tiny-rotation")
+    options = Options(shards, str(tmp_path / "one"), steps=1, device="cpu")
+    pretrain(tiny.ROTATION, options, say=lambda line: None)
+    # The mean of a batch is that of its halves' means, to begin with.
+    found, expected = (
+        several.variables(tmp_path / name, 1)["module/batch_normalization/moving_mean"]
+        for name in ("two", "one")
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-8)
+
+
+def test_two_devices_of_a_process_do_what_one_does(shards, alone, tmp_path):
+    _on_two_devices(shards, tmp_path, "--steps", "2")
     several.assert_equal_within(several.variables(tmp_path, 2), several.variables(alone, 2), 1e-5)
 
 
