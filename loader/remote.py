@@ -144,7 +144,7 @@ class Remote:
             return self._fs.glob(self._path(pattern), detail=True)
 
         found = self._persist(pattern, glob)
-        files = {path: info for path, info in found.items() if info["type"] == "file"}
+        files = {path: info for path, info in found.items() if _is_file(path, info)}
         return self._described([self._url(path) for path in sorted(files)], files)
 
     def describe(self, urls: Sequence[str]) -> List[RemoteFile]:
@@ -168,7 +168,9 @@ class Remote:
                 return []
 
         infos = {
-            info["name"]: info for info in self._persist(folder, listing) if info["type"] == "file"
+            info["name"]: info
+            for info in self._persist(folder, listing)
+            if _is_file(info["name"], info)
         }
         urls = [self._url(path) for path in infos]
         names = [path[len(root) + 1 :] for path in infos]
@@ -265,6 +267,11 @@ class Remote:
             if self._stopped.wait(seconds):
                 raise Stopped
         raise AssertionError("the last attempt returns or raises")
+
+
+def _is_file(path: str, info: Mapping[str, Any]) -> bool:
+    """Whether what is listed is a file, and not the empty object that stands for a folder."""
+    return info["type"] == "file" and not (path.endswith("/") or info["name"].endswith("/"))
 
 
 def _scheme(url: str) -> str:

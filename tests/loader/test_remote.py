@@ -111,6 +111,18 @@ def test_splits_of_imagenet_are_those_of_the_local_folder(s3, shards, tmp_path):
         imagenet(f"{s3.bucket}/none", "train", **options)
 
 
+def test_folders_made_in_a_console_are_no_files(s3, shards, tmp_path):
+    s3.put(shards)
+    for folder in ("data", "data/train-folder"):
+        s3.put_marker(folder)
+    options = {"cache_dir": tmp_path / "cache", "endpoint_url": s3.endpoint}
+    for folder in ("data", "data/"):
+        found = imagenet(f"{s3.bucket}/{folder}", "trainval", **options)
+        assert len(found) == len(TFRecords(shards))
+    assert len(_open(s3, f"{s3.bucket}/data/train-*", tmp_path)) == 37
+    assert len(_open(s3, f"{s3.bucket}/data/*", tmp_path)) == 37
+
+
 def test_what_is_not_there_is_named(s3, shards, tmp_path):
     s3.put(shards)
     with pytest.raises(FileNotFoundError, match=r"no file matches s3://.*/data/none-\*"):

@@ -264,6 +264,19 @@ def test_only_what_changed_is_brought_there(s3, storage):
     assert _names(s3) == ["a"] and s3.fs.cat(f"{url}/a") == b"amore"
 
 
+def test_folders_made_in_a_console_are_no_files_of_a_run(s3, storage, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    for folder in ("run", "run/features", "new"):
+        s3.put_marker(folder)
+    s3.put([tmp_path / "config.json"], "run")
+    for use in ("train", "evaluate"):
+        for url in (f"{s3.bucket}/run", f"{s3.bucket}/run/"):
+            with open_workdir(url, storage, use) as workdir:
+                assert remote_workdir.files_in(workdir.folder) == ["config.json"]
+    with open_workdir(f"{s3.bucket}/new", storage, "train") as workdir:
+        assert remote_workdir.files_in(workdir.folder) == []
+
+
 def test_a_folder_that_cannot_be_listed_is_an_error_and_no_new_run(s3, data, storage):
     s3.proxy.fail("503", "prefix=run", method="GET")
     with pytest.raises(OSError, match=r"s3://.*/run: .*the last of 6 tries"):
