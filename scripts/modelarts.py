@@ -13,6 +13,7 @@ scripts/launch.py), URLs are read as scripts/pretrain.py reads them; obs:// then
 import argparse
 import importlib
 import itertools
+import json
 import os
 import re
 import sys
@@ -40,8 +41,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     if ignored:
         print(f"not known to scripts/pretrain.py, and ignored: {' '.join(ignored)}")
     # Ranks of a machine would copy to the same folders.
-    several = int(os.environ.get("RANK_SIZE") or 1) > 1
-    files = None if several else _moxing_files()
+    files = None if _processes() > 1 else _moxing_files()
     if files is None:
         return pretrain.main([*command, *known])
     cache = flags.cache_dir or CACHE
@@ -134,6 +134,16 @@ def _moxing_files() -> Any:
         return importlib.import_module("moxing").file
     except ImportError:
         return None
+
+
+def _processes() -> int:
+    """How many train together, as scripts/launch.py says in the environment."""
+    try:
+        cluster = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster", {})
+        workers = sum(len(cluster.get(role, ())) for role in ("chief", "worker"))
+    except (ValueError, AttributeError, TypeError):
+        workers = 0  # training says what is wrong with it
+    return max(int(os.environ.get("RANK_SIZE") or 1), workers)
 
 
 def _known(command: Sequence[str], rest: Sequence[str]) -> Tuple[List[str], List[str]]:

@@ -146,6 +146,31 @@ def test_what_neither_knows_is_said_and_ignored(moxing, tmp_path, capsys):
     assert "steps of 4 an epoch" in said
 
 
+@pytest.mark.parametrize(
+    "environment, several",
+    [
+        ({}, False),
+        ({"TF_CONFIG": "{}"}, False),
+        ({"TF_CONFIG": '{"cluster": {"worker": ["a:1"]}}'}, False),
+        ({"TF_CONFIG": '{"cluster": {"worker": ["a:1", "a:2"]}}'}, True),
+        ({"TF_CONFIG": '{"cluster": {"chief": ["a:1"], "worker": ["a:2"]}}'}, True),
+        ({"TF_CONFIG": "no JSON"}, False),
+        ({"TF_CONFIG": "{}", "RANK_SIZE": "2"}, True),
+    ],
+)
+def test_of_several_processes_none_copies_with_moxing(
+    moxing, tmp_path, monkeypatch, environment, several
+):
+    for name in ("TF_CONFIG", "RANK_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    started = []
+    monkeypatch.setattr(pretrain, "main", lambda *arguments: started.append(arguments) or 0)
+    _job(tmp_path)
+    assert (len(started[0]) == 1) == several == (not moxing.calls)
+
+
 def test_without_moxing_urls_are_read_as_pretraining_does(s3, tmp_path, images, monkeypatch):
     monkeypatch.setitem(sys.modules, "moxing", None)
     for number in range(2):
