@@ -259,10 +259,14 @@ def copy_of(name: str, storage: Storage, use: str) -> str:
     """Where `open_workdir` has a run's files."""
     if not is_url(name):
         return name
-    url = name.rstrip("/")
+    return os.path.join(storage.folder, "workdirs", f"{title(name)}-{use}")
+
+
+def title(url: str) -> str:
+    """A name for what is at a URL, and for nothing else: its last part and a hash of all."""
+    url = url.rstrip("/")
     key = hashlib.sha256(url.encode()).hexdigest()[:12]
-    title = re.sub(r"[^\w.-]", "_", url.rpartition("/")[2])
-    return os.path.join(storage.folder, "workdirs", f"{title}-{key}-{use}")
+    return re.sub(r"[^\w.-]", "_", url.rpartition("/")[2]) + f"-{key}"
 
 
 def absolute(name: str) -> str:
