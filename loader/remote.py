@@ -182,14 +182,34 @@ class Remote:
 
     def fetch(self, file: RemoteFile, path: str) -> None:
         """Copies a file to `path`, whole. Raises: MissingError, FetchError, Stopped."""
+        self._persist(file.url, lambda: self._get(file, path))
 
-        def get() -> None:
-            self._fs.get_file(self._path(file.url), path, callback=_until(self._stopped))
-            size = os.path.getsize(path)
-            if size != file.size:
-                raise OSError(f"{size} bytes came, and the listing says {file.size}")
+    def fetch_newest(self, file: RemoteFile, path: str) -> RemoteFile:
+        """Copies a file that may have changed since it was listed; returns what it is now.
 
-        self._persist(file.url, get)
+        Raises: MissingError, FetchError, Stopped.
+        """
+        newest: Optional[RemoteFile] = file
+
+        def get() -> RemoteFile:
+            nonlocal newest
+            if newest is None:
+                self._fs.invalidate_cache()
+                newest = self._described([file.url], {})[0]
+            try:
+                self._get(newest, path)
+                return newest
+            except Exception:
+                newest = None  # asked for before the next try
+                raise
+
+        return self._persist(file.url, get)
+
+    def _get(self, file: RemoteFile, path: str) -> None:
+        self._fs.get_file(self._path(file.url), path, callback=_until(self._stopped))
+        size = os.path.getsize(path)
+        if size != file.size:
+            raise OSError(f"{size} bytes came, and the listing says {file.size}")
 
     def write(self, path: str, url: str) -> RemoteFile:
         """Copies a local file to a URL; returns what is there then. Raises FetchError."""

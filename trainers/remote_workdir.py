@@ -194,7 +194,7 @@ class RemoteWorkdir:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         beside = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.fetched")
         try:
-            self._remote.fetch(file, beside)
+            file = self._remote.fetch_newest(file, beside)
         except MissingError:  # the run has removed it meanwhile
             return False
         os.replace(beside, path)

@@ -244,6 +244,30 @@ def test_a_checkpoint_that_is_removed_while_it_is_fetched_is_passed_over(s3, sto
     assert sorted(names) == ["checkpoint", "config.json"]
 
 
+def test_a_file_that_changes_after_it_was_listed_is_fetched_as_it_is_then(s3, storage, monkeypatch):
+    url = f"{s3.bucket}/run"
+    s3.fs.pipe(f"{url}/checkpoint", b"old")
+    entries = remote.Remote.entries
+    after = [b"newer", b"newest"]
+
+    def listed(self, folder, deep=False):
+        found = entries(self, folder, deep)
+        if after:
+            s3.fs.pipe(f"{url}/checkpoint", after.pop(0))
+        return found
+
+    monkeypatch.setattr(remote.Remote, "entries", listed)
+    with open_workdir(url, storage, "evaluate") as workdir:
+        path = os.path.join(workdir.folder, "checkpoint")
+        for expected in ("newer", "newer", "newest"):
+            with open(path) as file:
+                assert file.read() == expected
+            s3.proxy.requests.clear()
+            workdir.pull()
+        assert s3.proxy.count("GET", "/run/checkpoint") == 0
+    assert s3.proxy.count("PUT", "/run/checkpoint") == 0
+
+
 def test_only_what_changed_is_brought_there(s3, storage):
     url = f"{s3.bucket}/run"
     with open_workdir(url, storage, "train") as workdir:
