@@ -11,7 +11,6 @@ scripts/launch.py), URLs are read as scripts/pretrain.py reads them; obs:// then
 """
 
 import argparse
-import hashlib
 import importlib
 import itertools
 import json
@@ -24,7 +23,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 import pretrain
 from pretexture.loader.remote import join
 from pretexture.trainers import commandline
-from pretexture.trainers.files import write_text
+from pretexture.trainers.files import digest, write_text
 from pretexture.trainers.recipes import RECIPES
 from pretexture.trainers.remote_workdir import LocalWorkdir, files_in, ordered, title, turn
 
@@ -117,17 +116,17 @@ class MoxingWorkdir(LocalWorkdir):
         there = files_in(fetched)
         for name in ordered(there):
             source, path = os.path.join(fetched, name), os.path.join(self.folder, name)
-            digest = _digest(source)
-            before = self._copied.get(name)
+            contents = digest(source)
+            before = self._copied.get(name)  # moxing does not say what has changed
             if before is not None and name in states:
-                if digest == before.digest:
+                if contents == before.digest:
                     continue  # where it has changed here, it goes to the URL
-            elif name in states and digest == _digest(path):
-                self._copied[name] = Copied(*states[name], digest)
+            elif name in states and contents == digest(path):
+                self._copied[name] = Copied(*states[name], contents)
                 continue
             os.makedirs(os.path.dirname(path), exist_ok=True)
             os.replace(source, path)
-            self._copied[name] = Copied(*_state(path), digest)
+            self._copied[name] = Copied(*_state(path), contents)
             if name == "checkpoint":  # the run went on elsewhere
                 for other in states:
                     if other.startswith("model.ckpt-") and other not in there:
@@ -163,7 +162,7 @@ class MoxingWorkdir(LocalWorkdir):
                 link = os.path.join(changed, name)
                 os.makedirs(os.path.dirname(link), exist_ok=True)
                 os.link(os.path.join(self.folder, name), link)
-                copied[name] = Copied(*_state(link), _digest(link))
+                copied[name] = Copied(*_state(link), digest(link))
             _moxing(self._files.copy_parallel, changed, self._url)
         return copied
 
@@ -185,15 +184,6 @@ def _state(path: str) -> Tuple[int, int]:
     """Size and time of a file."""
     status = os.stat(path)
     return status.st_size, status.st_mtime_ns
-
-
-def _digest(path: str) -> str:
-    """Of a file's contents: moxing does not say whether a file at a URL is another one."""
-    digest = hashlib.blake2b(digest_size=16)
-    with open(path, "rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _moxing(function: Any, *arguments: str) -> Any:

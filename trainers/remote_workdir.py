@@ -25,7 +25,7 @@ from pretexture.loader.remote import (
     join,
 )
 
-from .files import write_text
+from .files import digest, write_text
 from .metrics import METRICS
 from .workdir import CONFIG, WorkdirError
 
@@ -281,6 +281,11 @@ def files_in(folder: str) -> List[str]:
         inner = os.path.relpath(inner, folder)
         found += [os.path.normpath(os.path.join(inner, name)) for name in files]
     return [name for name in found if _lasts(name)]
+
+
+def contents(folder: str) -> Dict[str, str]:
+    """The digests of a folder's files by path in it: equal where the folders are."""
+    return {name: digest(os.path.join(folder, name)) for name in sorted(files_in(folder))}
 
 
 def _lasts(name: str) -> bool:
