@@ -228,7 +228,7 @@ class Remote:
             (file,) = self._described([url], {})
             return file
 
-        return self._persist(url, put)
+        return self._persist(url, put, "there is no such bucket or folder")
 
     def remove(self, url: str) -> None:
         """Removes a file, if it is there. Raises FetchError."""
@@ -264,7 +264,7 @@ class Remote:
         with concurrent.futures.ThreadPoolExecutor(_REQUESTS) as pool:
             return list(pool.map(describe, urls))
 
-    def _persist(self, url: str, act: Callable[[], T]) -> T:
+    def _persist(self, url: str, act: Callable[[], T], missing: str = "there is no such file") -> T:
         """What `act` returns, the first time that it does."""
         pause = FIRST_PAUSE
         for attempt in range(1, TRIES + 1):
@@ -273,7 +273,7 @@ class Remote:
             except (FetchError, Stopped):
                 raise
             except FileNotFoundError as error:
-                raise MissingError(url, "there is no such file") from error
+                raise MissingError(url, missing) from error
             except Exception as error:
                 reason = _reason(error)
                 if _lasting(error):

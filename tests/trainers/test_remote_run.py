@@ -2,9 +2,11 @@
 
 import functools
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -196,6 +198,65 @@ def test_one_process_at_a_time_works_on_a_copy(s3, storage):
         pass
     with open_workdir(url, storage, "train"), open_workdir(url, storage, "evaluate"):
         pass
+
+
+def test_who_only_reads_waits_for_others_and_brings_nothing_there(s3, storage, tmp_path):
+    url = f"{s3.bucket}/run"
+    (tmp_path / "metrics.jsonl").write_text("")
+    s3.put([tmp_path / "metrics.jsonl"], "run")
+    readers = []
+    with open_workdir(url, storage, "plot") as workdir:
+        thread = threading.Thread(target=lambda: readers.append(fetched(url, storage, "plot")))
+        thread.start()
+        thread.join(0.3)
+        assert thread.is_alive() and not readers
+        with open(os.path.join(workdir.folder, "metrics.jsonl"), "w") as file:
+            file.write("changed")
+    thread.join(60)
+    assert readers == [workdir.folder]
+    assert s3.proxy.count("PUT", "/run/") == 0
+
+
+def test_workers_other_than_the_first_have_only_what_they_go_on_from(s3, data, storage):
+    url = f"{s3.bucket}/run"
+    _train(data, url, storage=storage, steps=3, checkpoint_steps=1)
+    enough = ["config.json", "model.ckpt-3.data-00000-of-00001", "model.ckpt-3.index"]
+    with open_workdir(url, storage, "train", worker=1) as workdir:
+        assert sorted(remote_workdir.files_in(workdir.folder)) == enough
+    _train(data, url, storage=storage, steps=4)
+    with open_workdir(url, storage, "train", worker=1) as workdir:
+        names = [name.replace("-3.", "-4.") for name in enough]
+        assert sorted(remote_workdir.files_in(workdir.folder)) == names
+    assert "model.ckpt-3.index" in _names(s3)
+
+
+def test_where_nothing_can_be_written_is_found_out_before_training(s3, data, storage):
+    with pytest.raises(OSError, match=r"^s3://nobody-has-it/run/.*no such bucket or folder"):
+        _train(data, "s3://nobody-has-it/run", storage=storage, steps=1)
+    s3.proxy.fail("503", "/run/", method="PUT")
+    with pytest.raises(OSError, match=rf"^{s3.bucket}/run/.*tries"):
+        _train(data, f"{s3.bucket}/run", storage=storage, steps=1)
+    folder = remote_workdir.copy_of(f"{s3.bucket}/run", storage, "train")
+    assert remote_workdir.files_in(folder) == []
+    for url in ("http://127.0.0.1:9/run", "https://127.0.0.1:9/run"):
+        for use in ("train", "evaluate"):
+            with pytest.raises(WorkdirError, match=rf"^{url}: nothing can be written there; give"):
+                open_workdir(url, storage, use)
+
+
+def test_an_export_is_there_with_its_description(s3, storage):
+    with open_workdir(f"{s3.bucket}/run", storage, "evaluate") as workdir:
+        folder = os.path.join(workdir.folder, "exports", "3")
+        os.makedirs(os.path.join(folder, "variables"))
+        names = ("pretexture.json", "saved_model.pb", "variables/variables.index")
+        for name in names:
+            with open(os.path.join(folder, name), "w") as file:
+                file.write(name)
+        workdir.push()
+        shutil.rmtree(folder)
+    for method, place in (("PUT", -1), ("DELETE", 0)):
+        asked = [path for m, path in s3.proxy.requests if m == method and "/exports/" in path]
+        assert len(asked) == 3 and "pretexture.json" in asked[place]
 
 
 def test_a_run_at_a_url_is_evaluated_followed_and_exported(s3, data, shards, storage, tmp_path):
