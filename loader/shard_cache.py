@@ -292,6 +292,8 @@ class RemoteShards:
             self._users[shard] -= 1
             if not self._users[shard]:
                 del self._users[shard]
+                if self._stopped.is_set() and shard in self._pins:  # `close` has left it
+                    self._release([shard])
 
     def _begin(self) -> None:
         while len(self._threads) < FETCHERS and not self._stopped.is_set():

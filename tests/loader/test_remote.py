@@ -1,6 +1,7 @@
 """Remote shards: the same records and batches, whatever happens on the way."""
 
 import contextlib
+import fcntl
 import json
 import logging
 import os
@@ -241,6 +242,16 @@ def test_what_was_read_does_not_stay_open(s3, many, tmp_path):
                     targets.append(os.readlink(link))
             removed = [t for t in targets if "train-" in t and t.endswith("(deleted)")]
             assert len(removed) <= 2  # one a thread, which reads it
+
+
+def test_a_shard_in_use_when_its_reader_is_closed_is_let_go_afterwards(s3, shards, tmp_path):
+    shards_of = _open(s3, s3.put(shards), tmp_path).open_shards()
+    with shards_of.use(0) as path:
+        shards_of.close()
+        with open(path) as file, pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with open(path) as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 MANY_READER = """
