@@ -13,8 +13,9 @@ import pytest
 tf = pytest.importorskip("tensorflow")
 pytest.importorskip("moto.server")
 
+import several  # noqa: E402
 import tiny  # noqa: E402
-from pretexture.loader import Loader, WindowShuffle, remote  # noqa: E402
+from pretexture.loader import Loader, WindowShuffle, imagenet, remote  # noqa: E402
 from pretexture.loader.remote import Storage  # noqa: E402
 from pretexture.trainers import evaluation, export, remote_workdir  # noqa: E402
 from pretexture.trainers import run as run_module  # noqa: E402
@@ -172,6 +173,40 @@ def test_a_run_that_cannot_be_brought_there_in_the_end_is_an_error(s3, data, sto
     s3.proxy.heal()
     _train(data, f"{s3.bucket}/run", storage=storage, steps=2)  # which has nothing else to do
     assert {"model.ckpt-2.index", "checkpoint", "metrics.jsonl"} <= set(_names(s3))
+
+
+@pytest.mark.skipif(not tf.executing_eagerly(), reason="several workers on CPUs need TensorFlow 2")
+def test_two_workers_at_urls_learn_what_one_does_here(
+    s3, shards, data, storage, tmp_path, monkeypatch
+):
+    flags = ["--cache-dir", storage.cache_dir, "--endpoint-url", storage.endpoint_url]
+    flags += ["--steps", "4", "--checkpoint-steps", "2"]
+    command = several.command(data, f"{s3.bucket}/run", *flags)
+    output = several.done(several.launch(2, command))
+    assert "2 x CPU, 2 workers" in output
+    split = [os.path.basename(path) for path in imagenet(shards, "train").paths]
+    assert len(split) > 1
+    for name in split:
+        assert s3.proxy.count("GET", f"/data/{name}") == 1
+
+    windows = functools.partial(Loader, shuffle=WindowShuffle())
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "Loader", windows)
+        options = Options(shards, str(tmp_path / "local"), steps=4, log_steps=1, device="cpu")
+        pretrain(tiny.PLAIN, options, say=lambda line: None)
+    found = _learned(fetched(f"{s3.bucket}/run", storage, "plot"))
+    expected = _learned(tmp_path / "local")
+    assert len(found) == len(expected) == 4
+    for line, other in zip(found, expected):
+        assert line == pytest.approx(other, abs=1e-5)
+
+    first = remote_workdir.copy_of(f"{s3.bucket}/run", storage, "train")
+    assert _names(s3) == sorted(remote_workdir.files_in(first))
+    assert {"config.json", "metrics.jsonl", "model.ckpt-2.index", "model.ckpt-4.index"} <= set(
+        _names(s3)
+    )
+    for name in ("config.json", "metrics.jsonl", "model.ckpt-4.index"):
+        assert s3.proxy.count("PUT", f"/run/{name}") == (2 if name == "metrics.jsonl" else 1)
 
 
 def test_a_run_that_went_on_elsewhere_is_followed(s3, data, storage, tmp_path, caplog):
