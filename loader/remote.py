@@ -144,7 +144,7 @@ class Remote:
             return self._fs.glob(self._path(pattern), detail=True)
 
         found = self._persist(pattern, glob)
-        files = {path: info for path, info in found.items() if info["type"] == "file"}
+        files = {path: info for path, info in found.items() if _is_file(path, info)}
         return self._described([self._url(path) for path in sorted(files)], files)
 
     def describe(self, urls: Sequence[str]) -> List[RemoteFile]:
@@ -168,7 +168,9 @@ class Remote:
                 return []
 
         infos = {
-            info["name"]: info for info in self._persist(folder, listing) if info["type"] == "file"
+            info["name"]: info
+            for info in self._persist(folder, listing)
+            if _is_file(info["name"], info)
         }
         urls = [self._url(path) for path in infos]
         names = [path[len(root) + 1 :] for path in infos]
@@ -180,14 +182,34 @@ class Remote:
 
     def fetch(self, file: RemoteFile, path: str) -> None:
         """Copies a file to `path`, whole. Raises: MissingError, FetchError, Stopped."""
+        self._persist(file.url, lambda: self._get(file, path))
 
-        def get() -> None:
-            self._fs.get_file(self._path(file.url), path, callback=_until(self._stopped))
-            size = os.path.getsize(path)
-            if size != file.size:
-                raise OSError(f"{size} bytes came, and the listing says {file.size}")
+    def fetch_newest(self, file: RemoteFile, path: str) -> RemoteFile:
+        """Copies a file that may have changed since it was listed; returns what it is now.
 
-        self._persist(file.url, get)
+        Raises: MissingError, FetchError, Stopped.
+        """
+        newest: Optional[RemoteFile] = file
+
+        def get() -> RemoteFile:
+            nonlocal newest
+            if newest is None:
+                self._fs.invalidate_cache()
+                newest = self._described([file.url], {})[0]
+            try:
+                self._get(newest, path)
+                return newest
+            except Exception:
+                newest = None  # asked for before the next try
+                raise
+
+        return self._persist(file.url, get)
+
+    def _get(self, file: RemoteFile, path: str) -> None:
+        self._fs.get_file(self._path(file.url), path, callback=_until(self._stopped))
+        size = os.path.getsize(path)
+        if size != file.size:
+            raise OSError(f"{size} bytes came, and the listing says {file.size}")
 
     def write(self, path: str, url: str) -> RemoteFile:
         """Copies a local file to a URL; returns what is there then. Raises FetchError."""
@@ -206,7 +228,7 @@ class Remote:
             (file,) = self._described([url], {})
             return file
 
-        return self._persist(url, put)
+        return self._persist(url, put, "there is no such bucket or folder")
 
     def remove(self, url: str) -> None:
         """Removes a file, if it is there. Raises FetchError."""
@@ -242,7 +264,7 @@ class Remote:
         with concurrent.futures.ThreadPoolExecutor(_REQUESTS) as pool:
             return list(pool.map(describe, urls))
 
-    def _persist(self, url: str, act: Callable[[], T]) -> T:
+    def _persist(self, url: str, act: Callable[[], T], missing: str = "there is no such file") -> T:
         """What `act` returns, the first time that it does."""
         pause = FIRST_PAUSE
         for attempt in range(1, TRIES + 1):
@@ -251,7 +273,7 @@ class Remote:
             except (FetchError, Stopped):
                 raise
             except FileNotFoundError as error:
-                raise MissingError(url, "there is no such file") from error
+                raise MissingError(url, missing) from error
             except Exception as error:
                 reason = _reason(error)
                 if _lasting(error):
@@ -265,6 +287,11 @@ class Remote:
             if self._stopped.wait(seconds):
                 raise Stopped
         raise AssertionError("the last attempt returns or raises")
+
+
+def _is_file(path: str, info: Mapping[str, Any]) -> bool:
+    """Whether what is listed is a file, and not the empty object that stands for a folder."""
+    return info["type"] == "file" and not (path.endswith("/") or info["name"].endswith("/"))
 
 
 def _scheme(url: str) -> str:

@@ -13,6 +13,7 @@ import hashlib
 import logging
 import os
 import re
+import resource
 import shutil
 import threading
 from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
@@ -26,6 +27,7 @@ _LOCK = ".lock"
 _PART = ".part"
 _POLL = 0.1  # seconds between two looks at what others do
 _PATIENCE = 1.0  # seconds to wait for room
+_PINS = 256  # copies that a reader keeps open; a descriptor each
 
 
 class Pin(NamedTuple):
@@ -169,7 +171,8 @@ class RemoteShards:
     """The shards of a remote data set as one reader sees them.
 
     Threads fetch what is waited for, then what is read now, then what comes next as far as there is
-    room for it. What is read now stays until `expect` says otherwise.
+    room for it. What is read now stays until `expect` says otherwise, except where it is more than
+    may be open at a time: then the least recently used may go.
 
     Args:
         files: the shards.
@@ -197,6 +200,9 @@ class RemoteShards:
         self._changed = threading.Condition()
         self._threads: List[threading.Thread] = []
         self._pins: collections.OrderedDict[int, Pin] = collections.OrderedDict()
+        open_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        # The compiled core has as many open again.
+        self._most = _PINS if open_files < 0 else max(1, min(_PINS, open_files // 4))
         self._users: Dict[int, int] = collections.defaultdict(int)
         self._waiting: collections.OrderedDict[int, int] = collections.OrderedDict()
         self._failed: Dict[int, FetchError] = {}
@@ -286,6 +292,8 @@ class RemoteShards:
             self._users[shard] -= 1
             if not self._users[shard]:
                 del self._users[shard]
+                if self._stopped.is_set() and shard in self._pins:  # `close` has left it
+                    self._release([shard])
 
     def _begin(self) -> None:
         while len(self._threads) < FETCHERS and not self._stopped.is_set():
@@ -327,6 +335,8 @@ class RemoteShards:
         for shard in self._waiting:
             if shard not in here and shard not in self._failed:
                 return shard
+        if len(here) >= self._most:
+            return None
         here |= self._put_off
         for shard in [*self._now, *(() if self._full else self._next)]:
             if shard not in here:
@@ -339,6 +349,9 @@ class RemoteShards:
                 os.close(pin.descriptor)
             else:
                 self._pins[shard] = pin
+                kept = {*self._users, *self._waiting}
+                spare = [other for other in self._pins if other not in kept and other != shard]
+                self._release(spare[: max(0, len(self._pins) - self._most)])
         elif error is None:
             self._full = True
         else:

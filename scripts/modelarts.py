@@ -13,21 +13,25 @@ scripts/launch.py), URLs are read as scripts/pretrain.py reads them; obs:// then
 import argparse
 import importlib
 import itertools
+import json
 import os
 import re
 import sys
 import tempfile
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import pretrain
 from pretexture.loader.remote import join
 from pretexture.trainers import commandline
+from pretexture.trainers.files import digest, write_text
 from pretexture.trainers.recipes import RECIPES
-from pretexture.trainers.remote_workdir import LocalWorkdir, files_in, ordered, turn
+from pretexture.trainers.remote_workdir import LocalWorkdir, files_in, ordered, title, turn
 
 # What the platform adds to a job's arguments.
 PLATFORM = ("init_method", "num_gpus", "rank", "world_size")
 CACHE = "/cache"  # the fast disk of a job
+
+_COPIED = ".copied.json"
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
@@ -40,12 +44,13 @@ def main(arguments: Optional[List[str]] = None) -> int:
     if ignored:
         print(f"not known to scripts/pretrain.py, and ignored: {' '.join(ignored)}")
     # Ranks of a machine would copy to the same folders.
-    several = int(os.environ.get("RANK_SIZE") or 1) > 1
-    files = None if several else _moxing_files()
+    files = None if _processes() > 1 else _moxing_files()
     if files is None:
         return pretrain.main([*command, *known])
     cache = flags.cache_dir or CACHE
-    data, run = os.path.join(cache, "data"), os.path.join(cache, "run")
+    # One for each URL, so that no run goes on from another one's files.
+    data = os.path.join(cache, "data", title(flags.data_url))
+    run = os.path.join(cache, "run", title(flags.train_url))
     with commandline.short_errors("--traceback" in known):
         print(f"copying {flags.data_url} to {data}", flush=True)
         _moxing(files.copy_parallel, flags.data_url, data)
@@ -53,10 +58,20 @@ def main(arguments: Optional[List[str]] = None) -> int:
     return pretrain.main(local, MoxingWorkdir(files, flags.train_url, run))
 
 
+class Copied(NamedTuple):
+    """A file as it was when it was last the same here and at the URL."""
+
+    size: int
+    mtime: int  # of the file here, nanoseconds
+    digest: str
+
+
 class MoxingWorkdir(LocalWorkdir):
     """A run's folder that moxing copies from a URL when the run begins, and back as it changes.
 
-    As a context it ends with all that changed at the URL.
+    As a context it begins with what is at the URL, except where only the file here has changed
+    since they were last the same, and ends with all that changed at the URL. Where a file has
+    changed at both, the URL's is taken.
 
     Args:
         files: `moxing.file`.
@@ -70,12 +85,16 @@ class MoxingWorkdir(LocalWorkdir):
         super().__init__(folder)
         self._files = files
         self._url = url
-        self._copied: Dict[str, Tuple[int, int]] = {}  # size and time by name
+        self._copied: Dict[str, Copied] = {}
 
     def __enter__(self) -> "MoxingWorkdir":
-        if _moxing(self._files.exists, self._url):
-            _moxing(self._files.copy_parallel, self._url, self.folder)
-            self._copied = self._states()
+        os.makedirs(self.folder, exist_ok=True)
+        self._copied = self._read_copied()
+        with tempfile.TemporaryDirectory(prefix=".fetched-", dir=self.folder) as fetched:
+            if _moxing(self._files.exists, self._url):
+                _moxing(self._files.copy_parallel, self._url, fetched)
+            self._follow(fetched)
+        self._write_copied()
         return self
 
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
@@ -91,32 +110,80 @@ class MoxingWorkdir(LocalWorkdir):
         except OSError as error:
             print(f"warning: {error}; the run goes on", file=sys.stderr)
 
-    def _push(self) -> None:
+    def _follow(self, fetched: str) -> None:
+        """Takes over what has changed at the URL, of which `fetched` is a copy."""
         states = self._states()
-        changed = [name for name, state in states.items() if self._copied.get(name) != state]
-        for _, group in itertools.groupby(ordered(changed), turn):
-            names = list(group)
-            self._copy(names)
-            self._copied.update({name: states[name] for name in names})
-        for name in reversed(ordered(set(self._copied) - set(states))):
-            _moxing(self._files.remove, join(self._url, name))
+        there = files_in(fetched)
+        for name in ordered(there):
+            source, path = os.path.join(fetched, name), os.path.join(self.folder, name)
+            contents = digest(source)
+            before = self._copied.get(name)  # moxing does not say what has changed
+            if before is not None and name in states:
+                if contents == before.digest:
+                    continue  # where it has changed here, it goes to the URL
+            elif name in states and contents == digest(path):
+                self._copied[name] = Copied(*states[name], contents)
+                continue
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            os.replace(source, path)
+            self._copied[name] = Copied(*_state(path), contents)
+            if name == "checkpoint":  # the run went on elsewhere
+                for other in states:
+                    if other.startswith("model.ckpt-") and other not in there:
+                        os.remove(os.path.join(self.folder, other))
+        for name in set(self._copied) - set(there):  # removed elsewhere
+            path = os.path.join(self.folder, name)
+            if os.path.exists(path) and _state(path) == self._copied[name][:2]:
+                os.remove(path)
             del self._copied[name]
 
-    def _copy(self, names: Sequence[str]) -> None:
-        """Copies files in one go, by a folder of links to them."""
+    def _push(self) -> None:
+        states = self._states()
+        changed = [
+            name
+            for name, state in states.items()
+            if name not in self._copied or self._copied[name][:2] != state
+        ]
+        try:
+            for _, group in itertools.groupby(ordered(changed), turn):
+                names = list(group)
+                self._copied.update(self._copy(names))
+            for name in reversed(ordered(set(self._copied) - set(states))):
+                _moxing(self._files.remove, join(self._url, name))
+                del self._copied[name]
+        finally:
+            self._write_copied()
+
+    def _copy(self, names: Sequence[str]) -> Dict[str, Copied]:
+        """Copies files in one go, by a folder of links to them; returns what was copied."""
+        copied = {}
         with tempfile.TemporaryDirectory(prefix=".changed-", dir=self.folder) as changed:
             for name in names:
                 link = os.path.join(changed, name)
                 os.makedirs(os.path.dirname(link), exist_ok=True)
                 os.link(os.path.join(self.folder, name), link)
+                copied[name] = Copied(*_state(link), digest(link))
             _moxing(self._files.copy_parallel, changed, self._url)
+        return copied
 
     def _states(self) -> Dict[str, Tuple[int, int]]:
-        found = {}
-        for name in files_in(self.folder):
-            status = os.stat(os.path.join(self.folder, name))
-            found[name] = (status.st_size, status.st_mtime_ns)
-        return found
+        return {name: _state(os.path.join(self.folder, name)) for name in files_in(self.folder)}
+
+    def _read_copied(self) -> Dict[str, Copied]:
+        try:
+            with open(os.path.join(self.folder, _COPIED), encoding="utf-8") as file:
+                return {name: Copied(*values) for name, values in json.load(file).items()}
+        except (FileNotFoundError, ValueError, TypeError, AttributeError):
+            return {}
+
+    def _write_copied(self) -> None:
+        write_text(os.path.join(self.folder, _COPIED), json.dumps(self._copied))
+
+
+def _state(path: str) -> Tuple[int, int]:
+    """Size and time of a file."""
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns
 
 
 def _moxing(function: Any, *arguments: str) -> Any:
@@ -134,6 +201,16 @@ def _moxing_files() -> Any:
         return importlib.import_module("moxing").file
     except ImportError:
         return None
+
+
+def _processes() -> int:
+    """How many train together, as scripts/launch.py says in the environment."""
+    try:
+        cluster = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster", {})
+        workers = sum(len(cluster.get(role, ())) for role in ("chief", "worker"))
+    except (ValueError, AttributeError, TypeError):
+        workers = 0  # training says what is wrong with it
+    return max(int(os.environ.get("RANK_SIZE") or 1), workers)
 
 
 def _known(command: Sequence[str], rest: Sequence[str]) -> Tuple[List[str], List[str]]:

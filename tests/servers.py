@@ -183,3 +183,10 @@ class S3:
             urls.append(f"{self.bucket}/{prefix}/{path.rpartition('/')[2]}")
             self.fs.put_file(path, urls[-1])
         return urls
+
+    def put_marker(self, prefix):
+        """Makes a folder as a bucket's console does: an empty object whose name ends with /."""
+        import boto3
+
+        client = boto3.client("s3", endpoint_url=self.endpoint)
+        client.put_object(Bucket=self.bucket[5:], Key=f"{prefix}/", Body=b"")

@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import importlib.util
 import os
-from typing import Callable, Iterator, List, Optional, Sequence, Tuple
+from typing import Callable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 from pretexture.loader import Loader, Pipeline, TFRecords, imagenet
@@ -14,6 +14,7 @@ from pretexture.loader.remote import Storage
 from . import cluster
 from .features import Part, Range, in_order
 from .recipes import Recipe
+from .remote_workdir import contents
 
 _BATCHES = 8  # a range
 
@@ -24,7 +25,7 @@ class Job:
 
     Attributes:
         module: folder of the export.
-        witness: a file in it.
+        contents: of that folder, as `remote_workdir.contents` gives them here.
         end_points: names of those that are wanted.
         recipe: see `FrozenFeatures`; its `eval_batch_size` is that of the batches.
         data, split, storage: of the images, and how to reach them at a URL.
@@ -32,7 +33,7 @@ class Job:
     """
 
     module: str
-    witness: cluster.Witness
+    contents: Mapping[str, str]
     end_points: Sequence[str]
     recipe: Recipe
     data: str
@@ -89,7 +90,9 @@ def _check_sight(job: Job) -> None:
     if importlib.util.find_spec("tensorflow") is None:
         raise OSError("TensorFlow is not installed: pip install 'pretexture[tensorflow]'")
     try:
-        job.witness.check()
+        found = contents(job.module)
+        if found != job.contents:
+            raise OSError(f"{job.module} holds {'another' if found else 'no'} export")
         job.images()
     except (OSError, ValueError) as error:
         raise OSError(

@@ -1,5 +1,6 @@
 """Writing files so that they are whole or not there."""
 
+import hashlib
 import os
 
 
@@ -7,6 +8,15 @@ def sync(path: str) -> None:
     """Makes sure that a file's contents have reached the disk."""
     with open(path, "rb") as file:
         os.fsync(file.fileno())
+
+
+def digest(path: str) -> str:
+    """Of a file's contents, in hexadecimal."""
+    found = hashlib.blake2b(digest_size=16)
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            found.update(block)
+    return found.hexdigest()
 
 
 def write_text(path: str, text: str) -> None:

@@ -10,14 +10,12 @@ from pretexture.loader import Loader, Pipeline, imagenet, ops
 
 from . import engines
 from .checkpoints import checkpoint_path
-from .cluster import Witness
 from .evaluation import measure
-from .export import DESCRIPTION
 from .extraction import Job, on_ray
 from .features import FeatureLoader, extract, in_order
 from .files import write_text
 from .recipes import Recipe
-from .remote_workdir import absolute, copy_of, fetched, open_workdir
+from .remote_workdir import absolute, contents, copy_of, fetched, open_workdir
 from .representation import FrozenFeatures, Representation
 from .run import Options, fit
 from .tasks.linear import Linear
@@ -103,9 +101,9 @@ def linear_eval(
     def cached(name: str, batch_size: int) -> FeatureLoader:
         workdir = copy_of(options.workdir, options.storage, "train")
         folder = os.path.join(workdir, "features", name)
-        key = {
+        key: Dict[str, Any] = {
             "module": absolute(module),
-            "written": os.path.getmtime(os.path.join(module_folder, "pretexture.json")),
+            "contents": contents(module_folder),
             "pipeline": recipe.pipeline,
             "pooling": [recipe.pooling, recipe.max_features, recipe.combine_patches],
             "end_points": list(frozen.sizes),
@@ -120,7 +118,7 @@ def linear_eval(
             else:
                 job = Job(
                     module=os.path.abspath(module_folder),
-                    witness=Witness.of(os.path.join(module_folder, DESCRIPTION)),
+                    contents=key["contents"],
                     end_points=list(frozen.sizes),
                     recipe=recipe,
                     data=absolute(options.data),

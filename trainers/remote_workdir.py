@@ -25,13 +25,16 @@ from pretexture.loader.remote import (
     join,
 )
 
-from .files import write_text
+from .files import digest, write_text
 from .metrics import METRICS
 from .workdir import CONFIG, WorkdirError
 
 _log = logging.getLogger("pretexture.trainers")
 
 _SYNCED = ".synced.json"
+_PROBE = ".writable"
+_DESCRIPTION = "pretexture.json"  # `export.DESCRIPTION`, which needs TensorFlow
+_INDEX = re.compile(r"model\.ckpt-(\d+)\.index")
 _CHECKPOINT = re.compile(r"checkpoint|model\.ckpt-.*")
 _EVALUATION = re.compile(r"(eval-|exports/).*")
 _FEATURES = re.compile(r"features/.*")  # large, and quickly computed anew
@@ -46,6 +49,7 @@ USES: Mapping[str, Callable[[str], bool]] = {
     "plot": lambda name: name == METRICS,
     "module": lambda name: True,
 }
+_READING = ("export", "plot", "module")
 
 
 class Synced(NamedTuple):
@@ -83,23 +87,26 @@ class RemoteWorkdir:
     """A local copy of a run's folder.
 
     As a context it begins with what is at the URL, as far as it is not here, and ends with all that
-    changed here at the URL.
+    changed here at the URL. Uses that only read wait for one another, and bring nothing there.
 
     Args:
         url: of the run.
         storage: how to reach it, and where the copy is kept.
         use: one of `USES`.
-        worker: which of a run's workers this is; only the first one's changes go to the URL.
+        worker: which of a run's workers this is. Only the first one's changes go to the URL; the
+            others have no more than what they go on from.
 
     Attributes:
         folder: of the copy.
 
-    Raises: WorkdirError where another process uses the copy; OSError where the URL cannot be read.
+    Raises: WorkdirError where another process uses the copy; OSError where the URL cannot be read
+        or, for training, written.
     """
 
     def __init__(self, url: str, storage: Storage, use: str, worker: int = 0):
         self.folder = copy_of(url, storage, use) + (f"-{worker}" if worker else "")
-        self._writes = worker == 0
+        self._use = use
+        self._first = worker == 0
         self._url = url
         self._wanted = USES[use]
         self._remote = Remote(url, storage, threading.Event())
@@ -109,7 +116,8 @@ class RemoteWorkdir:
         os.makedirs(self.folder, exist_ok=True)
         self._lock = open(os.path.join(self.folder, ".lock"), "w")
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            at_once = 0 if self._use in _READING else fcntl.LOCK_NB
+            fcntl.flock(self._lock, fcntl.LOCK_EX | at_once)
         except BlockingIOError:
             self._lock.close()
             raise WorkdirError(
@@ -119,6 +127,8 @@ class RemoteWorkdir:
         try:
             self._synced = self._read_synced()
             self.pull()
+            if self._use == "train" and self._first:
+                self._try_to_write()
         except BaseException:
             self._lock.close()
             raise
@@ -143,6 +153,8 @@ class RemoteWorkdir:
             for name, file in self._remote.entries(self._url, deep=True).items()
             if _lasts(name) and self._wanted(name)
         }
+        if not self._first:
+            there = {name: there[name] for name in _enough(there)}
         try:
             fetched = [name for name in ordered(there) if self._follow(name, there[name])]
             for name, synced in list(self._synced.items()):
@@ -163,7 +175,7 @@ class RemoteWorkdir:
             _log.warning("%s; the run goes on, and its files are in %s", error, self.folder)
 
     def _push(self) -> None:
-        if not self._writes:
+        if self._use in _READING or not self._first:
             return
         try:
             for name in ordered(self._names()):
@@ -185,6 +197,12 @@ class RemoteWorkdir:
         finally:
             self._write_synced()
 
+    def _try_to_write(self) -> None:
+        """Finds out before hours of training where nothing can be written. Raises FetchError."""
+        probe = join(self._url, _PROBE)
+        self._remote.write(self._lock.name, probe)
+        self._remote.remove(probe)
+
     def _follow(self, name: str, file: RemoteFile) -> bool:
         """Fetches a file where it is another one than the copy; whether it did."""
         path = self._path(name)
@@ -194,7 +212,7 @@ class RemoteWorkdir:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         beside = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.fetched")
         try:
-            self._remote.fetch(file, beside)
+            file = self._remote.fetch_newest(file, beside)
         except MissingError:  # the run has removed it meanwhile
             return False
         os.replace(beside, path)
@@ -245,7 +263,12 @@ Workdir = Union[LocalWorkdir, RemoteWorkdir]
 
 
 def open_workdir(name: str, storage: Storage, use: str, worker: int = 0) -> Workdir:
-    """A run's folder, which may be at a URL, as a context; see `RemoteWorkdir`."""
+    """A run's folder, which may be at a URL, as a context; see `RemoteWorkdir`.
+
+    Raises: WorkdirError for a URL to which nothing can be written.
+    """
+    if use not in _READING and re.match("https?://", name, re.IGNORECASE):
+        raise WorkdirError(f"{name}: nothing can be written there; give a path or an s3:// URL")
     return RemoteWorkdir(name, storage, use, worker) if is_url(name) else LocalWorkdir(name)
 
 
@@ -259,10 +282,14 @@ def copy_of(name: str, storage: Storage, use: str) -> str:
     """Where `open_workdir` has a run's files."""
     if not is_url(name):
         return name
-    url = name.rstrip("/")
+    return os.path.join(storage.folder, "workdirs", f"{title(name)}-{use}")
+
+
+def title(url: str) -> str:
+    """A name for what is at a URL, and for nothing else: its last part and a hash of all."""
+    url = url.rstrip("/")
     key = hashlib.sha256(url.encode()).hexdigest()[:12]
-    title = re.sub(r"[^\w.-]", "_", url.rpartition("/")[2])
-    return os.path.join(storage.folder, "workdirs", f"{title}-{key}-{use}")
+    return re.sub(r"[^\w.-]", "_", url.rpartition("/")[2]) + f"-{key}"
 
 
 def absolute(name: str) -> str:
@@ -279,13 +306,26 @@ def files_in(folder: str) -> List[str]:
     return [name for name in found if _lasts(name)]
 
 
+def contents(folder: str) -> Dict[str, str]:
+    """The digests of a folder's files by path in it: equal where the folders are."""
+    return {name: digest(os.path.join(folder, name)) for name in sorted(files_in(folder))}
+
+
 def _lasts(name: str) -> bool:
     hidden = any(part.startswith(".") for part in name.split("/"))
     return not hidden and not name.endswith(".tmp")
 
 
+def _enough(names: Iterable[str]) -> List[str]:
+    """Of a run's files those with which it can go on: its configuration and newest checkpoint."""
+    steps = [int(index.group(1)) for index in map(_INDEX.fullmatch, names) if index]
+    newest = f"model.ckpt-{max(steps, default=0)}."
+    return [name for name in names if name == CONFIG or name.startswith(newest)]
+
+
 def turn(name: str) -> int:
-    """When a file appears: a checkpoint is there with its index, and then listed.
+    """When a file appears: a checkpoint is there with its index, and then listed; an export is
+    there with its description.
 
     Metrics go before: lines that are later than the newest checkpoint do no harm.
     """
@@ -293,7 +333,7 @@ def turn(name: str) -> int:
         return 0
     if _CHECKPOINT.fullmatch(name):
         return 3 if name == "checkpoint" else 2 if name.endswith(".index") else 1
-    return 4
+    return 5 if name.rpartition("/")[2] == _DESCRIPTION else 4
 
 
 def ordered(names: Iterable[str]) -> List[str]:

@@ -80,8 +80,8 @@ def moxing(data, monkeypatch):
     return module.file
 
 
-def _job(tmp_path, *more, machine="machine"):
-    urls = ["--data_url", "obs://bucket/data/", "--train_url", "obs://bucket/run/"]
+def _job(tmp_path, *more, machine="machine", url="obs://bucket/run/"):
+    urls = ["--data_url", "obs://bucket/data/", "--train_url", url]
     cache = ["--cache-dir", str(tmp_path / machine)]
     return modelarts.main([*urls, *PLATFORM, *RUN, *cache, *more])
 
@@ -96,7 +96,8 @@ def _learned(folder):
 def test_a_job_copies_data_and_run_with_moxing(moxing, data, tmp_path):
     assert _job(tmp_path, "--steps", "4", "--checkpoint-steps", "2") == 0
     source, target, names = moxing.calls[0][1:]
-    assert (source, target) == ("obs://bucket/data/", str(tmp_path / "machine" / "data"))
+    assert source == "obs://bucket/data/"
+    assert os.path.dirname(target) == str(tmp_path / "machine" / "data")
     assert len(names) == 3
     expected = tmp_path / "expected"
     local = ["--data", str(data / "data"), "--workdir", str(expected)]
@@ -115,7 +116,46 @@ def test_a_job_goes_on_on_another_machine(moxing, data, tmp_path):
     _job(tmp_path, "--steps", "3")
     assert _job(tmp_path, "--steps", "6", machine="other") == 0
     assert [line["step"] for line in _learned(data / "run")] == [1, 2, 3, 4, 5, 6]
-    assert os.path.exists(tmp_path / "other" / "run" / "model.ckpt-3.index")
+    (copy,) = (tmp_path / "other" / "run").iterdir()
+    assert (copy / "model.ckpt-3.index").exists()
+
+
+def test_what_did_not_reach_the_url_is_brought_there_by_the_next_run(moxing, data, tmp_path):
+    _job(tmp_path, "--steps", "2")
+    moxing.broken = True
+    with pytest.raises(SystemExit, match="obs client error"):
+        _job(tmp_path, "--steps", "4")
+    moxing.broken = False
+    assert _job(tmp_path, "--steps", "4") == 0
+    assert {"model.ckpt-2.index", "model.ckpt-4.index"} <= set(os.listdir(data / "run"))
+    assert "ckpt-4" in (data / "run" / "checkpoint").read_text().splitlines()[0]
+    assert [line["step"] for line in _learned(data / "run")] == [1, 2, 3, 4]
+
+
+def test_a_job_that_went_on_on_another_machine_is_followed(moxing, data, tmp_path):
+    _job(tmp_path, "--steps", "2")
+    moxing.broken = True
+    with pytest.raises(SystemExit, match="obs client error"):
+        _job(tmp_path, "--steps", "5")
+    moxing.broken = False
+    _job(tmp_path, "--steps", "3", machine="other")
+    assert _job(tmp_path, "--steps", "4") == 0
+    assert [line["step"] for line in _learned(data / "run")] == [1, 2, 3, 4]
+    assert not os.path.exists(data / "run" / "model.ckpt-5.index")
+
+
+def test_a_run_that_was_removed_from_the_url_begins_anew(moxing, data, tmp_path):
+    _job(tmp_path, "--steps", "3")
+    shutil.rmtree(data / "run")
+    _job(tmp_path, "--steps", "2")
+    assert [line["step"] for line in _learned(data / "run")] == [1, 2]
+
+
+def test_runs_at_other_urls_are_other_runs(moxing, data, tmp_path):
+    _job(tmp_path, "--steps", "3")
+    _job(tmp_path, "--steps", "2", "--seed", "1", url="obs://bucket/other")
+    assert [line["step"] for line in _learned(data / "other")] == [1, 2]
+    assert not os.path.exists(data / "other" / "model.ckpt-3.index")
 
 
 def test_checkpoints_that_are_not_kept_are_removed(moxing, data, tmp_path):
@@ -144,6 +184,31 @@ def test_what_neither_knows_is_said_and_ignored(moxing, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "not known to scripts/pretrain.py, and ignored: --ak KEY\n" in said
     assert "steps of 4 an epoch" in said
+
+
+@pytest.mark.parametrize(
+    "environment, several",
+    [
+        ({}, False),
+        ({"TF_CONFIG": "{}"}, False),
+        ({"TF_CONFIG": '{"cluster": {"worker": ["a:1"]}}'}, False),
+        ({"TF_CONFIG": '{"cluster": {"worker": ["a:1", "a:2"]}}'}, True),
+        ({"TF_CONFIG": '{"cluster": {"chief": ["a:1"], "worker": ["a:2"]}}'}, True),
+        ({"TF_CONFIG": "no JSON"}, False),
+        ({"TF_CONFIG": "{}", "RANK_SIZE": "2"}, True),
+    ],
+)
+def test_of_several_processes_none_copies_with_moxing(
+    moxing, tmp_path, monkeypatch, environment, several
+):
+    for name in ("TF_CONFIG", "RANK_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    started = []
+    monkeypatch.setattr(pretrain, "main", lambda *arguments: started.append(arguments) or 0)
+    _job(tmp_path)
+    assert (len(started[0]) == 1) == several == (not moxing.calls)
 
 
 def test_without_moxing_urls_are_read_as_pretraining_does(s3, tmp_path, images, monkeypatch):

@@ -3,6 +3,7 @@ import dataclasses
 import itertools
 import json
 import os
+import shutil
 import signal
 
 import numpy as np
@@ -13,13 +14,16 @@ tf = pytest.importorskip("tensorflow")
 import trained  # noqa: E402
 from evaluated import value  # noqa: E402
 from pretexture.loader import Loader, imagenet  # noqa: E402
+from pretexture.loader.remote import DEFAULT_STORAGE  # noqa: E402
 from pretexture.loader.writer import TFRecordWriter, example  # noqa: E402
 from pretexture.trainers import (  # noqa: E402
     export,
+    extraction,
     features,
     linear,
     models,
     published,
+    remote_workdir,
     representation,
 )
 from pretexture.trainers.checkpoints import Checkpoints  # noqa: E402
@@ -448,6 +452,37 @@ def test_other_features_are_computed_anew(data, module, tmp_path, computed, chan
         how["recipe"] = dataclasses.replace(RECIPE, **{change: value})
     _run(data, folder, cache=True, steps=0, **how)
     assert sum(computed) == TRAIN + TEST
+
+
+def test_features_of_another_export_at_the_same_place_are_computed_anew(
+    data, module, tmp_path, computed
+):
+    """Both have the same description, to the second."""
+    used, folder = tmp_path / "module", tmp_path / "work"
+    trained.run(tmp_path / "run", trained.VGG, steps=(8,))
+    other = export_run(str(tmp_path / "run"), str(tmp_path / "other"))
+    shutil.copytree(module, str(used))
+    _run(data, folder, str(used), cache=True, steps=0, end_points=["block1"])
+    del computed[:]
+    for path in folder.glob("[!f]*"):
+        path.unlink()
+    for path in (used / "variables").iterdir():
+        shutil.copyfile(os.path.join(other, "variables", path.name), str(path))
+    _run(data, folder, str(used), cache=True, steps=0, end_points=["block1"])
+    assert sum(computed) == TRAIN + TEST
+
+
+def test_a_machine_that_sees_another_export_is_told(module, data, tmp_path):
+    contents = remote_workdir.contents(module)
+    job = extraction.Job(module, contents, ["block1"], RECIPE, data, "test", DEFAULT_STORAGE, 1)
+    extraction._check_sight(job)
+    shutil.copytree(module, str(tmp_path / "module"))
+    for path in (tmp_path / "module" / "variables").iterdir():
+        path.write_bytes(b"")
+    for folder, what in ((tmp_path / "module", "another"), (tmp_path / "none", "no")):
+        elsewhere = dataclasses.replace(job, module=str(folder))
+        with pytest.raises(OSError, match=f"{folder} holds {what} export; all nodes must see "):
+            extraction._check_sight(elsewhere)
 
 
 class Killed(BaseException):

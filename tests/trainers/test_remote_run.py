@@ -2,17 +2,20 @@
 
 import functools
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
 tf = pytest.importorskip("tensorflow")
 pytest.importorskip("moto.server")
 
+import several  # noqa: E402
 import tiny  # noqa: E402
-from pretexture.loader import Loader, WindowShuffle, remote  # noqa: E402
+from pretexture.loader import Loader, WindowShuffle, imagenet, remote  # noqa: E402
 from pretexture.loader.remote import Storage  # noqa: E402
 from pretexture.trainers import evaluation, export, remote_workdir  # noqa: E402
 from pretexture.trainers import run as run_module  # noqa: E402
@@ -172,6 +175,40 @@ def test_a_run_that_cannot_be_brought_there_in_the_end_is_an_error(s3, data, sto
     assert {"model.ckpt-2.index", "checkpoint", "metrics.jsonl"} <= set(_names(s3))
 
 
+@pytest.mark.skipif(not tf.executing_eagerly(), reason="several workers on CPUs need TensorFlow 2")
+def test_two_workers_at_urls_learn_what_one_does_here(
+    s3, shards, data, storage, tmp_path, monkeypatch
+):
+    flags = ["--cache-dir", storage.cache_dir, "--endpoint-url", storage.endpoint_url]
+    flags += ["--steps", "4", "--checkpoint-steps", "2"]
+    command = several.command(data, f"{s3.bucket}/run", *flags)
+    output = several.done(several.launch(2, command))
+    assert "2 x CPU, 2 workers" in output
+    split = [os.path.basename(path) for path in imagenet(shards, "train").paths]
+    assert len(split) > 1
+    for name in split:
+        assert s3.proxy.count("GET", f"/data/{name}") == 1
+
+    windows = functools.partial(Loader, shuffle=WindowShuffle())
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "Loader", windows)
+        options = Options(shards, str(tmp_path / "local"), steps=4, log_steps=1, device="cpu")
+        pretrain(tiny.PLAIN, options, say=lambda line: None)
+    found = _learned(fetched(f"{s3.bucket}/run", storage, "plot"))
+    expected = _learned(tmp_path / "local")
+    assert len(found) == len(expected) == 4
+    for line, other in zip(found, expected):
+        assert line == pytest.approx(other, abs=1e-5)
+
+    first = remote_workdir.copy_of(f"{s3.bucket}/run", storage, "train")
+    assert _names(s3) == sorted(remote_workdir.files_in(first))
+    assert {"config.json", "metrics.jsonl", "model.ckpt-2.index", "model.ckpt-4.index"} <= set(
+        _names(s3)
+    )
+    for name in ("config.json", "metrics.jsonl", "model.ckpt-4.index"):
+        assert s3.proxy.count("PUT", f"/run/{name}") == (2 if name == "metrics.jsonl" else 1)
+
+
 def test_a_run_that_went_on_elsewhere_is_followed(s3, data, storage, tmp_path, caplog):
     url = f"{s3.bucket}/run"
     _train(data, url, storage=storage, steps=2)
@@ -196,6 +233,65 @@ def test_one_process_at_a_time_works_on_a_copy(s3, storage):
         pass
     with open_workdir(url, storage, "train"), open_workdir(url, storage, "evaluate"):
         pass
+
+
+def test_who_only_reads_waits_for_others_and_brings_nothing_there(s3, storage, tmp_path):
+    url = f"{s3.bucket}/run"
+    (tmp_path / "metrics.jsonl").write_text("")
+    s3.put([tmp_path / "metrics.jsonl"], "run")
+    readers = []
+    with open_workdir(url, storage, "plot") as workdir:
+        thread = threading.Thread(target=lambda: readers.append(fetched(url, storage, "plot")))
+        thread.start()
+        thread.join(0.3)
+        assert thread.is_alive() and not readers
+        with open(os.path.join(workdir.folder, "metrics.jsonl"), "w") as file:
+            file.write("changed")
+    thread.join(60)
+    assert readers == [workdir.folder]
+    assert s3.proxy.count("PUT", "/run/") == 0
+
+
+def test_workers_other_than_the_first_have_only_what_they_go_on_from(s3, data, storage):
+    url = f"{s3.bucket}/run"
+    _train(data, url, storage=storage, steps=3, checkpoint_steps=1)
+    enough = ["config.json", "model.ckpt-3.data-00000-of-00001", "model.ckpt-3.index"]
+    with open_workdir(url, storage, "train", worker=1) as workdir:
+        assert sorted(remote_workdir.files_in(workdir.folder)) == enough
+    _train(data, url, storage=storage, steps=4)
+    with open_workdir(url, storage, "train", worker=1) as workdir:
+        names = [name.replace("-3.", "-4.") for name in enough]
+        assert sorted(remote_workdir.files_in(workdir.folder)) == names
+    assert "model.ckpt-3.index" in _names(s3)
+
+
+def test_where_nothing_can_be_written_is_found_out_before_training(s3, data, storage):
+    with pytest.raises(OSError, match=r"^s3://nobody-has-it/run/.*no such bucket or folder"):
+        _train(data, "s3://nobody-has-it/run", storage=storage, steps=1)
+    s3.proxy.fail("503", "/run/", method="PUT")
+    with pytest.raises(OSError, match=rf"^{s3.bucket}/run/.*tries"):
+        _train(data, f"{s3.bucket}/run", storage=storage, steps=1)
+    folder = remote_workdir.copy_of(f"{s3.bucket}/run", storage, "train")
+    assert remote_workdir.files_in(folder) == []
+    for url in ("http://127.0.0.1:9/run", "https://127.0.0.1:9/run"):
+        for use in ("train", "evaluate"):
+            with pytest.raises(WorkdirError, match=rf"^{url}: nothing can be written there; give"):
+                open_workdir(url, storage, use)
+
+
+def test_an_export_is_there_with_its_description(s3, storage):
+    with open_workdir(f"{s3.bucket}/run", storage, "evaluate") as workdir:
+        folder = os.path.join(workdir.folder, "exports", "3")
+        os.makedirs(os.path.join(folder, "variables"))
+        names = ("pretexture.json", "saved_model.pb", "variables/variables.index")
+        for name in names:
+            with open(os.path.join(folder, name), "w") as file:
+                file.write(name)
+        workdir.push()
+        shutil.rmtree(folder)
+    for method, place in (("PUT", -1), ("DELETE", 0)):
+        asked = [path for m, path in s3.proxy.requests if m == method and "/exports/" in path]
+        assert len(asked) == 3 and "pretexture.json" in asked[place]
 
 
 def test_a_run_at_a_url_is_evaluated_followed_and_exported(s3, data, shards, storage, tmp_path):
@@ -244,6 +340,30 @@ def test_a_checkpoint_that_is_removed_while_it_is_fetched_is_passed_over(s3, sto
     assert sorted(names) == ["checkpoint", "config.json"]
 
 
+def test_a_file_that_changes_after_it_was_listed_is_fetched_as_it_is_then(s3, storage, monkeypatch):
+    url = f"{s3.bucket}/run"
+    s3.fs.pipe(f"{url}/checkpoint", b"old")
+    entries = remote.Remote.entries
+    after = [b"newer", b"newest"]
+
+    def listed(self, folder, deep=False):
+        found = entries(self, folder, deep)
+        if after:
+            s3.fs.pipe(f"{url}/checkpoint", after.pop(0))
+        return found
+
+    monkeypatch.setattr(remote.Remote, "entries", listed)
+    with open_workdir(url, storage, "evaluate") as workdir:
+        path = os.path.join(workdir.folder, "checkpoint")
+        for expected in ("newer", "newer", "newest"):
+            with open(path) as file:
+                assert file.read() == expected
+            s3.proxy.requests.clear()
+            workdir.pull()
+        assert s3.proxy.count("GET", "/run/checkpoint") == 0
+    assert s3.proxy.count("PUT", "/run/checkpoint") == 0
+
+
 def test_only_what_changed_is_brought_there(s3, storage):
     url = f"{s3.bucket}/run"
     with open_workdir(url, storage, "train") as workdir:
@@ -262,6 +382,19 @@ def test_only_what_changed_is_brought_there(s3, storage):
     puts = [path for method, path in s3.proxy.requests if method == "PUT"]
     assert len(puts) == 1 and "/run/a" in puts[0]
     assert _names(s3) == ["a"] and s3.fs.cat(f"{url}/a") == b"amore"
+
+
+def test_folders_made_in_a_console_are_no_files_of_a_run(s3, storage, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    for folder in ("run", "run/features", "new"):
+        s3.put_marker(folder)
+    s3.put([tmp_path / "config.json"], "run")
+    for use in ("train", "evaluate"):
+        for url in (f"{s3.bucket}/run", f"{s3.bucket}/run/"):
+            with open_workdir(url, storage, use) as workdir:
+                assert remote_workdir.files_in(workdir.folder) == ["config.json"]
+    with open_workdir(f"{s3.bucket}/new", storage, "train") as workdir:
+        assert remote_workdir.files_in(workdir.folder) == []
 
 
 def test_a_folder_that_cannot_be_listed_is_an_error_and_no_new_run(s3, data, storage):
