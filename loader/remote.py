@@ -283,9 +283,10 @@ class Remote:
             # Not all at once, where many wait for the same server.
             seconds = pause * random.uniform(0.5, 1)
             pause *= 2
-            _log.warning("%s: %s; trying again in %.1f s", url, reason, seconds)
-            if self._stopped.wait(seconds):
+            # As the interpreter ends, requests fail before this thread does.
+            if self._stopped.wait(seconds) or not threading.main_thread().is_alive():
                 raise Stopped
+            _log.warning("%s: %s; trying again after %.1f s", url, reason, seconds)
         raise AssertionError("the last attempt returns or raises")
 
 

@@ -301,7 +301,7 @@ def test_what_fails_is_tried_again_until_it_works(s3, shards, tmp_path, kind, ca
     assert _batches(records) == _batches(TFRecords(shards))
     assert s3.proxy.count("GET", "train-00001") == remote.TRIES
     assert s3.proxy.count("GET", "train-00000") == 1
-    said = [r.getMessage() for r in caplog.records if "trying again in" in r.getMessage()]
+    said = [r.getMessage() for r in caplog.records if "trying again after" in r.getMessage()]
     assert len(said) == remote.TRIES - 1 and all(line.startswith(urls[1]) for line in said)
 
 
