@@ -38,6 +38,7 @@ class Group:
         self._readers: List[threading.Thread] = []
         self._ended: queue.Queue[int] = queue.Queue()
         self._write = threading.Lock()
+        self._started = False
         self._signal = 0
 
     def run(self) -> Tuple[int, bool]:
@@ -53,8 +54,9 @@ class Group:
         try:
             for number, environment in enumerate(self._environments):
                 self._start(number, environment)
-            if self._signal:
-                self._send(signal.SIGTERM)  # to those that it has not found started yet
+            self._started = True
+            if self._signal:  # that came meanwhile
+                self._send(_asking(self._signal))
             failed = self._wait()
         finally:
             for process in self._processes:
@@ -136,8 +138,8 @@ class Group:
                 process.send_signal(number)
 
     def _pass_on(self, number: int, frame: Any) -> None:
-        known = number if number in (signal.SIGINT, signal.SIGTERM) else signal.SIGTERM
-        self._send(signal.SIGKILL if self._signal else known)
+        if self._started:
+            self._send(signal.SIGKILL if self._signal else _asking(number))
         self._signal = number
 
     def _tell(self, number: int, status: int) -> None:
@@ -152,3 +154,8 @@ class Group:
         )
         for line in tail:
             print(f"[{self._first + number}] {line}", end="", file=sys.stderr, flush=True)
+
+
+def _asking(number: int) -> int:
+    """The signal by which processes are asked to end: they do not know of terminals."""
+    return signal.SIGTERM if number == signal.SIGHUP else number
