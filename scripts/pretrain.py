@@ -32,7 +32,7 @@ def main(arguments: Optional[List[str]] = None, workdir: Any = None) -> int:
 
         outcome = pretrain(recipe, commandline.run_options(flags), workdir=workdir)
     if outcome.interrupted:
-        return commandline.interrupted(outcome.interrupted)
+        return commandline.interrupted(outcome.interrupted, outcome.chief)
     if outcome.chief:
         print(f"next: python scripts/evaluate.py --workdir {flags.workdir} --data {flags.data}")
     return 0

@@ -124,9 +124,10 @@ def run_options(flags: argparse.Namespace) -> Any:
     return Options(npu=npu_options(flags), storage=storage(flags), **given)
 
 
-def interrupted(signal: int) -> int:
-    """Says how an interrupted run goes on; returns the exit status."""
-    print("the same command goes on with it")
+def interrupted(signal: int, chief: bool = True) -> int:
+    """Says how an interrupted run goes on, once for all workers; returns the exit status."""
+    if chief:
+        print("the same command goes on with it")
     return 128 + signal
 
 
