@@ -25,7 +25,14 @@ from pretexture.loader.remote import join
 from pretexture.trainers import commandline
 from pretexture.trainers.files import digest, write_text
 from pretexture.trainers.recipes import RECIPES
-from pretexture.trainers.remote_workdir import LocalWorkdir, files_in, ordered, title, turn
+from pretexture.trainers.remote_workdir import (
+    LocalWorkdir,
+    files_in,
+    ordered,
+    read_notes,
+    title,
+    turn,
+)
 
 # What the platform adds to a job's arguments.
 PLATFORM = ("init_method", "num_gpus", "rank", "world_size")
@@ -89,7 +96,7 @@ class MoxingWorkdir(LocalWorkdir):
 
     def __enter__(self) -> "MoxingWorkdir":
         os.makedirs(self.folder, exist_ok=True)
-        self._copied = self._read_copied()
+        self._copied = read_notes(os.path.join(self.folder, _COPIED), Copied)
         with tempfile.TemporaryDirectory(prefix=".fetched-", dir=self.folder) as fetched:
             if _moxing(self._files.exists, self._url):
                 _moxing(self._files.copy_parallel, self._url, fetched)
@@ -168,13 +175,6 @@ class MoxingWorkdir(LocalWorkdir):
 
     def _states(self) -> Dict[str, Tuple[int, int]]:
         return {name: _state(os.path.join(self.folder, name)) for name in files_in(self.folder)}
-
-    def _read_copied(self) -> Dict[str, Copied]:
-        try:
-            with open(os.path.join(self.folder, _COPIED), encoding="utf-8") as file:
-                return {name: Copied(*values) for name, values in json.load(file).items()}
-        except (FileNotFoundError, ValueError, TypeError, AttributeError):
-            return {}
 
     def _write_copied(self) -> None:
         write_text(os.path.join(self.folder, _COPIED), json.dumps(self._copied))

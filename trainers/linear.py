@@ -84,6 +84,8 @@ def linear_eval(
     place = backend.open_device(options.device, npu=options.npu)
     pipeline = Pipeline(recipe.pipeline)
     module_folder = fetched(module, options.storage, "module")
+    module_contents = contents(module_folder) if cache else {}
+    run = copy_of(options.workdir, options.storage, "train")
     representation = Representation(module_folder)
     frozen = FrozenFeatures(representation, recipe, pipeline, end_points)
     extracting = {"training": False, "shuffle": False, "drop_remainder": False}
@@ -99,11 +101,10 @@ def linear_eval(
         )
 
     def cached(name: str, batch_size: int) -> FeatureLoader:
-        workdir = copy_of(options.workdir, options.storage, "train")
-        folder = os.path.join(workdir, "features", name)
-        key: Dict[str, Any] = {
+        folder = os.path.join(run, "features", name)
+        key = {
             "module": absolute(module),
-            "contents": contents(module_folder),
+            "contents": module_contents,
             "pipeline": recipe.pipeline,
             "pooling": [recipe.pooling, recipe.max_features, recipe.combine_patches],
             "end_points": list(frozen.sizes),
@@ -118,7 +119,7 @@ def linear_eval(
             else:
                 job = Job(
                     module=os.path.abspath(module_folder),
-                    contents=key["contents"],
+                    contents=module_contents,
                     end_points=list(frozen.sizes),
                     recipe=recipe,
                     data=absolute(options.data),
@@ -142,7 +143,6 @@ def linear_eval(
     if outcome.interrupted:
         return outcome.interrupted
 
-    run = copy_of(options.workdir, options.storage, "train")
     engine.restore_model(checkpoint_path(run, outcome.step))
     with (
         cached("eval", recipe.batch_size)

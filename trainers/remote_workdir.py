@@ -13,7 +13,7 @@ import logging
 import os
 import re
 import threading
-from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Tuple, Union
+from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Tuple, TypeVar, Union
 
 from pretexture.loader.remote import (
     FetchError,
@@ -30,6 +30,8 @@ from .metrics import METRICS
 from .workdir import CONFIG, WorkdirError
 
 _log = logging.getLogger("pretexture.trainers")
+
+T = TypeVar("T")
 
 _SYNCED = ".synced.json"
 _PROBE = ".writable"
@@ -125,7 +127,7 @@ class RemoteWorkdir:
                 f"one, or give another --cache-dir"
             ) from None
         try:
-            self._synced = self._read_synced()
+            self._synced = read_notes(self._path(_SYNCED), Synced)
             self.pull()
             if self._use == "train" and self._first:
                 self._try_to_write()
@@ -248,13 +250,6 @@ class RemoteWorkdir:
         except FileNotFoundError:
             return -1, -1
 
-    def _read_synced(self) -> Dict[str, Synced]:
-        try:
-            with open(self._path(_SYNCED), encoding="utf-8") as file:
-                return {name: Synced(*values) for name, values in json.load(file).items()}
-        except (FileNotFoundError, ValueError, TypeError, AttributeError):
-            return {}
-
     def _write_synced(self) -> None:
         write_text(self._path(_SYNCED), json.dumps(self._synced))
 
@@ -309,6 +304,15 @@ def files_in(folder: str) -> List[str]:
 def contents(folder: str) -> Dict[str, str]:
     """The digests of a folder's files by path in it: equal where the folders are."""
     return {name: digest(os.path.join(folder, name)) for name in sorted(files_in(folder))}
+
+
+def read_notes(path: str, kind: Callable[..., T]) -> Dict[str, T]:
+    """What a JSON file says of files by name; {} where there is no such file, or another one."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return {name: kind(*values) for name, values in json.load(file).items()}
+    except (FileNotFoundError, ValueError, TypeError, AttributeError):
+        return {}
 
 
 def _lasts(name: str) -> bool:

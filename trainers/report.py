@@ -14,6 +14,11 @@ from .progress import Bar
 from .views import view_grid
 
 
+def passes(every: int, before: int, step: int) -> bool:
+    """Whether a multiple of `every` is behind the step `before` and not behind `step`."""
+    return step // every > before // every
+
+
 class Report:
     """Collects each step's metrics and writes their means every few steps.
 
@@ -59,14 +64,14 @@ class Report:
             step: where it lies several behind the step before, the device made those by itself.
             values, waited: see above.
         """
-        passed = step // self._log_steps > self._step // self._log_steps
+        due = passes(self._log_steps, self._step, step)
         self._steps += step - self._step
         self._calls += 1
         self._step = step
         self._waited += waited
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
-        if passed:
+        if due:
             self.flush()
         self._bar.update(step, describe(self._line))
 

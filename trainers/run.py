@@ -21,7 +21,7 @@ from .optimization import schedule
 from .progress import duration
 from .recipes import Recipe
 from .remote_workdir import Workdir, absolute, open_workdir
-from .report import Report
+from .report import Report, passes
 from .splits import overlap
 from .workdir import Config, check_config, write_config
 
@@ -159,21 +159,6 @@ def fit(
 
     Raises: as `pretrain`.
     """
-    with workdir or open_workdir(options.workdir, options.storage, "train", place.worker) as opened:
-        return _fit(recipe, options, engine, loader, records, place, say, module, opened)
-
-
-def _fit(
-    recipe: Recipe,
-    options: Options,
-    engine: Any,
-    loader: Any,
-    records: int,
-    place: Any,
-    say: Callable[[str], None],
-    module: str,
-    workdir: Workdir,
-) -> Outcome:
     config = Config(
         recipe=recipe,
         seed=options.seed,
@@ -185,6 +170,20 @@ def _fit(
         tensorflow=tf.__version__,
         module=module,
     )
+    with workdir or open_workdir(options.workdir, options.storage, "train", place.worker) as opened:
+        return _fit(config, options, engine, loader, place, say, opened)
+
+
+def _fit(
+    config: Config,
+    options: Options,
+    engine: Any,
+    loader: Any,
+    place: Any,
+    say: Callable[[str], None],
+    workdir: Workdir,
+) -> Outcome:
+    batch_size = config.recipe.batch_size
     folder = workdir.folder
     chief = place.worker == 0
     if place.workers > 1:
@@ -212,8 +211,7 @@ def _fit(
         interrupt = stack.enter_context(Interrupt())
         report = None
         if chief:
-            size = recipe.batch_size
-            report = Report(folder, step, config.steps, len(loader), size, options.log_steps)
+            report = Report(folder, step, config.steps, len(loader), batch_size, options.log_steps)
             stack.enter_context(report)
 
         saved = step if checkpoints.latest else None
@@ -226,7 +224,7 @@ def _fit(
             state = engine.state()
             if report:
                 report.flush()
-                loaded = _whole_state(engine.loader_state(loader), recipe.batch_size)
+                loaded = _whole_state(engine.loader_state(loader), batch_size)
                 checkpoints.save(saved, state, loaded)
                 workdir.push()
 
@@ -292,7 +290,7 @@ class _AfterStep:
     def shows(self, step: int) -> bool:
         if self._report is None:
             return False
-        return self._step == self._first or self._passes(self._options.view_steps, step)
+        return self._step == self._first or passes(self._options.view_steps, self._step, step)
 
     def wishes(self) -> Tuple[bool, bool]:
         """Whether this process is asked to end, and whether it is time for a checkpoint."""
@@ -319,7 +317,7 @@ class _AfterStep:
                 f"--warmup-epochs, in another --workdir"
             )
         if self._options.checkpoint_steps:
-            save = self._passes(self._options.checkpoint_steps, step)
+            save = passes(self._options.checkpoint_steps, self._step, step)
         self._step = step
         if save:
             self._save()
@@ -327,10 +325,6 @@ class _AfterStep:
         if leave:
             self.signal = self._interrupt.signal or signal.SIGTERM
         return not leave
-
-    def _passes(self, every: int, step: int) -> bool:
-        """Whether a multiple of `every` lies behind the step before and not behind this one."""
-        return step // every > self._step // every
 
 
 def _plan(config: Config, options: Options, device: str, step: int) -> List[str]:

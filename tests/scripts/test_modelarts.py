@@ -12,8 +12,8 @@ tf = pytest.importorskip("tensorflow")
 import modelarts  # noqa: E402
 import pretrain  # noqa: E402
 import tiny  # noqa: E402
+from learned import learned  # noqa: E402
 from pretexture.loader.writer import TFRecordWriter, example  # noqa: E402
-from pretexture.trainers.metrics import TIMINGS, read_metrics  # noqa: E402
 
 PLATFORM = ["--init_method", "tcp://127.0.0.1:6666", "--num_gpus", "1", "--rank", "0"]
 PLATFORM += ["--world_size", "1"]
@@ -86,13 +86,6 @@ def _job(tmp_path, *more, machine="machine", url="obs://bucket/run/"):
     return modelarts.main([*urls, *PLATFORM, *RUN, *cache, *more])
 
 
-def _learned(folder):
-    return [
-        {name: value for name, value in line.items() if name not in TIMINGS}
-        for line in read_metrics(str(folder))
-    ]
-
-
 def test_a_job_copies_data_and_run_with_moxing(moxing, data, tmp_path):
     assert _job(tmp_path, "--steps", "4", "--checkpoint-steps", "2") == 0
     source, target, names = moxing.calls[0][1:]
@@ -102,7 +95,7 @@ def test_a_job_copies_data_and_run_with_moxing(moxing, data, tmp_path):
     expected = tmp_path / "expected"
     local = ["--data", str(data / "data"), "--workdir", str(expected)]
     pretrain.main(["tiny-rotation", *local, "--steps", "4", "--device", "cpu", "--log-steps", "1"])
-    assert len(_learned(expected)) == 4 and _learned(data / "run") == _learned(expected)
+    assert len(learned(expected)) == 4 and learned(data / "run") == learned(expected)
 
     copies = [name for call in moxing.calls[1:] for name in call[3]]
     for step in (2, 4):
@@ -115,7 +108,7 @@ def test_a_job_copies_data_and_run_with_moxing(moxing, data, tmp_path):
 def test_a_job_goes_on_on_another_machine(moxing, data, tmp_path):
     _job(tmp_path, "--steps", "3")
     assert _job(tmp_path, "--steps", "6", machine="other") == 0
-    assert [line["step"] for line in _learned(data / "run")] == [1, 2, 3, 4, 5, 6]
+    assert [line["step"] for line in learned(data / "run")] == [1, 2, 3, 4, 5, 6]
     (copy,) = (tmp_path / "other" / "run").iterdir()
     assert (copy / "model.ckpt-3.index").exists()
 
@@ -129,7 +122,7 @@ def test_what_did_not_reach_the_url_is_brought_there_by_the_next_run(moxing, dat
     assert _job(tmp_path, "--steps", "4") == 0
     assert {"model.ckpt-2.index", "model.ckpt-4.index"} <= set(os.listdir(data / "run"))
     assert "ckpt-4" in (data / "run" / "checkpoint").read_text().splitlines()[0]
-    assert [line["step"] for line in _learned(data / "run")] == [1, 2, 3, 4]
+    assert [line["step"] for line in learned(data / "run")] == [1, 2, 3, 4]
 
 
 def test_a_job_that_went_on_on_another_machine_is_followed(moxing, data, tmp_path):
@@ -140,7 +133,7 @@ def test_a_job_that_went_on_on_another_machine_is_followed(moxing, data, tmp_pat
     moxing.broken = False
     _job(tmp_path, "--steps", "3", machine="other")
     assert _job(tmp_path, "--steps", "4") == 0
-    assert [line["step"] for line in _learned(data / "run")] == [1, 2, 3, 4]
+    assert [line["step"] for line in learned(data / "run")] == [1, 2, 3, 4]
     assert not os.path.exists(data / "run" / "model.ckpt-5.index")
 
 
@@ -148,13 +141,13 @@ def test_a_run_that_was_removed_from_the_url_begins_anew(moxing, data, tmp_path)
     _job(tmp_path, "--steps", "3")
     shutil.rmtree(data / "run")
     _job(tmp_path, "--steps", "2")
-    assert [line["step"] for line in _learned(data / "run")] == [1, 2]
+    assert [line["step"] for line in learned(data / "run")] == [1, 2]
 
 
 def test_runs_at_other_urls_are_other_runs(moxing, data, tmp_path):
     _job(tmp_path, "--steps", "3")
     _job(tmp_path, "--steps", "2", "--seed", "1", url="obs://bucket/other")
-    assert [line["step"] for line in _learned(data / "other")] == [1, 2]
+    assert [line["step"] for line in learned(data / "other")] == [1, 2]
     assert not os.path.exists(data / "other" / "model.ckpt-3.index")
 
 
@@ -176,7 +169,7 @@ def test_a_copy_that_fails_is_made_up_for_or_is_an_error_at_the_end(moxing, data
     assert "the run goes on" in capsys.readouterr().err
     moxing.broken = False
     assert _job(tmp_path, "--steps", "2") == 0
-    assert len(_learned(data / "run")) == 2
+    assert len(learned(data / "run")) == 2
 
 
 def test_what_neither_knows_is_said_and_ignored(moxing, tmp_path, capsys):

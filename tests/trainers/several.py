@@ -5,11 +5,9 @@ import os
 import socket
 import subprocess
 import sys
-import time
 
 import numpy as np
 import tensorflow as tf
-from pretexture.trainers.metrics import read_metrics
 
 ROOT = os.path.dirname(os.path.abspath(__file__))
 PLUGINS = os.path.join(ROOT, "plugins")
@@ -33,14 +31,6 @@ def launch(nproc, arguments, *flags, environment=()):
         stderr=subprocess.STDOUT,
         encoding="utf-8",
     )
-
-
-def wait_for_steps(folder, count, process):
-    """Waits until a run has told of so many steps."""
-    deadline = time.monotonic() + 120
-    while len(read_metrics(str(folder))) < count:
-        assert time.monotonic() < deadline and process.poll() is None, process.communicate()
-        time.sleep(0.01)
 
 
 def children(pid):

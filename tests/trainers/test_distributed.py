@@ -11,9 +11,10 @@ tf = pytest.importorskip("tensorflow")
 
 import several  # noqa: E402
 import tiny  # noqa: E402
-from pretexture.loader import ArraySpec, Batch  # noqa: E402
+from learned import learned, wait_for_step  # noqa: E402
+from pretexture.loader import Batch  # noqa: E402
 from pretexture.trainers import optimization, tasks  # noqa: E402
-from pretexture.trainers.metrics import TIMINGS, read_metrics  # noqa: E402
+from pretexture.trainers.metrics import read_metrics  # noqa: E402
 from pretexture.trainers.run import Options, pretrain, share  # noqa: E402
 
 if not tf.executing_eagerly():
@@ -24,15 +25,8 @@ from pretexture.trainers.engines.devices import cluster  # noqa: E402
 from pretexture.trainers.engines.places import Place, Strategy  # noqa: E402
 
 
-def _learned(folder):
-    return [
-        {name: value for name, value in line.items() if name not in TIMINGS}
-        for line in read_metrics(str(folder))
-    ]
-
-
 def _assert_learned_alike(folder, other):
-    lines, others = _learned(folder), _learned(other)
+    lines, others = learned(folder), learned(other)
     assert [line["step"] for line in lines] == [line["step"] for line in others]
     for line, other_line in zip(lines, others):
         assert line == pytest.approx(other_line, abs=1e-5)
@@ -76,10 +70,10 @@ def test_two_workers_gradients_are_those_of_one_with_the_whole_batch(alone, two_
 
 def test_two_workers_metrics_are_those_of_one_with_the_whole_batch(alone, two_workers, tmp_path):
     folder, _ = two_workers
-    lines = _learned(alone)[:4]
-    for line, expected in zip(_learned(folder), lines):
+    lines = learned(alone)[:4]
+    for line, expected in zip(learned(folder), lines):
         assert line == pytest.approx(expected, abs=1e-5)
-    assert len(_learned(folder)) == 4
+    assert len(learned(folder)) == 4
 
 
 def test_workers_see_every_record_once_an_epoch(two_workers):
@@ -101,7 +95,7 @@ def test_a_run_of_two_workers_is_taken_up_by_one(shards, alone, two_workers, tmp
 def test_a_killed_worker_ends_all_and_all_go_on_from_the_checkpoint(shards, alone, tmp_path):
     command = several.command(shards, tmp_path, "--checkpoint-steps", "1")
     process = several.launch(3, [*command, "--steps", "1000000"])
-    several.wait_for_steps(tmp_path, 3, process)
+    wait_for_step(tmp_path, 3, process)
     os.kill(several.children(process.pid)[2], signal.SIGKILL)
     output = several.done(process, 128 + signal.SIGKILL)
     assert output.splitlines()[-1] == "launch: process 2 was killed by SIGKILL"
@@ -117,7 +111,7 @@ def test_a_killed_worker_ends_all_and_all_go_on_from_the_checkpoint(shards, alon
     ]
     outputs = [several.done(machine) for machine in machines]
     assert "2 x CPU, 2 workers" in outputs[0] and not outputs[1]
-    for line, expected in zip(_learned(tmp_path), _learned(alone)):
+    for line, expected in zip(learned(tmp_path), learned(alone)):
         assert line == pytest.approx(expected, abs=1e-4)
     assert read_metrics(str(tmp_path))[-1]["step"] == reached
 
@@ -125,7 +119,7 @@ def test_a_killed_worker_ends_all_and_all_go_on_from_the_checkpoint(shards, alon
 def test_ctrl_c_ends_all_workers_at_the_same_step_with_a_checkpoint(shards, tmp_path):
     command = several.command(shards, tmp_path, "--steps", "1000000")
     process = several.launch(2, command)
-    several.wait_for_steps(tmp_path, 3, process)
+    wait_for_step(tmp_path, 3, process)
     process.send_signal(signal.SIGINT)
     output = several.done(process, 128 + signal.SIGINT)
     step = read_metrics(str(tmp_path))[-1]["step"]
@@ -160,13 +154,8 @@ def test_two_devices_of_a_process_do_what_one_does(shards, alone, tmp_path):
 
 
 def _engine(place, initial):
-    specification = Batch(
-        ArraySpec((12, 4, 12, 12, 3), "float32"),
-        ArraySpec((12, 4), "int32"),
-        ArraySpec((12,), "int64"),
-    )
     place.loss_scale = lambda *how: optimization.LossScale(initial=initial, interval=2)
-    return tf2.Engine(tiny.PLAIN, tasks.build(tiny.PLAIN), specification, 3, 0, place)
+    return tf2.Engine(tiny.PLAIN, tasks.build(tiny.PLAIN), tiny.specification(12), 3, 0, place)
 
 
 def _batch(largest):

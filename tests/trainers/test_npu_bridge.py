@@ -13,9 +13,10 @@ tf = pytest.importorskip("tensorflow")
 import several  # noqa: E402
 import tiny  # noqa: E402
 from device_rules import broken  # noqa: E402
+from learned import learned, wait_for_step  # noqa: E402
 from pretexture.trainers.checkpoints import CheckpointError  # noqa: E402
 from pretexture.trainers.evaluation import evaluate  # noqa: E402
-from pretexture.trainers.metrics import TIMINGS, read_metrics  # noqa: E402
+from pretexture.trainers.metrics import read_metrics  # noqa: E402
 from pretexture.trainers.npu_options import NpuOptions  # noqa: E402
 from pretexture.trainers.optimization import LossScale  # noqa: E402
 from pretexture.trainers.run import Options, pretrain  # noqa: E402
@@ -51,13 +52,6 @@ def _train(shards, folder, recipe=RECIPE, device="npu", **options):
     options = {"log_steps": 1, **options}
     given = Options(shards, str(folder), device=device, **options)
     return pretrain(recipe, given, say=lambda line: None)
-
-
-def _learned(folder, *without):
-    return [
-        {name: value for name, value in line.items() if name not in (*TIMINGS, *without)}
-        for line in read_metrics(str(folder))
-    ]
 
 
 def _asked(calls, name):
@@ -117,7 +111,7 @@ def test_a_job_s_own_checkpoint_is_not_started_from(shards, tmp_path, calls, mon
 def test_in_full_precision_it_learns_what_a_cpu_does(shards, tmp_path, calls):
     _train(shards, tmp_path / "npu", steps=8, npu=FULL)
     _train(shards, tmp_path / "cpu", steps=8, device="cpu")
-    assert _learned(tmp_path / "npu") == _learned(tmp_path / "cpu")
+    assert learned(tmp_path / "npu") == learned(tmp_path / "cpu")
     assert not _asked(calls, "NPULossScaleOptimizer")
     result = evaluate(str(tmp_path / "npu"), shards, device="npu")
     assert result == pytest.approx(evaluate(str(tmp_path / "cpu"), shards, device="cpu"), abs=1e-6)
@@ -129,7 +123,7 @@ def test_a_device_that_loops_learns_what_one_that_does_not_does(shards, tmp_path
     npu = dataclasses.replace(FULL, iterations_per_loop=4)
     _train(shards, tmp_path / "loops", steps=steps, npu=npu, checkpoint_steps=3)
     _train(shards, tmp_path / "plain", steps=steps, npu=FULL)
-    loops, plain = _learned(tmp_path / "loops"), _learned(tmp_path / "plain")
+    loops, plain = learned(tmp_path / "loops"), learned(tmp_path / "plain")
     told = [step for step in (4, 8) if step <= steps]
     told += range(steps // 4 * 4 + 1, steps + 1)
     assert loops == [plain[step - 1] for step in told]
@@ -147,7 +141,7 @@ def test_a_looping_run_is_taken_up_again(shards, tmp_path, calls):
     _train(shards, tmp_path / "parts", steps=5, npu=npu)
     _train(shards, tmp_path / "parts", steps=12, npu=npu)
     _train(shards, tmp_path / "whole", steps=12, npu=FULL)
-    assert _learned(tmp_path / "parts")[-1] == _learned(tmp_path / "whole")[-1]
+    assert learned(tmp_path / "parts")[-1] == learned(tmp_path / "whole")[-1]
 
 
 def test_gradients_of_16_bits_have_a_scale_that_is_part_of_the_checkpoint(shards, tmp_path, calls):
@@ -157,7 +151,7 @@ def test_gradients_of_16_bits_have_a_scale_that_is_part_of_the_checkpoint(shards
     assert _asked(calls, "NPULossScaleOptimizer") == [
         {"opt": "MomentumOptimizer", "is_distributed": False}
     ]
-    assert {line["loss_scale"] for line in _learned(tmp_path)} == {2.0**15}
+    assert {line["loss_scale"] for line in learned(tmp_path)} == {2.0**15}
     found = several.variables(tmp_path, 4)
     assert (found["loss_scale"], found["good_steps"]) == (2.0**15, 4)
 
@@ -165,7 +159,7 @@ def test_gradients_of_16_bits_have_a_scale_that_is_part_of_the_checkpoint(shards
     assert several.variables(tmp_path, 6)["good_steps"] == 6
     # Powers of two change no bit, so it learns what a CPU does.
     _train(shards, tmp_path / "cpu", steps=6, device="cpu")
-    assert _learned(tmp_path, "loss_scale") == _learned(tmp_path / "cpu")
+    assert learned(tmp_path, "loss_scale") == learned(tmp_path / "cpu")
 
 
 def test_a_cpu_s_run_is_taken_up_by_an_npu_and_the_other_way_round(shards, tmp_path, calls):
@@ -174,14 +168,14 @@ def test_a_cpu_s_run_is_taken_up_by_an_npu_and_the_other_way_round(shards, tmp_p
     assert several.variables(tmp_path / "moved", 4)["good_steps"] == 2
     _train(shards, tmp_path / "moved", steps=6, device="cpu")
     _train(shards, tmp_path / "stayed", steps=6, device="cpu")
-    assert _learned(tmp_path / "moved", "loss_scale") == _learned(tmp_path / "stayed")
+    assert learned(tmp_path / "moved", "loss_scale") == learned(tmp_path / "stayed")
 
 
 def test_a_scale_may_be_fixed(shards, tmp_path, calls):
     _train(shards, tmp_path, dataclasses.replace(RECIPE, loss_scale=128.0), steps=2)
     assert _asked(calls, "FixedLossScaleManager") == [{"loss_scale": 128.0}]
     assert not _asked(calls, "ExponentialUpdateLossScaleManager")
-    assert [line["loss_scale"] for line in _learned(tmp_path)] == [128, 128]
+    assert [line["loss_scale"] for line in learned(tmp_path)] == [128, 128]
 
 
 def test_a_step_that_overflows_is_left_out_and_halves_the_scale(
@@ -191,7 +185,7 @@ def test_a_step_that_overflows_is_left_out_and_halves_the_scale(
     recipe = dataclasses.replace(RECIPE, weight_decay=1e3, lr=1e-6, warmup_epochs=0.0)
     monkeypatch.setattr(LossScale, "INITIAL", 2.0**127)
     _train(shards, tmp_path, recipe, steps=3, checkpoint_steps=1)
-    scales = [line["loss_scale"] for line in _learned(tmp_path)]
+    scales = [line["loss_scale"] for line in learned(tmp_path)]
     assert scales == [2.0**127, 2.0**126, 2.0**125]
     first, last = (several.variables(tmp_path, step) for step in (1, 3))
     assert np.array_equal(first["module/conv2d/kernel"], last["module/conv2d/kernel"])
@@ -284,7 +278,7 @@ def test_a_killed_rank_ends_the_run_with_an_error(shards, alone, tmp_path):
         *(shards, tmp_path, "--steps", "1000000", "--checkpoint-steps", "1"), device="npu"
     )
     process = several.launch(2, command, *flags, environment=environment)
-    several.wait_for_steps(tmp_path, 3, process)
+    wait_for_step(tmp_path, 3, process)
     os.kill(several.children(process.pid)[1], signal.SIGKILL)
     output = several.done(process, 128 + signal.SIGKILL)
     assert "launch: process 1 was killed by SIGKILL" in output

@@ -15,9 +15,8 @@ tf = pytest.importorskip("tensorflow")
 import several  # noqa: E402
 import tiny  # noqa: E402
 from device_rules import broken  # noqa: E402
-from pretexture.loader import ArraySpec, Batch  # noqa: E402
+from learned import learned, wait_for_step  # noqa: E402
 from pretexture.trainers import tasks  # noqa: E402
-from pretexture.trainers.metrics import TIMINGS, read_metrics  # noqa: E402
 from pretexture.trainers.npu_options import NpuOptions  # noqa: E402
 from pretexture.trainers.run import Options, pretrain  # noqa: E402
 
@@ -50,13 +49,6 @@ def _run(shards, folder, *flags, recipe="tiny-rotation", plugin=True):
 def _on_cpu(shards, folder, recipe=tiny.ROTATION, **options):
     options = {"log_steps": 1, "device": "cpu", **options}
     return pretrain(recipe, Options(shards, str(folder), **options), say=lambda line: None)
-
-
-def _learned(folder, *without):
-    return [
-        {name: value for name, value in line.items() if name not in (*TIMINGS, *without)}
-        for line in read_metrics(str(folder))
-    ]
 
 
 def test_without_the_plugin_it_is_said_where_it_comes_from(shards, tmp_path):
@@ -100,14 +92,9 @@ def test_the_graph_that_goes_to_the_device_breaks_no_rule(monkeypatch):
     import npu_device
 
     monkeypatch.setattr(npu_device, "_opened", True)
-    spec = Batch(
-        ArraySpec((6, 4, 12, 12, 3), "float32"),
-        ArraySpec((6, 4), "int32"),
-        ArraySpec((6,), "int64"),
-    )
     place = places.Npu(npu_device, NpuOptions())
     task = tasks.build(tiny.ROTATION)
-    graph = tf2.Engine(tiny.ROTATION, task, spec, 6, 0, place)._compiled()
+    graph = tf2.Engine(tiny.ROTATION, task, tiny.specification(6), 6, 0, place)._compiled()
     graph = graph.get_concrete_function().graph
     assert any(op.type == "If" for op in graph.get_operations())  # whether to leave the step out
     assert broken([*graph.outputs, *graph.control_outputs]) == []
@@ -141,7 +128,7 @@ def test_runs_move_between_npu_and_cpu_with_the_same_losses(shards, tmp_path):
     assert status == 0 and several.variables(moved, 5)["good_steps"] == 3, output
     _on_cpu(shards, moved, steps=6)
     # Powers of two change no bit.
-    assert _learned(moved, "loss_scale") == _learned(tmp_path / "stayed")
+    assert learned(moved, "loss_scale") == learned(tmp_path / "stayed")
 
 
 def test_in_full_precision_there_is_no_scale_and_otherwise_it_may_be_fixed(shards, tmp_path):
@@ -153,7 +140,7 @@ def test_in_full_precision_there_is_no_scale_and_otherwise_it_may_be_fixed(shard
         "initial_scale": 128,
         "dynamic_growth_steps": None,
     }, output
-    assert _learned(tmp_path / "fixed")[0]["loss_scale"] == 128
+    assert learned(tmp_path / "fixed")[0]["loss_scale"] == 128
 
 
 @pytest.mark.parametrize(
@@ -190,7 +177,7 @@ def test_two_ranks_average_gradients_metrics_and_start_from_the_first_one(shards
         several.assert_equal_within(
             several.variables(tmp_path, step), several.variables(alone, step), 1e-5
         )
-    for line, expected in zip(_learned(tmp_path), _learned(alone)):
+    for line, expected in zip(learned(tmp_path), learned(alone)):
         assert line == pytest.approx(expected, abs=1e-5)
     asked = several.read_calls(path)
     assert [options for name, options in asked if name == "broadcast"] == [{"values": 7}] * 2
@@ -201,7 +188,7 @@ def test_a_killed_rank_ends_the_run_with_an_error(shards, tmp_path):
     flags, environment, _ = several.npus(tmp_path, 2)
     command = several.command(shards, tmp_path, "--steps", "1000000", device="npu")
     process = several.launch(2, command, *flags, environment=environment)
-    several.wait_for_steps(tmp_path, 3, process)
+    wait_for_step(tmp_path, 3, process)
     os.kill(several.children(process.pid)[0], signal.SIGKILL)
     output = several.done(process, 128 + signal.SIGKILL)
     assert "launch: process 0 was killed by SIGKILL" in output

@@ -7,14 +7,13 @@ import pytest
 tf = pytest.importorskip("tensorflow")
 
 import tiny  # noqa: E402
-from pretexture.loader import ArraySpec  # noqa: E402
+from learned import learned  # noqa: E402
 from pretexture.loader import Batch as LoaderBatch  # noqa: E402
 from pretexture.trainers import optimization, tasks  # noqa: E402
 from pretexture.trainers.checkpoints import Checkpoints  # noqa: E402
 from pretexture.trainers.engines import tf2  # noqa: E402
 from pretexture.trainers.evaluation import evaluate  # noqa: E402
 from pretexture.trainers.layers import Scope  # noqa: E402
-from pretexture.trainers.metrics import TIMINGS, read_metrics  # noqa: E402
 from pretexture.trainers.optimization import LossScale  # noqa: E402
 from pretexture.trainers.run import Options, pretrain  # noqa: E402
 
@@ -38,25 +37,13 @@ def _batch(seed=0):
 
 
 def _engine(recipe=RECIPE, seed=0):
-    specification = LoaderBatch(
-        ArraySpec((6, 4, 12, 12, 3), "float32"),
-        ArraySpec((6, 4), "int32"),
-        ArraySpec((6,), "int64"),
-    )
-    return tf2.Engine(recipe, tasks.build(recipe), specification, 6, seed)
+    return tf2.Engine(recipe, tasks.build(recipe), tiny.specification(6), 6, seed)
 
 
 def _values(engine):
     """The model's variables and the optimiser's, without the step and the loss scale."""
     counts = ("global_step", "loss_scale", "good_steps")
     return {name: v.numpy() for name, v in engine.state().items() if name not in counts}
-
-
-def _learned(folder):
-    return [
-        {name: value for name, value in line.items() if name not in TIMINGS}
-        for line in read_metrics(str(folder))
-    ]
 
 
 @pytest.fixture
@@ -127,7 +114,7 @@ def test_a_mixed_run_is_taken_up_again_and_evaluated(shards, tmp_path):
     train(tmp_path / "whole", 8)
     train(tmp_path / "parts", 3)
     train(tmp_path / "parts", 8)
-    assert _learned(tmp_path / "parts") == _learned(tmp_path / "whole")
+    assert learned(tmp_path / "parts") == learned(tmp_path / "whole")
     assert np.isfinite(evaluate(str(tmp_path / "parts"), shards, device="cpu")["loss"])
     names = tf.train.load_checkpoint(str(tmp_path / "whole" / "model.ckpt-8"))
     types = names.get_variable_to_dtype_map()

@@ -15,11 +15,11 @@ pytest.importorskip("moto.server")
 
 import several  # noqa: E402
 import tiny  # noqa: E402
+from learned import learned  # noqa: E402
 from pretexture.loader import Loader, WindowShuffle, imagenet, remote  # noqa: E402
 from pretexture.loader.remote import Storage  # noqa: E402
 from pretexture.trainers import evaluation, export, remote_workdir  # noqa: E402
 from pretexture.trainers import run as run_module  # noqa: E402
-from pretexture.trainers.metrics import TIMINGS, read_metrics  # noqa: E402
 from pretexture.trainers.remote_workdir import RemoteWorkdir, fetched, open_workdir  # noqa: E402
 from pretexture.trainers.run import Options, pretrain  # noqa: E402
 from pretexture.trainers.workdir import WorkdirError  # noqa: E402
@@ -51,20 +51,13 @@ def _train(data, workdir, **options):
     return pretrain(tiny.ROTATION, Options(data, str(workdir), **options), say=lambda line: None)
 
 
-def _learned(folder):
-    return [
-        {name: value for name, value in line.items() if name not in TIMINGS}
-        for line in read_metrics(str(folder))
-    ]
-
-
 def _train_locally(shards, folder, monkeypatch, **options):
     """In the order that remote records have by default."""
     windows = functools.partial(Loader, shuffle=WindowShuffle())
     with monkeypatch.context() as patch:
         patch.setattr(run_module, "Loader", windows)
         _train(shards, folder, **options)
-    return _learned(folder)
+    return learned(folder)
 
 
 def _names(s3, folder="run"):
@@ -82,7 +75,7 @@ def test_a_run_at_urls_is_the_local_run_line_by_line(
     pretrain(tiny.ROTATION, options, say=said.append)
     expected = _train_locally(shards, tmp_path / "local", monkeypatch, steps=8)
     assert len(expected) == 8
-    assert _learned(fetched(f"{s3.bucket}/run", storage, "plot")) == expected
+    assert learned(fetched(f"{s3.bucket}/run", storage, "plot")) == expected
     text = "\n".join(said)
     assert f"workdir   {s3.bucket}/run" in text and f"data      {data}" in text
     names = _names(s3)
@@ -141,7 +134,7 @@ def test_a_killed_run_goes_on_on_another_machine(s3, shards, data, storage, tmp_
     pretrain(tiny.ROTATION, options, say=said.append)
     assert "taken up again after step" in "\n".join(said)
     expected = _train_locally(shards, tmp_path / "local", monkeypatch, steps=40)
-    assert _learned(fetched(f"{s3.bucket}/run", storage, "plot")) == expected
+    assert learned(fetched(f"{s3.bucket}/run", storage, "plot")) == expected
 
 
 def test_a_run_outlives_an_outage_and_brings_everything_there_afterwards(
@@ -194,8 +187,8 @@ def test_two_workers_at_urls_learn_what_one_does_here(
         patch.setattr(run_module, "Loader", windows)
         options = Options(shards, str(tmp_path / "local"), steps=4, log_steps=1, device="cpu")
         pretrain(tiny.PLAIN, options, say=lambda line: None)
-    found = _learned(fetched(f"{s3.bucket}/run", storage, "plot"))
-    expected = _learned(tmp_path / "local")
+    found = learned(fetched(f"{s3.bucket}/run", storage, "plot"))
+    expected = learned(tmp_path / "local")
     assert len(found) == len(expected) == 4
     for line, other in zip(found, expected):
         assert line == pytest.approx(other, abs=1e-5)
@@ -220,7 +213,7 @@ def test_a_run_that_went_on_elsewhere_is_followed(s3, data, storage, tmp_path, c
     _train(data, url, storage=there, steps=3)
     _train(data, url, storage=storage, steps=4)
     assert "went on elsewhere" in caplog.text
-    lines = _learned(fetched(url, there, "plot"))
+    lines = learned(fetched(url, there, "plot"))
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     assert not any("model.ckpt-5" in name for name in _names(s3))
 

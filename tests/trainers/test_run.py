@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -13,25 +12,18 @@ tf = pytest.importorskip("tensorflow")
 
 import tiny  # noqa: E402
 from evaluated import compiled  # noqa: E402
+from learned import learned, wait_for_step  # noqa: E402
 from pretexture.loader import Loader, imagenet  # noqa: E402
 from pretexture.trainers import run as run_module  # noqa: E402
 from pretexture.trainers import tasks  # noqa: E402
 from pretexture.trainers.evaluation import evaluate  # noqa: E402
 from pretexture.trainers.layers import Scope  # noqa: E402
-from pretexture.trainers.metrics import TIMINGS, read_metrics  # noqa: E402
+from pretexture.trainers.metrics import read_metrics  # noqa: E402
 from pretexture.trainers.recipes import RECIPES  # noqa: E402
 from pretexture.trainers.run import DivergedError, Options, pretrain  # noqa: E402
 from pretexture.trainers.workdir import WorkdirError, read_config  # noqa: E402
 
 ROOT = os.path.dirname(os.path.abspath(__file__))
-
-
-def _learned(folder):
-    """The lines of metrics without what depends on the clock."""
-    return [
-        {name: value for name, value in line.items() if name not in TIMINGS}
-        for line in read_metrics(str(folder))
-    ]
 
 
 def _train(shards, folder, recipe=tiny.ROTATION, **options):
@@ -101,7 +93,7 @@ def test_a_run_that_is_taken_up_again_goes_on_bit_by_bit(shards, tmp_path, recip
     _train(shards, parts, recipe, steps=4, threads=2)
     _train(shards, parts, recipe, steps=12, threads=1)  # 6 steps an epoch: ends with one
     _train(shards, parts, recipe, steps=14)
-    assert _learned(parts) == _learned(whole)
+    assert learned(parts) == learned(whole)
     ends = [tf.train.load_checkpoint(str(folder / "model.ckpt-14")) for folder in (whole, parts)]
     for name in ends[0].get_variable_to_shape_map():
         assert np.array_equal(*(end.get_tensor(name) for end in ends)), name
@@ -109,13 +101,13 @@ def test_a_run_that_is_taken_up_again_goes_on_bit_by_bit(shards, tmp_path, recip
 
 def test_metrics_after_the_checkpoint_are_dropped_when_the_run_is_taken_up(shards, tmp_path):
     _train(shards, tmp_path, steps=6, checkpoint_steps=2)
-    before = _learned(tmp_path)
+    before = learned(tmp_path)
     for path in tmp_path.glob("model.ckpt-6.*"):
         path.unlink()
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"step": 7, "lo')  # as if killed while writing
     _train(shards, tmp_path, steps=6, checkpoint_steps=2)
-    assert _learned(tmp_path) == before
+    assert learned(tmp_path) == before
 
 
 def test_a_run_that_is_done_does_nothing_more(shards, tmp_path):
@@ -228,20 +220,10 @@ def _process(shards, folder, *flags):
     )
 
 
-def _wait_for_step(folder, step, process):
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        lines = read_metrics(str(folder))
-        if lines and lines[-1]["step"] >= step:
-            return
-        time.sleep(0.01)
-    raise AssertionError(f"the run did not get to step {step}: {process.communicate()[0]}")
-
-
 def test_a_run_killed_at_once_and_taken_up_again_gives_the_same_metrics(shards, tmp_path):
     flags = ("--checkpoint-steps", "7")
     process = _process(shards, tmp_path / "killed", "--steps", "1000000", *flags)
-    _wait_for_step(tmp_path / "killed", 25, process)
+    wait_for_step(tmp_path / "killed", 25, process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     reached = read_metrics(str(tmp_path / "killed"))[-1]["step"]
@@ -249,12 +231,12 @@ def test_a_run_killed_at_once_and_taken_up_again_gives_the_same_metrics(shards, 
     assert at <= reached
     _train(shards, tmp_path / "killed", steps=reached + 20)
     _train(shards, tmp_path / "whole", steps=reached + 20)
-    assert _learned(tmp_path / "killed") == _learned(tmp_path / "whole")
+    assert learned(tmp_path / "killed") == learned(tmp_path / "whole")
 
 
 def test_ctrl_c_saves_a_checkpoint_and_ends_the_run(shards, tmp_path):
     process = _process(shards, tmp_path, "--steps", "1000000")
-    _wait_for_step(tmp_path, 5, process)
+    wait_for_step(tmp_path, 5, process)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGINT

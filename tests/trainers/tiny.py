@@ -3,6 +3,7 @@
 import dataclasses
 
 import tensorflow as tf
+from pretexture.loader import ArraySpec, Batch
 from pretexture.trainers import models
 from pretexture.trainers.layers import BatchNorm, Conv
 from pretexture.trainers.recipes import RECIPES, Recipe
@@ -34,6 +35,15 @@ JIGSAW = Recipe(
 PLAIN = dataclasses.replace(
     ROTATION, architecture="tiny-plain", batch_size=12, lr=0.5, warmup_epochs=0.0
 )
+
+
+def specification(images):
+    """Of the batches that ROTATION's and PLAIN's loaders give, of so many images."""
+    return Batch(
+        ArraySpec((images, 4, 12, 12, 3), "float32"),
+        ArraySpec((images, 4), "int32"),
+        ArraySpec((images,), "int64"),
+    )
 
 
 class Tiny(tf.Module):
