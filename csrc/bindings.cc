@@ -187,7 +187,7 @@ py::tuple ScanShards(const std::vector<std::string>& paths, int threads) {
     lengths.insert(lengths.end(), shard.lengths.begin(), shard.lengths.end());
     counts.push_back(shard.offsets.size());
     if (!shard.fault.empty()) {
-      faults.append(py::make_tuple(paths[i], shard.fault_offset, shard.fault));
+      faults.append(py::make_tuple(paths[i], shard.fault_offset, shard.fault, shard.unavailable));
     }
     shard = {};
   }
@@ -400,6 +400,7 @@ class PyPipeline {
 PYBIND11_MODULE(_core, m) {
   m.doc() = "The compiled core of pretexture.loader.";
   py::register_exception<Error>(m, "CoreError", PyExc_ValueError);
+  py::register_exception<Unavailable>(m, "CoreUnavailable", PyExc_OSError);
 
   m.def("crc32c", [](const py::buffer& data) {
     const py::buffer_info info = data.request();
@@ -433,6 +434,7 @@ PYBIND11_MODULE(_core, m) {
     if (position >= records) throw py::index_error("position beyond the epoch");
     return order.RecordAt(epoch, position);
   });
+  m.def("close_oldest_file", &ShardFiles::CloseOldest);
   m.def("scan_shards", &ScanShards, py::arg("paths"), py::arg("threads"));
   m.def(
       "read_record",

@@ -13,7 +13,8 @@ class Error : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// Data that cannot be had at the moment, whatever is in them.
+// A fault of the machine, not of a record: a file that cannot be opened or read, or was replaced
+// underneath, or too little memory. The record may be sound, so that no other takes its place.
 class Unavailable : public Error {
  public:
   using Error::Error;

@@ -19,10 +19,10 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// Shards kept open at a time, well below the usual limit of 1,024 files a process.
-constexpr size_t kOpenFiles = 256;
 // A batch larger than this has left the cache before anyone looks at it.
 constexpr size_t kCacheBytes = size_t{4} << 20;
+constexpr char kNoMemory[] =
+    "there is not enough memory to decode the record; use fewer threads or a lower max_pixels";
 // Replacements tried for a record that cannot be used.
 constexpr uint32_t kReplacements = 100;
 // The user's loop lets go of the last batch right after it takes the next one; for so long a new
@@ -114,15 +114,16 @@ struct Pipeline::Worker {
 };
 
 Pipeline::Pipeline(Records records, PipelineConfig config)
-    : records_(std::move(records)), config_(std::move(config)), plan_(config_.ops) {
+    : records_(std::move(records)),
+      config_(std::move(config)),
+      plan_(config_.ops),
+      files_(records_.paths, records_.open) {
   const uint32_t n = config_.order.records;
   own_ = config_.drop_remainder ? n / config_.shards
                                 : (n - config_.shard + config_.shards - 1) / config_.shards;
   batches_ = config_.drop_remainder ? own_ / config_.batch_size
                                     : (own_ + config_.batch_size - 1) / config_.batch_size;
   pool_ = std::make_shared<BufferPool>(config_.format.RecordBytes() * config_.batch_size);
-  files_.resize(records_.paths.size());
-  forgotten_.resize(records_.paths.size());
 }
 
 Pipeline::~Pipeline() { Close(); }
@@ -140,9 +141,7 @@ void Pipeline::Close() {
   under_way_.clear();
   issuing_.reset();
   pool_->Close();
-  const std::lock_guard<std::mutex> files_lock(files_mutex_);
-  files_.assign(files_.size(), nullptr);
-  open_.clear();
+  files_.ForgetAll();
 }
 
 uint32_t Pipeline::BatchSize(uint32_t number) const {
@@ -287,10 +286,11 @@ void Pipeline::Work(const Task& task, Worker* worker) {
       RenderRecord(record, task, worker);
       return;
     } catch (const std::bad_alloc&) {
-      reason = "not enough memory to decode the record";
+      reason = kNoMemory;
+      replaceable = false;
     } catch (const Unavailable& error) {
       reason = error.what();
-      replaceable = false;  // Nothing is wrong with the record, and others would fail alike.
+      replaceable = false;
     } catch (const std::exception& error) {
       reason = error.what();
     }
@@ -318,7 +318,7 @@ void Pipeline::Work(const Task& task, Worker* worker) {
 void Pipeline::RenderRecord(uint32_t record, const Task& task, Worker* worker) {
   Stats& stats = worker->stats;
   const auto begin = Clock::now();
-  const std::shared_ptr<File> file = Open(records_.ShardOf(record));
+  const std::shared_ptr<File> file = files_.Get(records_.ShardOf(record));
   const uint32_t length = records_.lengths[record];
   const uint8_t* data =
       ReadRecord(*file, records_.offsets[record], length, records_.verify_crc, &worker->record);
@@ -349,36 +349,7 @@ void Pipeline::RenderRecord(uint32_t record, const Task& task, Worker* worker) {
   worker->warnings_seen = renderer.warnings();
 }
 
-std::shared_ptr<File> Pipeline::Open(size_t shard) {
-  uint32_t forgotten;
-  {
-    const std::lock_guard<std::mutex> lock(files_mutex_);
-    if (files_[shard]) return files_[shard];
-    forgotten = forgotten_[shard];
-  }
-  // Without the lock, for opening may take its time and other shards are read meanwhile.
-  auto file = records_.open ? std::make_shared<File>(records_.open(shard))
-                            : std::make_shared<File>(records_.paths[shard]);
-  const std::lock_guard<std::mutex> lock(files_mutex_);
-  if (files_[shard]) return files_[shard];  // Another thread was faster.
-  if (forgotten_[shard] == forgotten) {
-    if (open_.size() >= kOpenFiles) {
-      files_[open_.front()].reset();
-      open_.pop_front();
-    }
-    files_[shard] = file;
-    open_.push_back(shard);
-  }
-  return file;
-}
-
-void Pipeline::Forget(size_t shard) {
-  const std::lock_guard<std::mutex> lock(files_mutex_);
-  ++forgotten_[shard];
-  if (!files_[shard]) return;
-  files_[shard].reset();
-  open_.erase(std::find(open_.begin(), open_.end(), shard));
-}
+void Pipeline::Forget(size_t shard) { files_.Forget(shard); }
 
 Stats Pipeline::GetStats() const {
   const std::lock_guard<std::mutex> lock(mutex_);

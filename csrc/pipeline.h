@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "error.h"
+#include "file.h"
 #include "order.h"
 #include "render.h"
 #include "tfrecord.h"
@@ -58,8 +59,7 @@ struct Records {
   bool verify_crc = true;
   std::string image_key, label_key;
   int label_offset = 1;
-  // Where shards are not simply files: opens one and returns its descriptor, which is then the
-  // caller's. Several threads call it at once; it may take its time, and throws Unavailable.
+  // If shards are not simply files, opens one: see ShardFiles.
   std::function<int(size_t)> open;
 
   size_t ShardOf(uint32_t record) const;
@@ -139,7 +139,6 @@ class Pipeline {
   Task Issue();
   void Work(const Task& task, Worker* worker);
   void RenderRecord(uint32_t record, const Task& task, Worker* worker);
-  std::shared_ptr<File> Open(size_t shard);
   uint32_t BatchSize(uint32_t number) const;
 
   const Records records_;
@@ -163,10 +162,7 @@ class Pipeline {
   std::vector<RecordFault> skipped_;
   std::vector<std::string> skipped_kinds_;
 
-  std::mutex files_mutex_;
-  std::vector<std::shared_ptr<File>> files_;  // by shard
-  std::vector<uint32_t> forgotten_;           // how often, by shard
-  std::deque<size_t> open_;                   // in the order of opening
+  ShardFiles files_;
 
   std::vector<std::unique_ptr<Worker>> workers_;
   std::vector<std::thread> threads_;

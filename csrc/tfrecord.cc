@@ -1,11 +1,6 @@
 #include "tfrecord.h"
 
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <cstdio>
 #include <cstring>
 #include <new>
@@ -17,6 +12,7 @@ namespace {
 
 constexpr uint64_t kHeader = 12;
 constexpr uint64_t kFooter = 4;
+constexpr char kChanged[] = "; if it is complete now, make the TFRecords and the Loader again";
 
 uint32_t Load32(const uint8_t* p) {
   return uint32_t{p[0]} | uint32_t{p[1]} << 8 | uint32_t{p[2]} << 16 | uint32_t{p[3]} << 24;
@@ -52,34 +48,6 @@ std::string CheckHeader(const uint8_t* header, uint64_t offset, uint64_t file_si
 
 }  // namespace
 
-// Without O_NONBLOCK, to open a pipe is to wait for its writer.
-File::File(const std::string& path) : File(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)) {}
-
-File::File(int descriptor) : fd_(descriptor) {
-  if (fd_ < 0) throw Error(std::string("cannot open: ") + std::strerror(errno));
-  struct stat status = {};
-  if (fstat(fd_, &status) != 0 || !S_ISREG(status.st_mode)) {
-    const std::string reason = S_ISDIR(status.st_mode) ? "is a folder" : "is not a regular file";
-    close(fd_);
-    throw Error("cannot read: " + reason);
-  }
-  size_ = static_cast<uint64_t>(status.st_size);
-}
-
-File::~File() { close(fd_); }
-
-size_t File::Read(uint64_t offset, uint8_t* data, size_t size) const {
-  size_t done = 0;
-  while (done < size) {
-    const ssize_t got = pread(fd_, data + done, size - done, static_cast<off_t>(offset + done));
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) throw Error(std::string("cannot read: ") + std::strerror(errno));
-    if (got == 0) break;
-    done += static_cast<size_t>(got);
-  }
-  return done;
-}
-
 ShardIndex ScanShard(const std::string& path) {
   ShardIndex index;
   try {
@@ -111,10 +79,12 @@ ShardIndex ScanShard(const std::string& path) {
       offset += kHeader + length + kFooter;
     }
     index.fault_offset = 0;
-  } catch (const Error& error) {
+  } catch (const Unavailable& error) {
     index.fault = error.what();
+    index.unavailable = true;
   } catch (const std::bad_alloc&) {
     index.fault = "there is not enough memory for its index";
+    index.unavailable = true;
   }
   return index;
 }
@@ -125,10 +95,14 @@ const uint8_t* ReadRecord(const File& file, uint64_t offset, uint32_t length, bo
   if (buffer->size() < total) buffer->resize(total);
   uint8_t* const record = buffer->data();
   if (file.Read(offset, record, total) != total) {
-    throw Error("the file ends within the record: it was truncated after it was indexed");
+    throw Unavailable("the file ends within the record: it was truncated after it was indexed" +
+                      std::string(kChanged));
   }
   if (Load64(record) != length) {
-    throw Error("the record is not where the index says: the file was changed after that");
+    throw Unavailable(
+        "the record is not where the index says: the file was replaced after it was "
+        "indexed" +
+        std::string(kChanged));
   }
   const uint8_t* const data = record + kHeader;
   if (verify_crc) {

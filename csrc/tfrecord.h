@@ -8,28 +8,9 @@
 #include <string>
 #include <vector>
 
-#include "error.h"
+#include "file.h"
 
 namespace pretexture {
-
-// An open file. Reads go through pread, not through a memory map: a file that is truncated
-// underneath gives an error, not a SIGBUS.
-class File {
- public:
-  explicit File(const std::string& path);  // Throws Error.
-  explicit File(int descriptor);           // Which it owns. Throws Error.
-  ~File();
-  File(const File&) = delete;
-  File& operator=(const File&) = delete;
-
-  uint64_t size() const { return size_; }
-  // Reads up to `size` bytes; fewer only at the end of the file. Throws Error.
-  size_t Read(uint64_t offset, uint8_t* data, size_t size) const;
-
- private:
-  int fd_;
-  uint64_t size_ = 0;
-};
 
 // Where the records of a shard are.
 struct ShardIndex {
@@ -38,12 +19,14 @@ struct ShardIndex {
   // Where the framing is broken, the scan ends: `fault` says why, at `fault_offset`; empty if not.
   std::string fault;
   uint64_t fault_offset = 0;
+  // Whether the scan ended because the file could not be read, whatever is in it.
+  bool unavailable = false;
 };
 
 ShardIndex ScanShard(const std::string& path);
 
 // Reads the record at `offset` into `buffer` and checks it. Returns its data, `length` bytes within
-// the buffer. Throws Error.
+// the buffer. Throws Error, and Unavailable if the file is no longer the one that was indexed.
 const uint8_t* ReadRecord(const File& file, uint64_t offset, uint32_t length, bool verify_crc,
                           std::vector<uint8_t>* buffer);
 

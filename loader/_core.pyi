@@ -1,4 +1,6 @@
-"""The compiled core. Its functions raise CoreError, a ValueError, with the reason alone."""
+"""The compiled core. Its functions raise CoreError, with the reason alone, for what is wrong with
+data, and CoreUnavailable for what is wrong with the machine: a file that cannot be opened or read.
+"""
 
 from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
@@ -9,6 +11,7 @@ from .pipeline import Plan
 _Bytes = Union[bytes, bytearray, memoryview, np.ndarray]
 
 class CoreError(ValueError): ...
+class CoreUnavailable(OSError): ...
 
 def crc32c(data: _Bytes) -> int: ...
 def crc32c_portable(data: _Bytes) -> int: ...
@@ -21,9 +24,13 @@ def record_at(
 
 def scan_shards(
     paths: Sequence[str], threads: int
-) -> Tuple[np.ndarray, np.ndarray, np.ndarray, List[Tuple[str, int, str]]]:
+) -> Tuple[np.ndarray, np.ndarray, np.ndarray, List[Tuple[str, int, str, bool]]]:
     """Offsets (uint64) and data lengths (uint32) of all records, the number of records of each
-    shard (uint64), and for each shard whose scan broke off its path, the offset and the reason."""
+    shard (uint64), and for each shard whose scan broke off its path, the offset, the reason and
+    whether that is a fault of the machine: the file cannot be read, whatever is in it."""
+
+def close_oldest_file() -> bool:
+    """Closes a shard that Loaders keep open, to free its descriptor; False if there is none."""
 
 def read_record(path: str, offset: int, length: int, verify_crc: bool) -> bytes: ...
 def parse_example(data: _Bytes, image_key: str, label_key: str) -> Tuple[bytes, Optional[int]]: ...

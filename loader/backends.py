@@ -60,6 +60,20 @@ class Config:
         self.device = device
 
 
+def reason_of(error: Exception) -> str:
+    """What a fault of the machine is called in a `RecordError`, which names the file itself."""
+    if isinstance(error, MemoryError):
+        return (
+            "there is not enough memory to decode the record; use fewer threads or a lower "
+            "max_pixels"
+        )
+    if isinstance(error, FetchError):
+        return error.reason
+    if isinstance(error, OSError) and error.strerror:
+        return f"cannot open: {error.strerror}"
+    return str(error)
+
+
 def kind_of(reason: str) -> str:
     """What reasons of one kind have in common: words with digits in them are details."""
     return " ".join(re.sub(r"\S*\d\S*", "", reason).split())
@@ -201,9 +215,9 @@ class ReferenceBackend:
                         raise ValueError(f"the label {label} does not fit in 32 bits")
                     class_label = -1
                 views, labels = self._renderer.views(image, class_label, number, epoch)
-            except FetchError as error:  # nothing is wrong with the record
-                raise RecordError(name, offset, number, error.reason) from error
-            except (ValueError, OSError) as error:
+            except (OSError, MemoryError) as error:  # nothing is wrong with the record
+                raise RecordError(name, offset, number, reason_of(error)) from error
+            except ValueError as error:
                 reason = str(error)
                 if not config.skip_errors or attempt == REPLACEMENTS:
                     if attempt:

@@ -10,11 +10,10 @@ import time
 from typing import Deque, Dict, List, NamedTuple, Optional, Tuple
 
 from . import _core, draws, ops
-from .backends import REPLACEMENTS, Config
+from .backends import REPLACEMENTS, Config, reason_of
 from .errors import RecordError
 from .order import WindowShuffle
 from .records import Index, Shards, TFRecords
-from .remote import FetchError
 
 MAX_PIXELS = 2**28
 
@@ -150,9 +149,9 @@ class BatchReader:
             try:
                 self._read(image, epoch)
                 return
-            except FetchError as error:  # nothing is wrong with the record
-                self._refuse(image, epoch, error.reason, replace=False)
-            except (ValueError, OSError) as error:
+            except (OSError, MemoryError) as error:  # nothing is wrong with the record
+                self._refuse(image, epoch, reason_of(error), replace=False)
+            except ValueError as error:
                 self._refuse(image, epoch, str(error))
             if image.error is not None:
                 return

@@ -128,10 +128,13 @@ def _scan(paths: Sequence[str], names: Sequence[str], cached: str) -> Index:
     offsets, lengths, counts, faults = _core.scan_shards(list(paths), threads)
     shard_begin = np.concatenate([np.zeros(1, np.uint64), np.cumsum(counts, dtype=np.uint64)])
     name_of = dict(zip(paths, names))
-    errors = tuple(
-        RecordError(name_of[path], offset, None, reason) for path, offset, reason in faults
-    )
-    index = Index(offsets, lengths, shard_begin, errors)
+    errors = []
+    for path, offset, reason, unavailable in faults:
+        error = RecordError(name_of[path], offset, None, reason)
+        if unavailable:
+            raise error
+        errors.append(error)
+    index = Index(offsets, lengths, shard_begin, tuple(errors))
     if not errors:
         _save(index, cached)
     return index

@@ -198,7 +198,7 @@ class TFRecords(collections.abc.Sequence):
             image, label = _core.parse_example(data, self.image_key, self.label_key)
         except FetchError as error:
             raise RecordError(name, offset, number, error.reason) from error
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             raise RecordError(name, offset, number, str(error)) from None
         return Record(image, -1 if label is None else label - self.label_offset, name, offset)
 

@@ -32,6 +32,8 @@ def _crc32c_table() -> List[int]:
 
 _CRC32C_TABLE = _crc32c_table()
 
+_CHANGED = "; if it is complete now, make the TFRecords and the Loader again"
+
 MAX_PIXELS = 2**28
 
 
@@ -56,15 +58,21 @@ def read_record(path: str, offset: int, length: int, verify_crc: bool) -> bytes:
         length: of the data, bytes, as the index has it.
         verify_crc: compare the data with their checksum.
 
-    Raises: ValueError with the reason; OSError.
+    Raises: ValueError with the reason; OSError if the file cannot be read, or is no longer the one
+        that was indexed.
     """
     with open(path, "rb") as shard:
         shard.seek(offset)
         record = shard.read(12 + length + 4)
     if len(record) < 12 + length + 4:
-        raise ValueError("the file ends within the record: it was truncated after it was indexed")
+        raise OSError(
+            f"the file ends within the record: it was truncated after it was indexed{_CHANGED}"
+        )
     if struct.unpack("<Q", record[:8])[0] != length:
-        raise ValueError("the record is not where the index says: the file was changed after that")
+        raise OSError(
+            "the record is not where the index says: the file was replaced after it was indexed"
+            + _CHANGED
+        )
     data = record[12:-4]
     if verify_crc:
         found, (expected,) = masked_crc32c(data), struct.unpack("<I", record[-4:])

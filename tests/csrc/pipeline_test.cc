@@ -1,6 +1,7 @@
 #include "pipeline.h"
 
 #include <fcntl.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <atomic>
@@ -348,8 +349,23 @@ TEST(a_shard_that_is_cut_or_gone_after_its_scan_is_an_error) {
   CHECK(Next(&other)->fault.reason.find("No such file") != std::string::npos);
 }
 
+// Few files may be open while this lives.
+class FileLimit {
+ public:
+  explicit FileLimit(rlim_t files) {
+    getrlimit(RLIMIT_NOFILE, &before_);
+    const rlimit limit{files, before_.rlim_max};
+    setrlimit(RLIMIT_NOFILE, &limit);
+  }
+  ~FileLimit() { setrlimit(RLIMIT_NOFILE, &before_); }
+
+ private:
+  rlimit before_{};
+};
+
 TEST(more_shards_than_may_be_open_at_a_time_are_read) {
   constexpr size_t kShards = 600;
+  const FileLimit limit(64);
   // One file under many names: each of them is opened.
   const Bytes example = ImageExample(EncodeJpeg(8, 8), 1);
   const TemporaryFile file(Shard({example}));

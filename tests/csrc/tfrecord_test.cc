@@ -132,7 +132,7 @@ TEST(a_file_that_changed_after_its_scan_is_noticed) {
   file.Write(Shard({Bytes(20, 1)}));
   CHECK_THROWS(Read(file.path(), 36, 30), "truncated after it was indexed");
   file.Write(Shard({Bytes(21, 1), Bytes(60, 2)}));
-  CHECK_THROWS(Read(file.path(), 36, 30), "file was changed");
+  CHECK_THROWS(Read(file.path(), 36, 30), "file was replaced");
 }
 
 TEST(damaged_shards_never_crash_the_scan_or_the_reader) {

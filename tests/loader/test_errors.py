@@ -1,5 +1,7 @@
 """What can be wrong with data: each fault names its file, its place and its cause, at once."""
 
+import contextlib
+import functools
 import logging
 import os
 import re
@@ -315,50 +317,99 @@ def test_a_crop_larger_than_the_image_tells_both_sizes(write_shards, images, tmp
     assert error.record == 0
 
 
-def changed(paths, change, backend):
-    """The error of an epoch where the shards change after they were indexed."""
-    with Loader(TFRecords(paths), WHOLE, 4, training=False, backend=backend) as loader:
+@pytest.fixture(params=["raise", "skip"])
+def on_error(request):
+    return request.param
+
+
+def changed(paths, change, backend, on_error):
+    """The error of an epoch whose shards change after they were indexed.
+
+    It is the same with `on_error="skip"`: what happens to a file is not a fault of its records.
+    """
+    with Loader(
+        TFRecords(paths), WHOLE, 4, training=False, backend=backend, on_error=on_error
+    ) as loader:
         change()
         with pytest.raises(RecordError) as info:
             list(loader)
+        assert loader.stats.skipped == 0
     return info.value
 
 
-def test_a_shard_truncated_after_it_was_indexed(five, backend):
+def test_a_shard_truncated_after_it_was_indexed(five, backend, on_error):
     path, at, _ = five
-    error = changed(path, lambda: os.truncate(path, at + 99), backend)
+    error = changed(path, lambda: os.truncate(path, at + 99), backend, on_error)
     assert (error.path, error.offset, error.record) == (path, at, 2)
-    assert error.reason == (
+    assert error.reason.startswith(
         "the file ends within the record: it was truncated after it was indexed"
     )
 
 
-def test_a_shard_replaced_after_it_was_indexed(five, images, write_shards, backend):
+def test_a_shard_replaced_after_it_was_indexed(five, images, write_shards, backend, on_error):
     path, _, _ = five
-    error = changed(path, lambda: write_shards(os.path.dirname(path), images[5:10]), backend)
+    change = functools.partial(write_shards, os.path.dirname(path), images[5:10])
+    error = changed(path, change, backend, on_error)
     assert (error.path, error.record) == (path, 0)
-    assert "the file was changed after that" in error.reason
+    assert "the file was replaced after it was indexed" in error.reason
 
 
-def test_a_shard_removed_after_it_was_indexed(five, backend):
+def test_a_shard_removed_after_it_was_indexed(five, backend, on_error):
     path, _, _ = five
-    error = changed(path, lambda: os.unlink(path), backend)
+    error = changed(path, lambda: os.unlink(path), backend, on_error)
     assert (error.path, error.offset, error.record) == (path, 0, 0)
     assert "No such file or directory" in error.reason
 
 
-def test_shards_cannot_be_opened_without_file_descriptors(shards):
+@contextlib.contextmanager
+def file_limit(soft):
+    """Few files may be open at a time."""
     resource = pytest.importorskip("resource")
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_shards_cannot_be_opened_without_file_descriptors(shards, on_error):
     records = TFRecords(shards)
     len(records)
-    with Loader(records, WHOLE, 4, training=False) as loader:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    with Loader(records, WHOLE, 4, training=False, on_error=on_error) as loader:
+        with file_limit(0), pytest.raises(RecordError, match="cannot open: Too many open files"):
+            list(loader)
+        assert loader.stats.skipped == 0
+
+
+def test_loaders_share_the_files_that_a_process_may_open(write_shards, images, tmp_path):
+    paths = write_shards(tmp_path, images[:1] * 120, shards=120)
+    highest = max(map(int, os.listdir("/proc/self/fd")))
+    with contextlib.ExitStack() as stack, file_limit(highest + 60):
+        for seed in range(4):
+            loader = stack.enter_context(Loader(TFRecords(paths), WHOLE, 20, seed=seed, threads=2))
+            seen = np.concatenate([batch.index for batch in loader])
+            assert sorted(seen) == list(range(120))
+        # What others do then has room.
+        for file in [os.open(os.devnull, os.O_RDONLY) for _ in range(20)]:
+            os.close(file)
+
+
+def test_a_loader_gives_way_when_others_take_all_files(write_shards, images, tmp_path):
+    paths = write_shards(tmp_path, images[:1] * 40, shards=40)
+    highest = max(map(int, os.listdir("/proc/self/fd")))
+    with Loader(TFRecords(paths), WHOLE, 20, threads=1) as loader, file_limit(highest + 20):
+        list(loader)
+        taken = []
         try:
-            with pytest.raises(RecordError, match="cannot open: Too many open files"):
-                list(loader)
+            with pytest.raises(OSError, match="Too many open files"):
+                while True:
+                    taken.append(os.open(os.devnull, os.O_RDONLY))
+            seen = np.concatenate([batch.index for batch in loader])
+            assert sorted(seen) == list(range(40))
         finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            for file in taken:
+                os.close(file)
 
 
 def test_the_error_of_a_batch_does_not_depend_on_threads(write_shards, images, tmp_path):
