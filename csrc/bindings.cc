@@ -16,9 +16,9 @@
 #include <vector>
 
 #include "crc32c.h"
+#include "decoder.h"
 #include "error.h"
 #include "example.h"
-#include "jpeg.h"
 #include "kernels.h"
 #include "order.h"
 #include "philox.h"
@@ -117,7 +117,11 @@ std::vector<Op> ParseOps(const py::iterable& list) {
 
 int Product(const std::vector<int>& dims) {
   int product = 1;
-  for (const int d : dims) product *= d;
+  for (const int d : dims) {
+    if (d < 1 || __builtin_mul_overflow(product, d, &product)) {
+      throw py::value_error("a record has too many views");
+    }
+  }
   return product;
 }
 
@@ -195,10 +199,12 @@ py::tuple ScanShards(const std::vector<std::string>& paths, int threads) {
                         ToArray(std::move(counts)), faults);
 }
 
-py::array_t<uint8_t> DecodeJpeg(const py::buffer& data, const py::object& region, bool plain) {
+// As TensorFlow's operation of that name, for PNGs too.
+py::array_t<uint8_t> DecodeJpeg(const py::buffer& data, const py::object& region, bool plain,
+                                uint64_t max_pixels) {
   const py::buffer_info info = data.request();
-  JpegDecoder decoder;
-  const JpegDecoder::Size size = decoder.Open(AsSpan(info));
+  ImageDecoder decoder(DecodeLimits{max_pixels, nullptr});
+  const ImageSize size = decoder.Open(AsSpan(info));
   Rect rect{0, 0, size.width, size.height};
   if (!region.is_none()) {
     const auto [top, left, height, width] = region.cast<std::tuple<int, int, int, int>>();
@@ -301,6 +307,7 @@ class PyPipeline {
     c.skip_errors = config["skip_errors"].cast<bool>();
     c.threads = config["threads"].cast<int>();
     c.prefetch = config["prefetch"].cast<int>();
+    c.max_pixels = config["max_pixels"].cast<uint64_t>();
     pipeline_ = std::make_unique<Pipeline>(std::move(r), std::move(c));
   }
 
@@ -439,7 +446,7 @@ PYBIND11_MODULE(_core, m) {
   m.def(
       "read_record",
       [](const std::string& path, uint64_t offset, uint32_t length, bool verify_crc) {
-        std::vector<uint8_t> buffer;
+        Scratch buffer;
         const uint8_t* data = nullptr;
         {
           py::gil_scoped_release release;
@@ -460,8 +467,17 @@ PYBIND11_MODULE(_core, m) {
             label);
       },
       py::arg("data"), py::arg("image_key"), py::arg("label_key"));
+  m.attr("MAX_PIXELS") = DecodeLimits().max_pixels;
   m.def("decode_jpeg", &DecodeJpeg, py::arg("data"), py::arg("region") = py::none(),
-        py::arg("plain") = false);
+        py::arg("plain") = false, py::arg("max_pixels") = DecodeLimits().max_pixels);
+  m.def(
+      "image_size",
+      [](const py::buffer& data, uint64_t max_pixels) {
+        const py::buffer_info info = data.request();
+        const ImageSize size = ImageDecoder(DecodeLimits{max_pixels, nullptr}).Open(AsSpan(info));
+        return py::make_tuple(size.height, size.width);
+      },
+      py::arg("data"), py::arg("max_pixels") = DecodeLimits().max_pixels);
   m.def("kernels", [] {
     py::list names;
     for (const char* name : {"avx512", "avx2", "baseline"}) {

@@ -5,17 +5,13 @@
 //   Feature  { oneof { BytesList = 1; FloatList = 2; Int64List = 3; } }   (lists: value = 1)
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string>
 
-namespace pretexture {
+#include "span.h"
 
-struct Span {
-  const uint8_t* data = nullptr;
-  size_t size = 0;
-};
+namespace pretexture {
 
 struct Example {
   Span image;                    // within the parsed data

@@ -4,31 +4,25 @@
 #include <csetjmp>
 #include <cstdio>
 #include <cstring>
+#include <string>
+#include <vector>
 
 #include "huffman.h"
 // Behind jpeglib.h.
 #include <jerror.h>
 
 #include "error.h"
+#include "scratch.h"
 
 namespace pretexture {
 namespace {
 
-constexpr uint64_t kMaxPixels = uint64_t{1} << 28;
 constexpr JDIMENSION kRowsAtOnce = 16;
-
-// What the bytes are if they are not a JPEG.
-std::string NotJpeg(Span data) {
-  const auto starts = [&](const char* magic, size_t size, size_t at = 0) {
-    return data.size >= at + size && std::memcmp(data.data + at, magic, size) == 0;
-  };
-  const char* kind = "unknown bytes";
-  if (starts("\x89PNG", 4)) kind = "a PNG";
-  if (starts("GIF8", 4)) kind = "a GIF";
-  if (starts("BM", 2)) kind = "a BMP";
-  if (starts("WEBP", 4, 8)) kind = "a WebP";
-  return std::string("the image is not a JPEG but ") + kind;
-}
+// A progressive JPEG goes over the whole image once a scan. Sound ones have some ten scans; of the
+// largest image allowed, so many may be decoded.
+constexpr uint64_t kMaxScans = 64;
+// Images with more pixels than this have to be backed by data.
+constexpr uint64_t kSmall = uint64_t{1} << 24;
 
 }  // namespace
 
@@ -45,8 +39,12 @@ struct JpegDecoder::State {
   HuffmanDecoder huffman;
   bool gave_up = false;   // it did
   uint64_t given_up = 0;  // images
-  std::vector<uint8_t> pixels;
+  jpeg_progress_mgr progress{};
+  const DecodeLimits limits;
+  Scratch pixels;
   std::vector<uint8_t> cmyk;
+
+  explicit State(const DecodeLimits& l) : limits(l) {}
 
   static State* Of(j_common_ptr info) { return static_cast<State*>(info->client_data); }
   static State* Of(j_decompress_ptr info) { return static_cast<State*>(info->client_data); }
@@ -59,6 +57,24 @@ struct JpegDecoder::State {
 
   static void Emit(j_common_ptr info, int level) {
     if (level < 0) ++Of(info)->warnings;
+  }
+
+  // libjpeg calls this once a row of MCUs, or of pixels.
+  static void Progress(j_common_ptr common) {
+    State* const state = Of(common);
+    const jpeg_decompress_struct& info = state->info;
+    const uint64_t scans = static_cast<uint64_t>(std::max(0, info.input_scan_number));
+    if (state->limits.Stopped()) {
+      std::snprintf(state->message, sizeof(state->message), "decoding was stopped");
+    } else if (scans * info.image_width * info.image_height >
+               kMaxScans * state->limits.max_pixels) {
+      std::snprintf(state->message, sizeof(state->message),
+                    "it has more than %d scans of %ux%u pixels, which would take too long",
+                    info.input_scan_number - 1, info.image_width, info.image_height);
+    } else {
+      return;
+    }
+    std::longjmp(state->jump, 1);
   }
 
   static boolean DecodeMcu(j_decompress_ptr info, JBLOCKROW* blocks) {
@@ -95,6 +111,7 @@ struct JpegDecoder::State {
     jpeg_destroy_decompress(&info);
     jpeg_create_decompress(&info);
     info.src = &source;
+    info.progress = &progress;
   }
 
   // The three stages below hold no C++ objects that a longjmp could skip.
@@ -108,6 +125,21 @@ struct JpegDecoder::State {
     info.out_color_space =
         info.jpeg_color_space == JCS_CMYK || info.jpeg_color_space == JCS_YCCK ? JCS_CMYK : JCS_RGB;
     return true;
+  }
+
+  // Whether a large image has at least the data that its size asks for: a Huffman code, and so a
+  // bit, for each block of 8 x 8 samples.
+  bool Plausible() const {
+    if (info.arith_code || uint64_t{info.image_width} * info.image_height <= kSmall) return true;
+    const uint64_t mcu_width = uint64_t{8} * info.max_h_samp_factor;
+    const uint64_t mcu_height = uint64_t{8} * info.max_v_samp_factor;
+    const uint64_t mcus = (info.image_width / mcu_width) * (info.image_height / mcu_height);
+    uint64_t blocks = 0;
+    for (int c = 0; c < info.num_components; ++c) {
+      const jpeg_component_info& component = info.comp_info[c];
+      blocks += mcus * component.h_samp_factor * component.v_samp_factor;
+    }
+    return blocks / 8 <= data.size;
   }
 
   // Of a progressive JPEG that lacks scans, libjpeg estimates what they would hold from blocks all
@@ -157,13 +189,14 @@ struct JpegDecoder::State {
   }
 };
 
-JpegDecoder::JpegDecoder() : state_(new State) {
+JpegDecoder::JpegDecoder(const DecodeLimits& limits) : state_(new State(limits)) {
   State& s = *state_;
   s.info.err = jpeg_std_error(&s.errors);
   s.info.client_data = &s;
   s.errors.error_exit = State::Fail;
   s.errors.emit_message = State::Emit;
   s.errors.output_message = State::Output;
+  s.progress.progress_monitor = State::Progress;
   // The only failure here is a library of another version than the header's.
   if (setjmp(s.jump)) throw Error(std::string("libjpeg cannot be used: ") + s.message);
   s.Renew();
@@ -179,18 +212,18 @@ JpegDecoder::~JpegDecoder() { jpeg_destroy_decompress(&state_->info); }
 
 uint64_t JpegDecoder::warnings() const { return state_->warnings; }
 uint64_t JpegDecoder::given_up() const { return state_->given_up; }
+void JpegDecoder::Settle() { state_->pixels.Settle(); }
 
-JpegDecoder::Size JpegDecoder::Open(Span data) {
+ImageSize JpegDecoder::Open(Span data) {
   State& s = *state_;
-  if (data.size < 3 || data.data[0] != 0xff || data.data[1] != 0xd8 || data.data[2] != 0xff) {
-    throw Error(NotJpeg(data));
-  }
   s.data = data;
   s.warnings_before = s.warnings;
   if (!s.TryOpen()) s.Throw();
-  if (uint64_t{s.info.image_width} * s.info.image_height > kMaxPixels) {
+  s.limits.Check("JPEG", s.info.image_width, s.info.image_height);
+  if (!s.Plausible()) {
     throw Error("the JPEG claims " + std::to_string(s.info.image_width) + "x" +
-                std::to_string(s.info.image_height) + " pixels, more than 2^28");
+                std::to_string(s.info.image_height) + " pixels, which do not fit into its " +
+                std::to_string(data.size) + " bytes");
   }
   return {static_cast<int>(s.info.image_width), static_cast<int>(s.info.image_height)};
 }
@@ -221,7 +254,7 @@ bool JpegDecoder::State::Decode(Rect rect, bool plain, Region* region) {
 
   const size_t stride = size_t{width} * 3;
   const size_t height = static_cast<size_t>(rect.height());
-  if (pixels.size() < stride * height) pixels.resize(stride * height);
+  uint8_t* const out_pixels = pixels.Get(stride * height);
   const bool inks = info.out_color_space == JCS_CMYK;
   if (inks) cmyk.resize(size_t{width} * 4 * kRowsAtOnce);
 
@@ -229,7 +262,7 @@ bool JpegDecoder::State::Decode(Rect rect, bool plain, Region* region) {
   for (size_t y = 0; y < height; y += kRowsAtOnce) {
     const size_t count = std::min<size_t>(kRowsAtOnce, height - y);
     for (size_t i = 0; i < count; ++i) {
-      rows[i] = inks ? cmyk.data() + i * width * 4 : pixels.data() + (y + i) * stride;
+      rows[i] = inks ? cmyk.data() + i * width * 4 : out_pixels + (y + i) * stride;
     }
     if (!TryRead(rows, static_cast<JDIMENSION>(count))) {
       if (gave_up) return false;
@@ -240,7 +273,7 @@ bool JpegDecoder::State::Decode(Rect rect, bool plain, Region* region) {
     const bool inverted = info.saw_Adobe_marker;
     for (size_t i = 0; i < count; ++i) {
       const uint8_t* in = rows[i];
-      uint8_t* out = pixels.data() + (y + i) * stride;
+      uint8_t* out = out_pixels + (y + i) * stride;
       for (size_t x = 0; x < width; ++x, in += 4, out += 3) {
         const int k = inverted ? in[3] : 255 - in[3];
         for (int c = 0; c < 3; ++c) {
@@ -251,7 +284,7 @@ bool JpegDecoder::State::Decode(Rect rect, bool plain, Region* region) {
   }
   jpeg_abort_decompress(&info);
   const size_t inset = static_cast<size_t>(rect.x0 - static_cast<int>(left)) * 3;
-  *region = {pixels.data() + inset, stride, rect};
+  *region = {out_pixels + inset, stride, rect};
   return true;
 }
 

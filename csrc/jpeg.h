@@ -7,49 +7,34 @@
 
 #include <cstdint>
 #include <memory>
-#include <vector>
 
-#include "example.h"
+#include "image.h"
+#include "span.h"
 
 namespace pretexture {
-
-// Half-open: columns x0..x1-1 and rows y0..y1-1.
-struct Rect {
-  int x0 = 0, y0 = 0, x1 = 0, y1 = 0;
-  int width() const { return x1 - x0; }
-  int height() const { return y1 - y0; }
-};
-
-// Decoded pixels of a region, RGB interleaved, in the coordinates of the whole image.
-struct Region {
-  const uint8_t* pixels = nullptr;  // of (rect.x0, rect.y0)
-  size_t stride = 0;                // bytes from row to row
-  Rect rect;
-
-  const uint8_t* Row(int y) const { return pixels + static_cast<size_t>(y - rect.y0) * stride; }
-};
 
 // Keeps its decompressor and its buffer from image to image. Not thread-safe: one a thread.
 class JpegDecoder {
  public:
-  JpegDecoder();
+  explicit JpegDecoder(const DecodeLimits& limits = {});
   ~JpegDecoder();
   JpegDecoder(const JpegDecoder&) = delete;
   JpegDecoder& operator=(const JpegDecoder&) = delete;
 
-  struct Size {
-    int width, height;
-  };
+  // Reads the header; `data`, which begins as a JPEG does, must stay until Decode returns. Throws
+  // Error.
+  ImageSize Open(Span data);
 
-  // Reads the header; `data` must stay until Decode returns. Throws Error.
-  Size Open(Span data);
-
-  // Decodes `rect` of the opened image. The pixels are valid until the next Open. As in TensorFlow,
-  // greyscale, CMYK and YCCK become RGB, EXIF orientation is left alone, and what a marker cuts
-  // short is grey, with a warning. Throws Error, also where the data end before the region does.
+  // Decodes `rect` of the opened image. The pixels are valid until the next Open or Settle. As in
+  // TensorFlow, greyscale, CMYK and YCCK become RGB, EXIF orientation is left alone, and what a
+  // marker cuts short is grey, with a warning. Throws Error, also if the data end before the region
+  // does.
   //
   // With `plain`, all of it by libjpeg: for tests.
   Region Decode(Rect rect, bool plain = false);
+
+  // Gives back the memory that an unusually large image took.
+  void Settle();
 
   // What libjpeg complained of without failing (such as extraneous bytes before a marker), in all
   // images so far.

@@ -102,11 +102,11 @@ size_t Records::ShardOf(uint32_t record) const {
 
 // What a thread keeps to itself.
 struct Pipeline::Worker {
-  Worker(const Plan& plan, const Format& format, bool stream)
-      : renderer(plan, format, BestKernels(), stream) {}
+  Worker(const Plan& plan, const Format& format, bool stream, const DecodeLimits& limits)
+      : renderer(plan, format, BestKernels(), stream, limits) {}
 
   Renderer renderer;
-  std::vector<uint8_t> record;
+  Scratch record;
   std::vector<int32_t> labels;
   Stats stats;  // not yet added to the pipeline's
   uint64_t warnings_seen = 0;
@@ -119,11 +119,14 @@ Pipeline::Pipeline(Records records, PipelineConfig config)
       plan_(config_.ops),
       files_(records_.paths, records_.open) {
   const uint32_t n = config_.order.records;
-  own_ = config_.drop_remainder ? n / config_.shards
-                                : (n - config_.shard + config_.shards - 1) / config_.shards;
-  batches_ = config_.drop_remainder ? own_ / config_.batch_size
-                                    : (own_ + config_.batch_size - 1) / config_.batch_size;
-  pool_ = std::make_shared<BufferPool>(config_.format.RecordBytes() * config_.batch_size);
+  const uint64_t own = config_.drop_remainder
+                           ? n / config_.shards
+                           : (uint64_t{n} - config_.shard + config_.shards - 1) / config_.shards;
+  own_ = static_cast<uint32_t>(own);
+  batches_ = static_cast<uint32_t>((own + (config_.drop_remainder ? 0 : config_.batch_size - 1)) /
+                                   config_.batch_size);
+  batch_bytes_ = config_.format.BatchBytes(std::min(config_.batch_size, std::max(own_, 1u)));
+  pool_ = std::make_shared<BufferPool>(batch_bytes_);
 }
 
 Pipeline::~Pipeline() { Close(); }
@@ -162,9 +165,10 @@ void Pipeline::Seek(uint32_t epoch, uint32_t batch) {
       next_number_ = batch;
     }
     started_ = true;
-    const bool stream = config_.format.RecordBytes() * config_.batch_size > kCacheBytes;
+    const bool stream = batch_bytes_ > kCacheBytes;
     while (!stop_ && threads_.size() < static_cast<size_t>(config_.threads)) {
-      workers_.push_back(std::make_unique<Worker>(plan_, config_.format, stream));
+      workers_.push_back(std::make_unique<Worker>(plan_, config_.format, stream,
+                                                  DecodeLimits{config_.max_pixels, &stop_}));
       try {
         threads_.emplace_back(&Pipeline::Run, this, workers_.back().get());
       } catch (const std::system_error& error) {
@@ -254,6 +258,8 @@ void Pipeline::Run(Worker* worker) {
     }
     lock.unlock();
     Work(task, worker);
+    worker->renderer.Settle();
+    worker->record.Settle();
     lock.lock();
     Stats& s = worker->stats;
     stats_.records += s.records;
@@ -279,7 +285,7 @@ void Pipeline::Run(Worker* worker) {
 
 void Pipeline::Work(const Task& task, Worker* worker) {
   uint32_t record = task.record;
-  for (uint32_t attempt = 0;; ++attempt) {
+  for (uint32_t attempt = 0; !stop_; ++attempt) {
     std::string reason;
     bool replaceable = config_.skip_errors && attempt < kReplacements;
     try {

@@ -6,6 +6,7 @@
 // record waits in its batch for the consumer.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
@@ -77,6 +78,7 @@ struct PipelineConfig {
   bool skip_errors = false;
   int threads = 1;
   int prefetch = 2;
+  uint64_t max_pixels = DecodeLimits().max_pixels;
 };
 
 struct Batch {
@@ -146,11 +148,12 @@ class Pipeline {
   const Plan plan_;
   uint32_t own_ = 0;      // records of this worker's share of an epoch
   uint32_t batches_ = 0;  // per epoch
+  size_t batch_bytes_ = 0;
   std::shared_ptr<BufferPool> pool_;
 
   mutable std::mutex mutex_;
   std::condition_variable may_issue_, ready_;
-  bool stop_ = false;
+  std::atomic<bool> stop_{false};  // set with the lock
   bool out_of_memory_ = false;
   bool started_ = false;
   uint32_t next_epoch_ = 0, next_number_ = 0;  // the batch to be issued after those under way

@@ -48,13 +48,16 @@ T* Grown(std::vector<T>* buffer, size_t size) {
 
 }  // namespace
 
-Renderer::Renderer(const Plan& plan, const Format& format, const Kernels& kernels, bool stream)
-    : plan_(plan), format_(format), kernels_(kernels), stream_(stream) {}
+Renderer::Renderer(const Plan& plan, const Format& format, const Kernels& kernels, bool stream,
+                   const DecodeLimits& limits)
+    : plan_(plan), format_(format), kernels_(kernels), stream_(stream), decoder_(limits) {
+  format_.BatchBytes(1);  // may throw
+}
 
 void Renderer::Render(Span encoded, const Draws& draws, uint8_t* out,
                       std::vector<int32_t>* labels) {
   Stopwatch watch;
-  const JpegDecoder::Size size = decoder_.Open(encoded);
+  const ImageSize size = decoder_.Open(encoded);
   plan_.Draw(size.height, size.width, draws, &views_, labels);
   FindCanvases();
   Rect rect{size.width, size.height, 0, 0};

@@ -6,9 +6,10 @@
 #include <cstdint>
 #include <vector>
 
-#include "jpeg.h"
+#include "decoder.h"
 #include "kernels.h"
 #include "plan.h"
+#include "sizes.h"
 
 namespace pretexture {
 
@@ -26,6 +27,11 @@ struct Format {
 
   size_t ViewValues() const { return size_t{3} * static_cast<size_t>(height) * width; }
   size_t RecordBytes() const { return views * ViewValues() * ElementSize(dtype); }
+  // Throws Error if that is more than can be addressed; then the others may not be called.
+  size_t BatchBytes(size_t records) const {
+    return CheckedProduct({records, static_cast<size_t>(views), 3, static_cast<size_t>(height),
+                           static_cast<size_t>(width), ElementSize(dtype)});
+  }
 };
 
 // Where the time of rendering went, nanoseconds.
@@ -39,11 +45,15 @@ struct RenderTimes {
 class Renderer {
  public:
   // `stream`: write past the cache, for batches that no cache would hold.
-  Renderer(const Plan& plan, const Format& format, const Kernels& kernels, bool stream);
+  Renderer(const Plan& plan, const Format& format, const Kernels& kernels, bool stream,
+           const DecodeLimits& limits = {});
 
   // Writes format.views views to `out` and the labels that a pretext task sets to `labels`.
   // Throws Error.
   void Render(Span encoded, const Draws& draws, uint8_t* out, std::vector<int32_t>* labels);
+
+  // Gives back the memory that an unusually large image took.
+  void Settle() { decoder_.Settle(); }
 
   RenderTimes times;
   uint64_t warnings() const { return decoder_.warnings(); }
@@ -82,7 +92,7 @@ class Renderer {
   const Format format_;
   const Kernels& kernels_;
   const bool stream_;
-  JpegDecoder decoder_;
+  ImageDecoder decoder_;
   std::vector<View> views_;
   std::vector<Canvas> canvases_;
   size_t canvas_count_ = 0;

@@ -90,10 +90,9 @@ ShardIndex ScanShard(const std::string& path) {
 }
 
 const uint8_t* ReadRecord(const File& file, uint64_t offset, uint32_t length, bool verify_crc,
-                          std::vector<uint8_t>* buffer) {
+                          Scratch* buffer) {
   const size_t total = kHeader + length + kFooter;
-  if (buffer->size() < total) buffer->resize(total);
-  uint8_t* const record = buffer->data();
+  uint8_t* const record = buffer->Get(total);
   if (file.Read(offset, record, total) != total) {
     throw Unavailable("the file ends within the record: it was truncated after it was indexed" +
                       std::string(kChanged));

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "file.h"
+#include "scratch.h"
 
 namespace pretexture {
 
@@ -28,6 +29,6 @@ ShardIndex ScanShard(const std::string& path);
 // Reads the record at `offset` into `buffer` and checks it. Returns its data, `length` bytes within
 // the buffer. Throws Error, and Unavailable if the file is no longer the one that was indexed.
 const uint8_t* ReadRecord(const File& file, uint64_t offset, uint32_t length, bool verify_crc,
-                          std::vector<uint8_t>* buffer);
+                          Scratch* buffer);
 
 }  // namespace pretexture

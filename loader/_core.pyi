@@ -8,6 +8,8 @@ import numpy as np
 
 from .pipeline import Plan
 
+MAX_PIXELS: int
+
 _Bytes = Union[bytes, bytearray, memoryview, np.ndarray]
 
 class CoreError(ValueError): ...
@@ -35,12 +37,18 @@ def close_oldest_file() -> bool:
 def read_record(path: str, offset: int, length: int, verify_crc: bool) -> bytes: ...
 def parse_example(data: _Bytes, image_key: str, label_key: str) -> Tuple[bytes, Optional[int]]: ...
 def decode_jpeg(
-    data: _Bytes, region: Optional[Tuple[int, int, int, int]] = None, plain: bool = False
+    data: _Bytes,
+    region: Optional[Tuple[int, int, int, int]] = None,
+    plain: bool = False,
+    max_pixels: int = MAX_PIXELS,
 ) -> np.ndarray:
-    """uint8 [H, W, 3], or the region (top, left, height, width) of it.
+    """uint8 [H, W, 3] of a JPEG or PNG, or the region (top, left, height, width) of it.
 
-    With `plain`, libjpeg-turbo does all of it.
+    With `plain`, libjpeg-turbo does all of a JPEG.
     """
+
+def image_size(data: _Bytes, max_pixels: int = MAX_PIXELS) -> Tuple[int, int]:
+    """Height and width of a JPEG or PNG, from its header."""
 
 def kernels() -> List[str]:
     """Names of the instruction sets that this build and this processor have, best first."""

@@ -43,6 +43,7 @@ class Config:
         dtype: str,
         layout: str,
         skip_errors: bool,
+        max_pixels: int,
         device: str,
     ):
         self.plan = plan
@@ -57,6 +58,7 @@ class Config:
         self.dtype = dtype
         self.layout = layout
         self.skip_errors = skip_errors
+        self.max_pixels = max_pixels
         self.device = device
 
 
@@ -116,6 +118,7 @@ class NativeBackend:
                 "skip_errors": config.skip_errors,
                 "threads": config.threads,
                 "prefetch": config.prefetch,
+                "max_pixels": config.max_pixels,
             },
         )
         if isinstance(shards, RemoteShards):
@@ -154,7 +157,11 @@ class ReferenceBackend:
 
         self._reference = reference
         self._renderer = reference.Renderer(
-            config.plan, seed=config.seed, dtype=config.dtype, layout=config.layout
+            config.plan,
+            seed=config.seed,
+            dtype=config.dtype,
+            layout=config.layout,
+            max_pixels=config.max_pixels,
         )
         self._records, self._shards = records, shards
         self._index, self._config = index, config

@@ -15,8 +15,6 @@ from .errors import RecordError
 from .order import WindowShuffle
 from .records import Index, Shards, TFRecords
 
-MAX_PIXELS = 2**28
-
 Position = Tuple[int, int]  # epoch, batch
 
 
@@ -26,7 +24,7 @@ class Image:
     Attributes:
         wanted: the record that the order of the epoch puts here.
         record: the one that is here: `wanted`, or what replaces it.
-        encoded, label, height, width: its JPEG, class label and size in pixels.
+        encoded, label, height, width: its encoded image, class label and size in pixels.
         bytes: its length in the shard.
         error: why there is none.
         skipped: records that could not be used, and why.
@@ -162,7 +160,7 @@ class BatchReader:
         with self._shards.use(shard) as path:
             data = _core.read_record(path, offset, length, records.verify_crc)
         image.encoded, label = _core.parse_example(data, records.image_key, records.label_key)
-        image.height, image.width = jpeg_size(image.encoded)
+        image.height, image.width = _core.image_size(image.encoded, self._config.max_pixels)
         if (epoch, image.record) in self._unusable:
             raise ValueError(self._unusable[epoch, image.record])
         image.label = -1 if label is None else label - records.label_offset
@@ -184,23 +182,3 @@ class BatchReader:
         image.skipped.append(RecordError(path, offset, image.record, reason))
         words = draws.Draws(config.seed, epoch, image.wanted).block(draws.REPLACEMENT, 0, attempt)
         image.record = draws.below(words[0], self._total)
-
-
-def jpeg_size(encoded: bytes) -> Tuple[int, int]:
-    """Height and width from a JPEG's header. Raises: ValueError with the reason."""
-    at = 2
-    while encoded[:3] == b"\xff\xd8\xff" and at + 9 <= len(encoded) and encoded[at] == 0xFF:
-        marker = encoded[at + 1]
-        if marker == 0xFF:  # filling
-            at += 1
-        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height = int.from_bytes(encoded[at + 5 : at + 7], "big")
-            width = int.from_bytes(encoded[at + 7 : at + 9], "big")
-            if not 0 < height * width <= MAX_PIXELS:
-                break
-            return height, width
-        else:
-            at += 2 + int.from_bytes(encoded[at + 2 : at + 4], "big")
-    # Not a header that is quickly read. The core is thorough, and says what is wrong.
-    height, width, _ = _core.decode_jpeg(encoded).shape
-    return height, width

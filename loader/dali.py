@@ -29,6 +29,7 @@ GPU: what is different there is where the operators run, and that images are not
 """
 
 import collections
+import functools
 import importlib
 import os
 import time
@@ -233,7 +234,8 @@ class DaliBackend:
         self._feeding = None
         self._under_way.clear()
         self._pipeline = self._graph.build(self._feed)
-        for decode in (_decode, self._graph.decode_alone):
+        by_core = functools.partial(_decode, max_pixels=self._config.max_pixels)
+        for decode in (by_core, self._graph.decode_alone):
             found = False
             for batch in under_way:
                 if batch.views is None:
@@ -256,8 +258,8 @@ def _box(views: BatchViews) -> Tuple[np.ndarray, np.ndarray]:
     return start, (views.start + views.shape).max(1) - start
 
 
-def _decode(encoded: bytes, start: np.ndarray, shape: np.ndarray) -> None:
-    _core.decode_jpeg(encoded, (*start.tolist(), *shape.tolist()))
+def _decode(encoded: bytes, start: np.ndarray, shape: np.ndarray, max_pixels: int) -> None:
+    _core.decode_jpeg(encoded, (*start.tolist(), *shape.tolist()), max_pixels=max_pixels)
 
 
 class _Graph:
@@ -337,7 +339,7 @@ class _Graph:
         try:
             pipeline.run()
         except Exception as error:
-            raise ValueError(f"DALI cannot decode the JPEG: {_first_line(error)}") from error
+            raise ValueError(f"DALI cannot decode the image: {_first_line(error)}") from error
 
     def _pipeline(self, batch_size: int, prefetch: int) -> Any:
         kind, _, number = self._config.device.partition(":")

@@ -11,6 +11,7 @@ import numpy as np
 from . import backends
 from .errors import RecordError
 from .fetch_ahead import FetchAhead, Reading
+from .limits import MAX_PIXELS
 from .order import WindowShuffle
 from .pipeline import Pipeline
 from .records import Shards, TFRecords
@@ -94,7 +95,12 @@ class Loader:
             the device.
         layout: "NHWC" or "NCHW".
         on_error: "raise" a RecordError for a record that cannot be used, or "skip" it: another
-            record, drawn by the same counter-based rule, takes its place.
+            record, drawn by the same counter-based rule, takes its place. A file that cannot be
+            opened or read, or that changes after it was indexed, and too little memory are errors
+            in either case, because the records may be sound.
+        max_pixels: largest image that is decoded, in pixels (width x height); a larger one is a
+            record that cannot be used. Decoding takes about three bytes of memory a pixel for each
+            thread, or nine for a progressive JPEG.
         backend: "native"; "reference", which is slow and written to be read; or "dali", NVIDIA DALI
             (see `pretexture.loader.dali` for what differs).
         device: where "dali" makes the views: "cpu"; or "gpu" or "gpu:N", where the images stay.
@@ -119,6 +125,7 @@ class Loader:
         dtype: str = "float32",
         layout: str = "NHWC",
         on_error: str = "raise",
+        max_pixels: int = MAX_PIXELS,
         backend: str = "native",
         device: str = "cpu",
     ):
@@ -145,6 +152,7 @@ class Loader:
         self.prefetch = _whole("prefetch", prefetch, 1, 1024)
         self.dtype = _choice("dtype", dtype, DTYPES)
         self.layout = _choice("layout", layout, LAYOUTS)
+        self.max_pixels = _whole("max_pixels", max_pixels, 1, 2**32 - 1)
         self.on_error = _choice("on_error", on_error, ("raise", "skip"))
         if not isinstance(device, str) or not re.fullmatch(r"cpu|gpu(:\d+)?", device):
             raise ValueError(f"device must be cpu, gpu or gpu:N, not {device!r}")
@@ -188,6 +196,7 @@ class Loader:
                 dtype=self.dtype,
                 layout=self.layout,
                 skip_errors=on_error == "skip",
+                max_pixels=self.max_pixels,
                 device=device,
             ),
         )

@@ -11,8 +11,9 @@ import numpy as np
 
 from . import ops, reference_ops
 from .draws import Draws, below, inception_crop, uniform
+from .limits import MAX_PIXELS
 from .pipeline import Plan
-from .reference_records import decode_jpeg, parse_example, read_record
+from .reference_records import decode_image, parse_example, read_record
 
 __all__ = ["Renderer", "parse_example", "read_record"]
 
@@ -26,13 +27,17 @@ class Renderer:
         dtype: "float32"; "float16", its rounding; or "uint8", the pixels before normalisation,
             clipped to [0, 255] and rounded half to even.
         layout: "NHWC", or "NCHW" with the channels before height and width.
+        max_pixels: largest image that is decoded, in pixels.
     """
 
-    def __init__(self, plan: Plan, *, seed: int, dtype: str, layout: str):
+    def __init__(
+        self, plan: Plan, *, seed: int, dtype: str, layout: str, max_pixels: int = MAX_PIXELS
+    ):
         self._plan = plan
         self._seed = seed
         self._dtype = dtype
         self._layout = layout
+        self._max_pixels = max_pixels
 
     def views(
         self, encoded: bytes, class_label: int, record: int, epoch: int
@@ -40,7 +45,7 @@ class Renderer:
         """The views of one record in one epoch.
 
         Args:
-            encoded: a JPEG.
+            encoded: a JPEG or a PNG.
             class_label: the label where the pipeline sets none.
             record: record number.
             epoch: epoch number.
@@ -50,7 +55,7 @@ class Renderer:
         Raises: ValueError with the reason, for an image that cannot be decoded or is too small.
         """
         draws = Draws(self._seed, epoch, record)
-        views = [decode_jpeg(encoded).astype(np.float32)]
+        views = [decode_image(encoded, self._max_pixels).astype(np.float32)]
         labels = [class_label]
         split = 1  # views that the latest split made of each view
         for op in self._plan.ops:

@@ -5,7 +5,9 @@ from typing import List, Optional, Tuple
 
 import numpy as np
 
+from . import _core
 from .example_proto import Example
+from .limits import MAX_PIXELS
 
 try:
     import cv2
@@ -14,10 +16,6 @@ except ImportError as error:
     raise ImportError(
         "the reference backend needs OpenCV and protobuf: pip install 'pretexture[reference]'"
     ) from error
-
-
-# How other kinds of image files begin.
-_OTHER_IMAGES = {b"\x89PNG": "a PNG", b"GIF8": "a GIF", b"BM": "a BMP"}
 
 
 def _crc32c_table() -> List[int]:
@@ -33,8 +31,6 @@ def _crc32c_table() -> List[int]:
 _CRC32C_TABLE = _crc32c_table()
 
 _CHANGED = "; if it is complete now, make the TFRecords and the Loader again"
-
-MAX_PIXELS = 2**28
 
 
 def masked_crc32c(data: bytes) -> int:
@@ -105,33 +101,28 @@ def parse_example(data: bytes, image_key: str, label_key: str) -> Tuple[bytes, O
     return images[0], labels[0] if labels else None
 
 
-def decode_jpeg(data: bytes) -> np.ndarray:
-    """Decodes a whole JPEG to uint8 RGB [H, W, 3]; an orientation tag changes nothing.
+def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Decodes a whole JPEG or PNG to uint8 RGB [H, W, 3]; an orientation tag changes nothing.
 
     Both OpenCV and the compiled core call libjpeg-turbo with its accurate integer DCT and its
-    smooth chroma upsampling, so the pixels are the same. Of four-channel files OpenCV makes RGB
-    by a formula of its own, so they go to the core, which follows TensorFlow.
+    smooth chroma upsampling, so the pixels are the same. Of four-channel JPEGs and of PNGs OpenCV
+    makes RGB by rules of its own, so they go to the core, which follows TensorFlow.
+
+    Args:
+        data: the encoded image.
+        max_pixels: largest image that is decoded, in pixels.
 
     Raises: ValueError with the reason.
     """
-    if data[:3] != b"\xff\xd8\xff":
-        kinds = [kind for magic, kind in _OTHER_IMAGES.items() if data.startswith(magic)]
-        if data[8:12] == b"WEBP":
-            kinds = ["a WebP"]
-        raise ValueError(f"the image is not a JPEG but {(kinds or ['unknown bytes'])[0]}")
-    height, width, channels = _frame(data)
-    if height * width > MAX_PIXELS:
-        raise ValueError(f"the JPEG claims {width}x{height} pixels, more than 2^28")
-    if channels == 4:
-        from . import _core
-
-        return _core.decode_jpeg(data)
+    height, width = _core.image_size(data, max_pixels)
+    if data.startswith(b"\x89PNG") or _frame(data)[2] == 4:
+        return _core.decode_jpeg(data, max_pixels=max_pixels)
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
         raise ValueError(f"the JPEG cannot be decoded: {error}") from error
-    if image is None:
+    if image is None or image.shape != (height, width, 3):
         raise ValueError("the JPEG cannot be decoded")
     return image[..., ::-1]
 

@@ -2,7 +2,7 @@
 # Installs the system packages that a source build needs, where they are missing and it is permitted
 # (as root, or with passwordless sudo); says which to install where it is not.
 #
-#   system_packages.sh build      a C++ compiler, libjpeg-turbo with headers
+#   system_packages.sh build      a C++ compiler, libjpeg-turbo and libpng with headers
 #   system_packages.sh valgrind   valgrind
 set -eu
 
@@ -10,7 +10,7 @@ missing() {
   case $1 in
     build)
       ! command -v c++ >/dev/null 2>&1 ||
-        ! printf '#include <stdio.h>\n#include <jpeglib.h>\n' | c++ -xc++ -E - >/dev/null 2>&1
+        ! printf '#include <stdio.h>\n#include <jpeglib.h>\n#include <png.h>\n' | c++ -xc++ -E - >/dev/null 2>&1
       ;;
     valgrind) ! command -v valgrind >/dev/null 2>&1 ;;
     *) echo "unknown package group: $1" >&2 && exit 2 ;;
@@ -30,7 +30,10 @@ as_root() {
 for group in "$@"; do
   missing "$group" || continue
   case $group in
-    build) debian="g++ libjpeg-dev" fedora="gcc-c++ libjpeg-turbo-devel" brew="jpeg-turbo" ;;
+    build)
+      debian="g++ libjpeg-dev libpng-dev"
+      fedora="gcc-c++ libjpeg-turbo-devel libpng-devel" brew="jpeg-turbo libpng"
+      ;;
     valgrind) debian="valgrind" fedora="valgrind" brew="valgrind" ;;
   esac
   if command -v apt-get >/dev/null 2>&1; then

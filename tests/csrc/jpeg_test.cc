@@ -27,7 +27,7 @@ Bytes Pixels(const Region& region) {
   return pixels;
 }
 
-Bytes DecodeWhole(JpegDecoder* decoder, const Bytes& data, JpegDecoder::Size* size) {
+Bytes DecodeWhole(JpegDecoder* decoder, const Bytes& data, ImageSize* size) {
   *size = decoder->Open(Of(data));
   return Pixels(decoder->Decode({0, 0, size->width, size->height}));
 }
@@ -54,7 +54,7 @@ void CheckRegion(JpegDecoder* decoder, const Bytes& data, const Bytes& whole, in
 // Regions that begin and end near every edge and block border, and some at random.
 void CheckRegions(const Bytes& data, const std::string& what, int count) {
   JpegDecoder decoder;
-  JpegDecoder::Size size;
+  ImageSize size;
   const Bytes whole = DecodeWhole(&decoder, data, &size);
   Random random(whole.size());
   for (int x = 0; x < size.width; ++x) {
@@ -125,7 +125,7 @@ TEST(every_region_of_a_small_image_is_a_part_of_the_full_decode) {
     options.sampling = kind.sampling;
     const Bytes data = EncodeJpeg(19, 9, options);
     JpegDecoder decoder;
-    JpegDecoder::Size size;
+    ImageSize size;
     const Bytes whole = DecodeWhole(&decoder, data, &size);
     for (int x0 = 0; x0 < 19; ++x0) {
       for (int x1 = x0 + 1; x1 <= 19; ++x1) {
@@ -167,7 +167,7 @@ TEST(data_that_end_anywhere_are_an_error) {
     options.progressive = progressive;
     const Bytes data = EncodeJpeg(40, 24, options);
     JpegDecoder decoder;
-    JpegDecoder::Size size;
+    ImageSize size;
     for (size_t cut = 0; cut + 2 < data.size(); ++cut) {
       const Bytes part(data.begin(), data.begin() + static_cast<std::ptrdiff_t>(cut));
       CHECK(!Thrown([&] { DecodeWhole(&decoder, part, &size); }).empty());
@@ -180,7 +180,7 @@ TEST(data_that_end_below_the_region_go_unseen) {
   const Bytes data = EncodeJpeg(64, 64);
   const Bytes part(data.begin(), data.end() - 400);
   JpegDecoder decoder;
-  JpegDecoder::Size size;
+  ImageSize size;
   const Bytes whole = DecodeWhole(&decoder, data, &size);
   CHECK_THROWS(DecodeWhole(&decoder, part, &size), "data end early");
   CheckRegion(&decoder, part, whole, 64, {10, 0, 40, 16}, "top");
@@ -191,7 +191,7 @@ TEST(a_marker_in_the_data_is_a_warning) {
   Bytes part(data.begin(), data.end() - 400);
   part.insert(part.end(), {0xff, 0xd9});
   JpegDecoder decoder;
-  JpegDecoder::Size size;
+  ImageSize size;
   DecodeWhole(&decoder, part, &size);
   CHECK_EQ(decoder.warnings(), uint64_t{1});
   CheckRegions(part, "cut and ended", 50);
@@ -200,28 +200,13 @@ TEST(a_marker_in_the_data_is_a_warning) {
 TEST(stray_bytes_before_a_marker_are_a_warning) {
   Bytes data = EncodeJpeg(20, 20);
   JpegDecoder decoder;
-  JpegDecoder::Size size;
+  ImageSize size;
   const Bytes whole = DecodeWhole(&decoder, data, &size);
   CHECK_EQ(decoder.warnings(), uint64_t{0});
   const auto place = static_cast<std::ptrdiff_t>(FindMarkers(data, 0xdb)[0]);
   data.insert(data.begin() + place, {1, 2, 3});
   CHECK(DecodeWhole(&decoder, data, &size) == whole);
   CHECK_EQ(decoder.warnings(), uint64_t{1});
-}
-
-TEST(what_is_not_a_jpeg_is_named) {
-  JpegDecoder decoder;
-  const auto open = [&](const std::string& text) {
-    const Bytes data(text.begin(), text.end());
-    decoder.Open(Of(data));
-  };
-  CHECK_THROWS(open("\x89PNG\r\n\x1a\n and more"), "not a JPEG but a PNG");
-  CHECK_THROWS(open("GIF89a and more"), "not a JPEG but a GIF");
-  CHECK_THROWS(open("RIFF1234WEBPVP8 "), "not a JPEG but a WebP");
-  CHECK_THROWS(open("BM and more"), "not a JPEG but a BMP");
-  CHECK_THROWS(open("<html>"), "not a JPEG");
-  CHECK_THROWS(open(""), "not a JPEG");
-  CHECK_THROWS(open("\xff"), "not a JPEG");
 }
 
 // The frame header: its length, precision, height, width.
@@ -247,7 +232,7 @@ TEST(an_absurd_size_is_refused_before_anything_is_allocated) {
 
 TEST(other_precisions_and_processes_are_refused) {
   JpegDecoder decoder;
-  JpegDecoder::Size size;
+  ImageSize size;
   const Bytes data = EncodeJpeg(16, 16);
   CHECK_THROWS(DecodeWhole(&decoder, WithFrame(data, 0xc1, 12, 16, 16), &size), "precision 12");
   CHECK_THROWS(DecodeWhole(&decoder, WithFrame(data, 0xc3, 8, 16, 16), &size), "SOF type 0xc3");
@@ -255,7 +240,7 @@ TEST(other_precisions_and_processes_are_refused) {
 
 TEST(a_decoder_works_on_after_an_error) {
   JpegDecoder decoder;
-  JpegDecoder::Size size;
+  ImageSize size;
   const Bytes good = EncodeJpeg(33, 21);
   const Bytes whole = DecodeWhole(&decoder, good, &size);
   const Bytes broken(good.begin(), good.begin() + static_cast<std::ptrdiff_t>(good.size() / 2));
@@ -277,7 +262,7 @@ TEST(a_decoder_keeps_no_tables_from_one_file_to_the_next) {
   }
   for (const size_t place : FindMarkers(without_huffman, 0xc4)) without_huffman[place + 1] = 0xe4;
   JpegDecoder used, fresh;
-  JpegDecoder::Size size;
+  ImageSize size;
   DecodeWhole(&used, before, &size);
   CHECK_THROWS(DecodeWhole(&used, without_quantisation, &size), "Quantization table");
   other.progressive = true;  // Its Huffman tables are made for it alone.
@@ -301,7 +286,7 @@ TEST(damaged_files_never_crash_and_their_regions_are_parts_of_the_full_decode) {
         Bytes damaged = good;
         Mutate(&random, &damaged);
         Bytes whole;
-        JpegDecoder::Size size = {0, 0};
+        ImageSize size = {0, 0};
         Thrown([&] {
           size = decoder.Open(Of(damaged));
           if (int64_t{size.width} * size.height > 1000000) return;

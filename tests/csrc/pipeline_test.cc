@@ -330,7 +330,7 @@ TEST(where_nothing_can_be_used_skipping_ends_with_an_error) {
   pipeline.Seek(0, 0);
   const auto batch = Next(&pipeline);
   CHECK_EQ(batch->fault_place, 0u);
-  CHECK(batch->fault.reason.find("not a JPEG") != std::string::npos);
+  CHECK(batch->fault.reason.find("neither a JPEG") != std::string::npos);
   CHECK(batch->fault.reason.find("the last of 100 records tried") != std::string::npos);
 }
 

@@ -41,7 +41,7 @@ Bytes Render(const std::vector<Op>& ops, const Format& format, const Bytes& data
 struct Image {
   explicit Image(const Bytes& data) {
     JpegDecoder decoder;
-    const JpegDecoder::Size size = decoder.Open(Of(data));
+    const ImageSize size = decoder.Open(Of(data));
     const Region region = decoder.Decode({0, 0, size.width, size.height});
     width = size.width;
     height = size.height;
@@ -178,7 +178,7 @@ TEST(damaged_images_never_crash_and_never_write_beyond_their_place) {
       Mutate(&random, &damaged);
       // Damage to the size may ask for much memory and time.
       JpegDecoder decoder;
-      JpegDecoder::Size size = {0, 0};
+      ImageSize size = {0, 0};
       Thrown([&] { size = decoder.Open(Of(damaged)); });
       if (int64_t{size.width} * size.height > 1000000) continue;
       std::fill(out.begin(), out.end(), 0x77);

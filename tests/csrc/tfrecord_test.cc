@@ -27,7 +27,7 @@ std::vector<Bytes> SomeRecords() {
 }
 
 Bytes Read(const std::string& path, uint64_t offset, uint32_t length) {
-  std::vector<uint8_t> buffer;
+  Scratch buffer;
   const uint8_t* data = ReadRecord(File(path), offset, length, true, &buffer);
   return Bytes(data, data + length);
 }
@@ -91,7 +91,7 @@ TEST(a_flipped_bit_of_the_data_or_their_checksum_is_found_by_reading) {
     file.Write(damaged);
     CHECK_EQ(ScanShard(file.path()).fault, "");
     CHECK_THROWS(Read(file.path(), 36, 30), "CRC32C of the data");
-    std::vector<uint8_t> buffer;
+    Scratch buffer;
     ReadRecord(File(file.path()), 36, 30, false, &buffer);
   }
 }

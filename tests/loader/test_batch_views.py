@@ -10,7 +10,7 @@ pytest.importorskip("cv2", reason="the reference backend is not installed")
 from jpegs import jpeg
 from pretexture.loader import Pipeline, draws, ops, reference, reference_ops
 from pretexture.loader.batch_views import Planner, _below, _philox
-from pretexture.loader.reference_records import decode_jpeg
+from pretexture.loader.reference_records import decode_image
 
 SIZES = [(90, 120), (131, 77), (64, 64), (33, 200), (300, 250), (47, 31)]
 SEED, EPOCH = 2**40 + 1, 3
@@ -96,7 +96,7 @@ def test_a_batch_is_drawn_as_the_reference_draws_each_image(text, training):
             assert views.refused[place] == str(error)
             continue
         assert place not in views.refused
-        found = rendered(plan, planner, views, place, decode_jpeg(encoded))
+        found = rendered(plan, planner, views, place, decode_image(encoded))
         for op in normalize:
             expected = (expected - op.bias) / op.scale
         np.testing.assert_allclose(found, expected, rtol=0, atol=0.05)

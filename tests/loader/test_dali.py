@@ -280,7 +280,7 @@ def test_batches_before_a_broken_record_are_handed_over_first(damaged):
         epoch = iter(loader)
         assert next(epoch).index.tolist() == [0, 1, 2]
         for _ in range(2):
-            with pytest.raises(RecordError, match=r"record 4\): the image is not a JPEG"):
+            with pytest.raises(RecordError, match=r"record 4\): the image is neither a JPEG"):
                 list(epoch)
             assert loader.state_dict()["batch"] == 1
             epoch = iter(loader)

@@ -280,17 +280,17 @@ def frame_header(data, marker=0xC0, precision=8, height=16, width=16):
 
 
 REFUSED = {
-    "empty": (b"", "not a JPEG"),
-    "text": (b"<html>not found</html>", "not a JPEG"),
-    "PNG": (b"\x89PNG\r\n\x1a\n" + bytes(50), "not a JPEG but a PNG"),
-    "GIF": (b"GIF89a" + bytes(50), "not a JPEG but a GIF"),
-    "WebP": (b"RIFF\x32\0\0\0WEBPVP8 " + bytes(50), "not a JPEG but a WebP"),
-    "BMP": (b"BM" + bytes(50), "not a JPEG but a BMP"),
-    "two bytes": (b"\xff\xd8", "not a JPEG"),
+    "empty": (b"", "neither a JPEG nor a PNG but unknown bytes"),
+    "text": (b"<html>not found</html>", "neither a JPEG nor a PNG but unknown bytes"),
+    "PNG": (b"\x89PNG\r\n\x1a\n" + bytes(50), "the PNG cannot be decoded"),
+    "GIF": (b"GIF89a" + bytes(50), "neither a JPEG nor a PNG but a GIF"),
+    "WebP": (b"RIFF\x32\0\0\0WEBPVP8 " + bytes(50), "neither a JPEG nor a PNG but a WebP"),
+    "BMP": (b"BM" + bytes(50), "neither a JPEG nor a PNG but a BMP"),
+    "two bytes": (b"\xff\xd8", "neither a JPEG nor a PNG but unknown bytes"),
     "no image": (b"\xff\xd8" + END, "no image"),
 }
 FRAMES = {
-    "huge": ({"height": 65500, "width": 65500}, "65500x65500 pixels, more than 2"),
+    "huge": ({"height": 65500, "width": 65500}, "65500x65500 pixels, more than max_pixels"),
     "too wide": ({"width": 65535}, "65500 pixels"),
     "no height": ({"height": 0}, "cannot be decoded"),
     "12 bits": ({"marker": 0xC1, "precision": 12}, "precision 12"),

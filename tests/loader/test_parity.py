@@ -223,7 +223,7 @@ def test_four_channel_jpegs_give_the_same_views(ycck):
 @given(st.sampled_from(range(len(KINDS))), st.data())
 def test_a_decoded_region_is_that_region_of_the_whole(kind, data):
     encoded = images()[kind]
-    whole = reference_records.decode_jpeg(encoded)
+    whole = reference_records.decode_image(encoded)
     top, left = (data.draw(st.integers(0, side - 1)) for side in whole.shape[:2])
     height = data.draw(st.integers(1, whole.shape[0] - top))
     width = data.draw(st.integers(1, whole.shape[1] - left))
@@ -236,8 +236,8 @@ def test_a_decoded_region_is_that_region_of_the_whole(kind, data):
 @pytest.mark.parametrize(
     ("encoded", "expected"),
     [
-        (b"", "the image is not a JPEG"),
-        (b"\x89PNG\r\n\x1a\n....", "the image is not a JPEG"),
+        (b"", "the image is neither a JPEG nor a PNG but unknown bytes"),
+        (b"\x89PNG\r\n\x1a\n....", "the PNG cannot be decoded"),
         (jpeg(40, 40)[:-300], "the JPEG cannot be decoded: the data end early"),
         (jpeg(40, 40)[:90], "the JPEG cannot be decoded: the data end early"),
         (jpeg(40, 40)[:2] + b"\xff\xd9", "the JPEG cannot be decoded"),
@@ -262,7 +262,7 @@ def test_a_jpeg_that_claims_to_be_huge_is_refused_before_memory_is_taken():
     encoded = jpeg(8, 8)
     at = encoded.index(b"\xff\xc0") + 5
     encoded = encoded[:at] + struct.pack(">HH", 20000, 30000) + encoded[at + 4 :]
-    for decode in (reference_records.decode_jpeg, _core.decode_jpeg):
+    for decode in (reference_records.decode_image, _core.decode_jpeg):
         with pytest.raises(ValueError, match=r"^the JPEG claims 30000x20000 pixels, more than"):
             decode(encoded)
 
@@ -388,7 +388,7 @@ def test_both_backends_name_the_record_that_is_wrong(shard):
             with pytest.raises(RecordError) as error:
                 next(iter(loader))
             messages.append((error.value.path, error.value.offset, error.value.record))
-            assert error.value.reason.startswith("the image is not a JPEG")
+            assert error.value.reason.startswith("the image is neither a JPEG")
     assert messages[0] == messages[1]
     assert messages[0][2] == 4
 
@@ -405,7 +405,7 @@ def test_a_record_is_read_and_checked_alike(shard):
     for offset, size in ((0, length), (0, length + 1), (len(data) - 9, 1)):
         messages = []
         for read_record in (reference.read_record, _core.read_record):
-            with pytest.raises(ValueError) as error:
+            with pytest.raises((ValueError, OSError)) as error:
                 read_record(shard, offset, size, True)
             messages.append(str(error.value))
         assert messages[0] == messages[1]

@@ -91,7 +91,7 @@ def test_epochs_follow_one_another_in_a_repeated_dataset(tf, shards):
 
 def test_errors_reach_the_consumer_with_what_the_loader_says(tf, write_shards, images, tmp_path):
     paths = write_shards(tmp_path, [*images[:6], b"GIF89a and more"])
-    reason = r"\(record 6\): the image is not a JPEG"
+    reason = r"\(record 6\): the image is neither a JPEG"
     with make(paths, training=False) as loader, pytest.raises(tf.errors.OpError, match=reason) as e:
         elements(tf, lambda: adapter.dataset(loader))
     assert paths[0] in str(e.value)

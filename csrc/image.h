@@ -1,0 +1,40 @@
+// What all image decoders share.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+
+namespace pretexture {
+
+// Half-open: columns x0..x1-1 and rows y0..y1-1.
+struct Rect {
+  int x0 = 0, y0 = 0, x1 = 0, y1 = 0;
+  int width() const { return x1 - x0; }
+  int height() const { return y1 - y0; }
+};
+
+struct ImageSize {
+  int width, height;
+};
+
+// Decoded pixels of a region, RGB interleaved, in the coordinates of the whole image.
+struct Region {
+  const uint8_t* pixels = nullptr;  // of (rect.x0, rect.y0)
+  size_t stride = 0;                // bytes from row to row
+  Rect rect;
+
+  const uint8_t* Row(int y) const { return pixels + static_cast<size_t>(y - rect.y0) * stride; }
+};
+
+// What a file may ask for. A file of a few hundred bytes can claim any size.
+struct DecodeLimits {
+  uint64_t max_pixels = 100'000'000;        // width x height
+  const std::atomic<bool>* stop = nullptr;  // once it is true, decoding ends with an Error
+
+  bool Stopped() const { return stop != nullptr && stop->load(std::memory_order_relaxed); }
+  // Throws Error if an image of that kind ("JPEG") and size is too large.
+  void Check(const char* kind, uint64_t width, uint64_t height) const;
+};
+
+}  // namespace pretexture
