@@ -19,6 +19,7 @@ import sys
 import tempfile
 from typing import Dict, List, Optional, Tuple
 
+from pretexture.loader.json_text import parse_object
 from pretexture.trainers.commandline import add_traceback_flag, count, short_errors, whole
 from processes import Group
 
@@ -167,15 +168,15 @@ def _rank_table(path: Optional[str], nproc: int, total: int, folder: str) -> str
 def _devices(path: str, total: int) -> Dict[int, str]:
     """The device of each rank, as a rank table has them. Raises ValueError, OSError."""
     try:
-        with open(path, encoding="utf-8") as file:
-            servers = json.load(file)["server_list"]
+        with open(path, "rb") as file:
+            servers = parse_object(file.read(), "it")["server_list"]
         devices = {
             int(device["rank_id"]): str(device["device_id"])
             for server in servers
             for device in server["device"]
         }
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is no rank table: {error!r}") from None
+        raise ValueError(f"{path} is no rank table: {error}") from None
     if sorted(devices) != list(range(total)):
         ranks = ", ".join(map(str, sorted(devices)))
         raise ValueError(f"{path} has ranks {ranks}; 0 to {total - 1} are needed")

@@ -21,8 +21,9 @@ import tempfile
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import pretrain
+from pretexture.loader.json_text import parse_object
 from pretexture.loader.remote import join
-from pretexture.trainers import commandline
+from pretexture.trainers import commandline, environment
 from pretexture.trainers.files import digest, write_text
 from pretexture.trainers.recipes import RECIPES
 from pretexture.trainers.remote_workdir import (
@@ -51,7 +52,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
     if ignored:
         print(f"not known to scripts/pretrain.py, and ignored: {' '.join(ignored)}")
     # Ranks of a machine would copy to the same folders.
-    files = None if _processes() > 1 else _moxing_files()
+    with commandline.short_errors("--traceback" in known):
+        files = None if _processes() > 1 else _moxing_files()
     if files is None:
         return pretrain.main([*command, *known])
     cache = flags.cache_dir or CACHE
@@ -206,11 +208,12 @@ def _moxing_files() -> Any:
 def _processes() -> int:
     """How many train together, as scripts/launch.py says in the environment."""
     try:
-        cluster = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster", {})
+        config = parse_object(os.environ.get("TF_CONFIG") or "{}", "TF_CONFIG")
+        cluster = config.get("cluster", {})
         workers = sum(len(cluster.get(role, ())) for role in ("chief", "worker"))
     except (ValueError, AttributeError, TypeError):
         workers = 0  # training says what is wrong with it
-    return max(int(os.environ.get("RANK_SIZE") or 1), workers)
+    return max(environment.whole("RANK_SIZE", 1, 1), workers)
 
 
 def _known(command: Sequence[str], rest: Sequence[str]) -> Tuple[List[str], List[str]]:

@@ -11,7 +11,6 @@ the images are those of a few shards.
 """
 
 import argparse
-import json
 import os
 import random
 import sys
@@ -19,6 +18,7 @@ from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 from pretexture.loader import Loader, Pipeline, TFRecords, _core, imagenet, ops, presets
+from pretexture.loader.json_text import parse_object
 from pretexture.loader.pipeline import Plan
 from pretexture.loader.records import DATASET
 from pretexture.loader.remote import Remote, Storage, is_url, join
@@ -177,9 +177,14 @@ def _classes(folder: str, storage: Storage) -> List[str]:
     description = join(folder, DATASET)
     try:
         if is_url(folder):
-            return json.loads(Remote(folder, storage).read(description)).get("classes", [])
-        with open(description, encoding="utf-8") as file:
-            return json.load(file).get("classes", [])
+            text = Remote(folder, storage).read(description)
+        else:
+            with open(description, "rb") as file:
+                text = file.read()
+        classes = parse_object(text, description).get("classes", [])
+        if not isinstance(classes, list):
+            raise ValueError(f"{description}: its classes are not a list")
+        return list(map(str, classes))
     except FileNotFoundError:
         return []
 

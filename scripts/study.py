@@ -19,6 +19,7 @@ from typing import Any, Dict, List, Optional, Sequence
 import numpy as np
 from charts import accuracy_bars
 from marked import replace_marked
+from pretexture.loader.json_text import parse_object
 from pretexture.trainers import commandline
 
 SCRIPTS = os.path.dirname(os.path.abspath(__file__))
@@ -81,16 +82,16 @@ def _network(entry: Entry, flags: argparse.Namespace, folder: str, seed: int) ->
     """Trains and evaluates a network, as far as that has not been done."""
     summary = os.path.join(folder, "study.json")
     if os.path.exists(summary):
-        return json.loads(pathlib.Path(summary).read_text(encoding="utf-8"))
+        return _read(folder, "study.json", "end_points")
     linear = os.path.join(folder, "linear")
     for command in _commands(entry, flags.data, folder, linear, seed, flags.num_classes):
         print("$ python " + " ".join(map(shlex.quote, command)), flush=True)
         status = subprocess.call([sys.executable, os.path.join(SCRIPTS, command[0]), *command[1:]])
         if status:
             raise OSError(f"{command[0]} ended with status {status}; see above")
-    found = {"end_points": _read(linear, "results.json")["end_points"]}
+    found = {"end_points": _read(linear, "results.json", "end_points")["end_points"]}
     if entry.epochs:
-        found["pretext"] = _read(folder, f"eval-{SPLITS['eval-split']}.json")
+        found["pretext"] = _read(folder, f"eval-{SPLITS['eval-split']}.json", "accuracy")
     for path in pathlib.Path(linear, "features").glob("*/*"):
         path.unlink()  # gigabytes
     pathlib.Path(summary).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
@@ -121,8 +122,13 @@ def _commands(
     return commands
 
 
-def _read(folder: str, name: str) -> Dict[str, Any]:
-    return json.loads(pathlib.Path(folder, name).read_text(encoding="utf-8"))
+def _read(folder: str, name: str, field: str) -> Dict[str, Any]:
+    """The JSON object in a file, which must have a field. Raises ValueError, OSError."""
+    path = pathlib.Path(folder, name)
+    values = parse_object(path.read_bytes(), str(path))
+    if field not in values:
+        raise ValueError(f"{path} lacks {field}: remove it, and run the same command again")
+    return values
 
 
 def _values(runs: Sequence[Dict[str, Any]], end_point: str, metric: str = "top1") -> List[float]:

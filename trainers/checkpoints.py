@@ -14,6 +14,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 import tensorflow as tf
+from pretexture.loader.json_text import parse_object
 
 from .files import sync, write_text
 
@@ -194,8 +195,10 @@ def read(path: str, names: Sequence[str]) -> Tuple[Dict[str, np.ndarray], Dict[s
         values = {name: reader.get_tensor(name) for name in names}
         if _LOADER_STATE not in shapes:
             return values, {}
-        return values, json.loads(reader.get_tensor(_LOADER_STATE))
-    except (tf.errors.OpError, IndexError) as error:  # a wrong checksum, a file cut short
+        state = reader.get_tensor(_LOADER_STATE)
+        return values, parse_object(state, f"{path}: its {_LOADER_STATE}")
+    # A wrong checksum, a file cut short, a loader's state that is not one.
+    except (tf.errors.OpError, IndexError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
 
 

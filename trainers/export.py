@@ -12,6 +12,7 @@ import tempfile
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import tensorflow as tf
+from pretexture.loader.json_text import parse_object
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 from . import models, tasks
@@ -20,7 +21,7 @@ from .files import sync, write_text
 from .layers import Initializer, Scope, constant
 from .recipes import Recipe
 from .tasks.patches import PatchTask
-from .workdir import WorkdirError, read_config
+from .workdir import WorkdirError, made_of, read_config
 
 DESCRIPTION = "pretexture.json"
 SERVING = "serving_default"
@@ -166,11 +167,13 @@ def write_saved_model(source: Source, out: str) -> str:
 def read_description(path: str) -> Description:
     """Reads `pretexture.json` of an export. Raises: ExportError where `path` is no export."""
     try:
-        with open(os.path.join(path, DESCRIPTION), encoding="utf-8") as file:
-            values = json.load(file)
+        described = os.path.join(path, DESCRIPTION)
+        with open(described, "rb") as file:
+            values = parse_object(file.read(), described)
         points = {name: tuple(shape) for name, shape in values.pop("end_points").items()}
-        description = Description(end_points=points, **values)
-        description.recipe["representation_pipeline"]
+        description = made_of(Description, {**values, "end_points": points}, "it")
+        if not isinstance(description.recipe["representation_pipeline"], str):
+            raise ValueError("its representation_pipeline is not a string")
         return description
     except (FileNotFoundError, NotADirectoryError):
         raise ExportError(

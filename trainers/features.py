@@ -12,6 +12,7 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Tuple
 
 import numpy as np
 from pretexture.loader import ArraySpec, Batch, Loader
+from pretexture.loader.json_text import parse_object
 
 from .files import write_text
 from .progress import Bar
@@ -131,8 +132,8 @@ def _missing(done: List[Range], count: int, batch_size: int) -> List[Range]:
 
 def _read_state(folder: str) -> Dict[str, Any]:
     try:
-        with open(os.path.join(folder, _STATE), encoding="utf-8") as file:
-            return json.load(file)
+        with open(os.path.join(folder, _STATE), "rb") as file:
+            return parse_object(file.read(), _STATE)
     except (FileNotFoundError, ValueError):
         return {}
 

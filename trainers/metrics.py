@@ -1,8 +1,9 @@
 """What `metrics.jsonl` says of a run; needs no TensorFlow."""
 
-import json
 import os
-from typing import Any, Dict, List, Mapping
+from typing import Any, Dict, List, Mapping, Sequence
+
+from pretexture.loader.json_text import parse_object
 
 METRICS = "metrics.jsonl"
 
@@ -11,18 +12,39 @@ TIMINGS = ("images_per_second", "waiting")
 
 
 def read_metrics(folder: str) -> List[Dict[str, Any]]:
-    """The lines of a run's `metrics.jsonl`."""
-    return read_lines(os.path.join(folder, METRICS))
+    """The lines of a run's `metrics.jsonl`. Raises ValueError for a line that is not metrics."""
+    path = os.path.join(folder, METRICS)
+    lines = read_lines(path)
+    for number, line in enumerate(lines, 1):
+        for field in {**line, "loss": None}:
+            _check_number(line, field, (int, float), path, number)
+    return lines
 
 
 def read_lines(path: str) -> List[Dict[str, Any]]:
-    """JSON line by line; without a last one that was cut short, [] where there is no file."""
+    """JSON line by line, each with a step; without a last line that was cut short.
+
+    Returns: [] if there is no file.
+
+    Raises: ValueError naming the file, the line, and what is wrong with it.
+    """
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, "rb") as file:
             text = file.read()
     except FileNotFoundError:
         return []
-    return [json.loads(line) for line in text.split("\n")[:-1]]
+    lines = []
+    for number, line in enumerate(text.split(b"\n")[:-1], 1):
+        lines.append(parse_object(line, f"{path}, line {number},"))
+        _check_number(lines[-1], "step", (int,), path, number)
+    return lines
+
+
+def _check_number(
+    line: Mapping[str, Any], field: str, kinds: Sequence[type], path: str, number: int
+) -> None:
+    if type(line.get(field)) not in kinds:
+        raise ValueError(f"{path}, line {number}, has no number as its {field}: remove the line")
 
 
 def describe(line: Mapping[str, Any]) -> str:
@@ -36,10 +58,10 @@ def describe(line: Mapping[str, Any]) -> str:
         for name, value in line.items()
         if name not in known and "/" not in name  # the heads of linear evaluation are too many
     ]
-    words += [
-        speed(line["images_per_second"]),
-        f"waiting for data {line['waiting']:.1%}",
-    ]
+    if "images_per_second" in line:
+        words.append(speed(line["images_per_second"]))
+    if "waiting" in line:
+        words.append(f"waiting for data {line['waiting']:.1%}")
     return ", ".join(words)
 
 

@@ -4,12 +4,16 @@ import dataclasses
 import json
 import os
 import shlex
-from typing import Any, Dict
+from typing import Any, Callable, Dict, Mapping, Optional, Tuple, Type, TypeVar
+
+from pretexture.loader.json_text import parse_object
 
 from .files import write_text
 from .recipes import Recipe
 
 CONFIG = "config.json"
+
+T = TypeVar("T")
 
 # Fields that may change when a run is taken up again: no step's result depends on them.
 _FREE = ("epochs", "eval_batch_size", "eval_split", "representation_pipeline")
@@ -56,15 +60,64 @@ def read_config(folder: str) -> Config:
     """Reads `config.json`. Raises: WorkdirError where there is none, or one of another form."""
     path = os.path.join(folder, CONFIG)
     try:
-        with open(path, encoding="utf-8") as file:
-            values = json.load(file)
-        recipe = dict(values.pop("recipe"))
-        recipe["decay_epochs"] = tuple(recipe["decay_epochs"])
-        return Config(recipe=Recipe(**recipe), **values)
+        with open(path, "rb") as file:
+            values = parse_object(file.read(), path)
+        recipe = made_of(Recipe, values.get("recipe"), "the recipe")
+        config = made_of(Config, {**values, "recipe": recipe}, "it")
+        if config.steps_per_epoch < 1 or config.steps < 0 or config.records < 0:
+            raise ValueError("it counts fewer steps or records than none")
+        return config
     except FileNotFoundError:
         raise WorkdirError(f"{folder} holds no run: there is no {CONFIG}") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except ValueError as error:
         raise WorkdirError(f"{path} is not a run's configuration: {error}") from error
+
+
+def made_of(kind: Type[T], values: Any, name: str) -> T:
+    """A dataclass from the JSON object that describes it.
+
+    Args:
+        kind: the dataclass; a field whose type is a list or an object is only checked to be that.
+        values: the object.
+        name: of the object, for the error.
+
+    Raises: ValueError naming the field that is missing, unknown or of another type.
+    """
+    if not isinstance(values, dict):
+        raise ValueError(f"{name} is not a JSON object")
+    given = dict(values)
+    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+        if field.name not in given or field.type not in _KINDS:
+            continue
+        value = given[field.name]
+        if field.type == Tuple[float, ...] and isinstance(value, list):
+            given[field.name] = value = tuple(value)
+        title, fits = _KINDS[field.type]
+        if not fits(value):
+            raise ValueError(f"{field.name} of {name} must be {title}, not {value!r}")
+    try:
+        return kind(**given)
+    except TypeError as error:  # a field that is missing, or unknown
+        raise ValueError(f"{name}: {error}") from None
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)
+
+
+# What a field of a type may be, in words and as a test. Python counts true and false as integers.
+_KINDS: Mapping[Any, Tuple[str, Callable[[Any], bool]]] = {
+    str: ("a string", lambda value: isinstance(value, str)),
+    int: ("a whole number", lambda value: type(value) is int),
+    float: ("a number", _is_number),
+    bool: ("true or false", lambda value: isinstance(value, bool)),
+    Tuple[float, ...]: (
+        "a list of numbers",
+        lambda value: isinstance(value, tuple) and all(map(_is_number, value)),
+    ),
+    Dict[str, Any]: ("an object", lambda value: isinstance(value, dict)),
+    Optional[int]: ("a whole number or null", lambda value: value is None or type(value) is int),
+}
 
 
 def check_config(folder: str, config: Config) -> None:

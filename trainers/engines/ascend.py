@@ -11,6 +11,7 @@ from typing import Any, Dict, List, Sequence, Tuple
 
 import tensorflow as tf
 
+from .. import environment
 from ..npu_options import NpuOptions
 from ..optimization import LossScale, Step
 from ..recipes import Recipe
@@ -68,26 +69,26 @@ def ranks() -> Tuple[int, int]:
 
     Raises: ValueError for numbers that make no sense, or several ranks without RANK_TABLE_FILE.
     """
-    if not several_ranks():
+    size = environment.whole("RANK_SIZE", 1, 1)
+    if size == 1:
         return 0, 1
-    rank, size = (os.environ.get(name, "") for name in ("RANK_ID", "RANK_SIZE"))
-    if not (rank.isdigit() and size.isdigit() and int(rank) < int(size)):
+    if not os.environ.get("RANK_ID"):
         raise ValueError(
-            f"RANK_ID must be a whole number below RANK_SIZE, not {rank!r} of {size!r}; "
-            f"scripts/launch.py sets them"
+            f"RANK_SIZE is {size} and RANK_ID is not set: start the run by scripts/launch.py"
         )
+    rank = environment.whole("RANK_ID", 0, 0, size)
     table = os.environ.get("RANK_TABLE_FILE", "")
     if not os.path.isfile(table):
         raise ValueError(
             f"RANK_SIZE is {size}, and RANK_TABLE_FILE names no file ({table!r}): HCCL finds the "
             f"devices by it; scripts/launch.py --rank-table FILE sets it"
         )
-    return int(rank), int(size)
+    return rank, size
 
 
 def several_ranks() -> bool:
-    """Whether RANK_SIZE says so."""
-    return (os.environ.get("RANK_SIZE") or "1") != "1"
+    """Whether RANK_SIZE says so. Raises ValueError if it is not a number."""
+    return environment.whole("RANK_SIZE", 1, 1) > 1
 
 
 def profiling_options(folder: str) -> str:
@@ -200,7 +201,7 @@ def open_npu(device: Any, options: NpuOptions) -> None:
         chosen.dump_config.dump_mode = options.dump_mode
         if options.dump_steps is not None:
             chosen.dump_config.dump_step = options.dump_steps
-    device.open(int(os.environ.get("ASCEND_DEVICE_ID") or 0)).as_default()
+    device.open(environment.whole("ASCEND_DEVICE_ID", 0)).as_default()
 
 
 class NpuLossScale:

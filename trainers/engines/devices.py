@@ -1,10 +1,11 @@
 """Choosing GPUs, and which process of how many this one is, by TF_CONFIG."""
 
-import json
 import os
+import re
 from typing import Any, List, NamedTuple, Tuple
 
 import tensorflow as tf
+from pretexture.loader.json_text import parse_object
 
 
 def choose_gpus(name: str, count: int) -> List[Any]:
@@ -59,7 +60,7 @@ def cluster() -> Cluster:
     """
     text = os.environ.get("TF_CONFIG", "")
     try:
-        config = json.loads(text or "{}")
+        config = parse_object(text or "{}", "it")
         tasks = config.get("cluster", {})
         if not tasks:
             return Cluster()
@@ -72,11 +73,17 @@ def cluster() -> Cluster:
             raise ValueError(f"there is no task {kind} {index}")
         worker = index if kind == "chief" else len(chiefs) + index
         for address in (*chiefs, *workers):
-            if not address.rpartition(":")[0] or not address.rpartition(":")[2].isdigit():
+            host, _, port = address.rpartition(":")
+            if not host or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 1 << 16:
                 raise ValueError(f"{address!r} is not HOST:PORT")
         return Cluster(worker, (*chiefs, *workers))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f'TF_CONFIG must be as {{"cluster": {{"worker": ["HOST:PORT", …]}}, "task": {{"type": '
-            f'"worker", "index": 0}}}}, not {text!r}: {error}'
+            f'"worker", "index": 0}}}}, not {_begin(text)!r}: {error}'
         ) from None
+
+
+def _begin(text: str) -> str:
+    """As much of a text as an error can show."""
+    return text if len(text) <= 300 else text[:300] + "…"

@@ -1,0 +1,28 @@
+"""Numbers that the environment holds; needs no TensorFlow."""
+
+import os
+import re
+from typing import Optional
+
+
+def whole(name: str, default: int, least: int = 0, below: Optional[int] = None) -> int:
+    """A whole number from a variable of the environment.
+
+    Args:
+        name: of the variable.
+        default: what it is if the variable is not set, or empty.
+        least: the smallest number that makes sense.
+        below: one more than the largest; None if there is no largest.
+
+    Raises: ValueError naming the variable and what it may be.
+    """
+    text = os.environ.get(name, "")
+    if not text:
+        return default
+    # Not `str.isdigit`, which is also true of superscripts; nine digits fit everywhere.
+    if re.fullmatch("[0-9]{1,9}", text):
+        value = int(text)
+        if least <= value and (below is None or value < below):
+            return value
+    limits = f"from {least}" + ("" if below is None else f" to {below - 1}")
+    raise ValueError(f"{name} in the environment must be a whole number {limits}, not {text!r}")
