@@ -219,7 +219,7 @@ def test_tf_config_says_which_worker_this_is(monkeypatch, config, found):
 @pytest.mark.parametrize(
     "text,message",
     [
-        ("worker 1", "not 'worker 1': Expecting value"),
+        ("worker 1", "not 'worker 1': it is not JSON: Expecting value"),
         ('{"cluster": {"worker": ["a:1", "b:1"]}}', "'task'"),
         (
             '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}',
