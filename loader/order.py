@@ -5,9 +5,11 @@ stands at a position, so that an epoch can be entered anywhere and shared among 
 """
 
 import dataclasses
-from typing import List, Tuple, Union
+from typing import List, Sequence, Tuple, Union
 
-from . import draws
+import numpy as np
+
+from . import _core, draws
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +52,16 @@ def record_at(seed: int, epoch: int, n: int, shuffle: Shuffle, position: int) ->
     if shuffle:
         return draws.permute(seed, epoch, draws.ORDER_RECORDS, 0, n, position)
     return position
+
+
+def records_at(
+    seed: int, epoch: int, n: int, shuffle: Shuffle, positions: Sequence[int]
+) -> np.ndarray:
+    """`record_at` for several positions, by the compiled core: int64, one for each."""
+    window = shuffle if isinstance(shuffle, WindowShuffle) else WindowShuffle()
+    kind = "window" if isinstance(shuffle, WindowShuffle) else "global" if shuffle else "none"
+    how = (seed, epoch, n, kind, window.block, window.blocks)
+    return np.array([_core.record_at(*how, int(position)) for position in positions], np.int64)
 
 
 def window_at(seed: int, epoch: int, n: int, shuffle: WindowShuffle, position: int) -> int:

@@ -18,7 +18,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     flags = parser.parse_args(arguments)
     if flags.timeout is not None and not flags.follow:
         parser.error("argument --timeout: only with argument --follow")
-    with commandline.short_errors(flags.traceback):
+    with commandline.short_errors(flags.traceback, flags.on_error):
         commandline.import_tensorflow()
         from pretexture.trainers import evaluation
 
@@ -26,10 +26,11 @@ def main(arguments: Optional[List[str]] = None) -> int:
         how: Dict[str, Any] = {name: getattr(flags, name) for name in names}
         how["storage"] = commandline.storage(flags)
         how["npu"] = commandline.npu_options(flags)
+        how["records"] = commandline.record_options(flags)
         if not flags.follow:
             result = evaluation.evaluate(flags.workdir, flags.data, **how)
             for name, value in result.items():
-                print(f"{name:<12}{_spell(value)}")
+                print(f"{name:<14}{_spell(value)}")
             return 0
         results = evaluation.follow(flags.workdir, flags.data, flags.timeout, **how)
         for result in results:
@@ -71,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
         help="with --follow, give up after so many seconds without another checkpoint",
     )
     commandline.add_storage_flags(parser)
+    commandline.add_record_flags(parser, "as the run was trained")
     commandline.add_machine_flags(parser)
     return parser
 

@@ -25,7 +25,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     flags = commandline.parse_run(parser, arguments)
     if flags.ray is not None and not flags.cache:
         parser.error("argument --ray: needs --cache, as what is spread over a cluster is features")
-    with commandline.short_errors(flags.traceback):
+    with commandline.short_errors(flags.traceback, flags.on_error):
         commandline.import_tensorflow()
         from pretexture.trainers import linear
         from pretexture.trainers.remote_workdir import fetched, open_workdir

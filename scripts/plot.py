@@ -11,7 +11,7 @@ from typing import Any, Dict, List, Optional, Sequence
 
 from pretexture.loader.remote import Storage, is_url, join
 from pretexture.trainers import commandline
-from pretexture.trainers.metrics import METRICS, TIMINGS, read_metrics
+from pretexture.trainers.metrics import METRICS, SKIPPED, TIMINGS, read_metrics
 from pretexture.trainers.remote_workdir import fetched
 
 CURVES = "curves.png"
@@ -50,7 +50,7 @@ def draw(runs: Dict[str, Lines], out: str, smooth: int) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    left_out = {"step", "epoch", *TIMINGS}
+    left_out = {"step", "epoch", SKIPPED, *TIMINGS}
     names = list(dict.fromkeys(key for lines in runs.values() for key in lines[0]))
     names = [name for name in names if name not in left_out]
     columns = min(4, len(names))

@@ -23,7 +23,7 @@ def main(arguments: Optional[List[str]] = None, workdir: Any = None) -> int:
     Returns: the exit status, 128 and the signal's number if interrupted.
     """
     flags = commandline.parse_run(_parser(), arguments)
-    with commandline.short_errors(flags.traceback):
+    with commandline.short_errors(flags.traceback, flags.on_error):
         recipe = commandline.chosen_recipe(
             flags, RECIPES[flags.recipe], commandline.PRETRAIN_FIELDS
         )

@@ -10,11 +10,13 @@ import sys
 import tempfile
 from typing import Any, Callable, Dict, Iterator, Optional, Sequence, Tuple
 
+from pretexture.loader import RecordError
 from pretexture.loader.remote import Storage
 
 from .npu_options import DEFAULTS as NPU
 from .npu_options import DUMP_MODES, PRECISION_MODES, NpuOptions
 from .recipes import Recipe
+from .record_options import DEFAULT_RECORDS, RecordOptions
 
 # The fields of a recipe that linear evaluation reads, and those that pretraining does.
 LINEAR_FIELDS = (
@@ -70,6 +72,7 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, metavar="DIR|URL", help="folder of shards")
     parser.add_argument("--workdir", required=True, metavar="DIR|URL", help="the run's folder")
     add_storage_flags(parser)
+    add_record_flags(parser)
     parser.add_argument(
         "--steps",
         type=count,
@@ -121,7 +124,8 @@ def run_options(flags: argparse.Namespace) -> Any:
 
     names = [field.name for field in dataclasses.fields(Options) if hasattr(flags, field.name)]
     given = {name: getattr(flags, name) for name in names}
-    return Options(npu=npu_options(flags), storage=storage(flags), **given)
+    records = RecordOptions(**record_options(flags))
+    return Options(npu=npu_options(flags), storage=storage(flags), records=records, **given)
 
 
 def interrupted(signal: int, chief: bool = True) -> int:
@@ -157,6 +161,49 @@ def add_storage_flags(parser: argparse.ArgumentParser, data: bool = True) -> Non
 def storage(flags: argparse.Namespace) -> Storage:
     """The storage that flags describe."""
     return Storage(flags.cache_dir, getattr(flags, "cache_size", None), flags.endpoint_url)
+
+
+def add_record_flags(parser: argparse.ArgumentParser, default: str = "%s") -> None:
+    """Adds what `record_options` takes, None by default.
+
+    Args:
+        parser: to add flags to.
+        default: how the help describes the default of a flag on which results depend; "%s" is what
+            `RecordOptions` has.
+    """
+    group = parser.add_argument_group("how records are read")
+    group.add_argument(
+        "--on-error",
+        choices=("raise", "skip"),
+        help="what happens at a record that cannot be used: raise ends the run, skip leaves it out "
+        "and counts it (default: raise)",
+    )
+    group.add_argument(
+        "--max-pixels",
+        type=whole,
+        metavar="N",
+        help="largest image that is decoded, width x height; a larger one is a record that cannot "
+        f"be used (default: {DEFAULT_RECORDS.max_pixels:,})",
+    )
+    names = {
+        "image_key": (str, "NAME", "feature that holds the encoded image"),
+        "label_key": (str, "NAME", "feature that holds the class label"),
+        "label_offset": (int, "N", "subtracted from labels; 0 if the labels count from 0"),
+    }
+    for name, (kind, metavar, text) in names.items():
+        words = default.replace("%s", str(getattr(DEFAULT_RECORDS, name)))
+        group.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=kind,
+            metavar=metavar,
+            help=f"{text} (default: {words})",
+        )
+
+
+def record_options(flags: argparse.Namespace) -> Dict[str, Any]:
+    """The fields of `RecordOptions` that flags set."""
+    names = [field.name for field in dataclasses.fields(RecordOptions)]
+    return {name: getattr(flags, name) for name in names if getattr(flags, name) is not None}
 
 
 def add_machine_flags(parser: argparse.ArgumentParser) -> None:
@@ -238,13 +285,14 @@ def add_ray_flag(parser: argparse.ArgumentParser, what: str) -> None:
 
 
 @contextlib.contextmanager
-def short_errors(traceback: bool) -> Iterator[None]:
+def short_errors(traceback: bool, on_error: Optional[str] = "") -> Iterator[None]:
     """Ends the process with a line and status 1 instead of an exception's traceback.
 
     Meanwhile what the packages log goes to standard error.
 
     Args:
         traceback: let exceptions pass.
+        on_error: the value of --on-error; "" for a command without that flag.
     """
     log, handler = logging.getLogger("pretexture"), logging.StreamHandler()
     log.addHandler(handler)
@@ -256,7 +304,10 @@ def short_errors(traceback: bool) -> Iterator[None]:
     except (ValueError, OSError, ArithmeticError, ImportError) as error:
         if traceback:
             raise
-        sys.exit(f"error: {_first_paragraph(error)}")
+        hint = ""
+        if isinstance(error, RecordError) and on_error not in ("", "skip"):
+            hint = "; --on-error skip leaves out records that cannot be used, and counts them"
+        sys.exit(f"error: {_first_paragraph(error)}{hint}")
     except Exception as error:
         # TensorFlow's own, which may not be named before it is imported.
         if traceback or type(error).__name__ != "ResourceExhaustedError":

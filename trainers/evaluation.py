@@ -5,7 +5,7 @@ import os
 import shutil
 import sys
 import time
-from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Set, Tuple
 
 from pretexture.loader import Loader, imagenet
 from pretexture.loader.remote import DEFAULT_STORAGE, FetchError, Storage
@@ -18,6 +18,7 @@ from .files import write_text
 from .metrics import read_lines
 from .npu_options import DEFAULTS, NpuOptions
 from .progress import Bar
+from .record_options import RecordOptions
 from .remote_workdir import Workdir, open_workdir
 from .splits import overlap
 from .workdir import WorkdirError, read_config
@@ -35,8 +36,12 @@ class Evaluation:
         device: "auto", "cpu", "gpu" or "npu".
         npu: how an NPU runs.
         storage: how URLs are reached and where copies are kept.
+        records: fields of `RecordOptions` that differ from how the run reads its records.
 
-    Raises: WorkdirError where there is no run, and as `pretrain`.
+    With `on_error="skip"`, records that cannot be used are left out: they count neither as images
+    nor in the means.
+
+    Raises: WorkdirError if there is no run, and as `pretrain`.
     """
 
     def __init__(
@@ -49,6 +54,7 @@ class Evaluation:
         device: str = "auto",
         npu: NpuOptions = DEFAULTS,
         storage: Storage = DEFAULT_STORAGE,
+        records: Optional[Mapping[str, Any]] = None,
     ):
         engines.require_one_process("evaluation")
         backend = engines.choose()
@@ -60,14 +66,16 @@ class Evaluation:
         self._split = split or recipe.eval_split
         task = tasks.build(recipe)
         # Where a task is evaluated on random views, they are the same ones each time.
+        reading = RecordOptions(**{**config.features, **(records or {})})
         self._loader = Loader(
-            imagenet(data, self._split, **vars(storage)),
+            imagenet(data, self._split, **vars(storage), **reading.features),
             recipe.pipeline,
             batch_size or recipe.eval_batch_size,
             training=task.random_evaluation,
             shuffle=False,
             drop_remainder=False,
             threads=threads,
+            **reading.loading,
         )
         self._engine = backend.Engine(
             recipe, task, self._loader.element_spec, config.steps_per_epoch, config.seed, place
@@ -83,7 +91,8 @@ class Evaluation:
         TensorBoard events.
 
         Returns: `step`, `data`, `split`, `images`, and the means over all images of the task's loss
-            and metrics.
+            and metrics. Besides, if there were any, `skipped`: records that could not be used; and
+            `broken_shards`: shards of which a part could not be read.
 
         Raises: CheckpointError.
         """
@@ -91,7 +100,7 @@ class Evaluation:
         self._loader.load_state_dict({**self._loader.state_dict(), "epoch": 0, "batch": 0})
         images, means = measure(self._engine, self._loader)
         about = {"step": step, "data": self._data, "split": self._split, "images": images}
-        result = {**about, **means}
+        result = {**about, **left_out(self._loader, images), **means}
         stem = os.path.join(self._workdir, f"eval-{self._split}")
         write_text(f"{stem}.json", json.dumps(result, indent=2) + "\n")
         lines = [line for line in read_lines(f"{stem}.jsonl") if line["step"] != step]
@@ -242,11 +251,29 @@ def _export(workdir: str, step: int) -> None:
 def measure(engine: Any, loader: Any) -> Tuple[int, Dict[str, float]]:
     """How many images a loader's epoch has, and the means over them of loss and metrics.
 
-    A last batch that is smaller is padded, and the padding does not count.
+    A last batch that is smaller is padded. Neither the padding counts, nor a record that took the
+    place of one that could not be used.
     """
     bar = Bar(len(loader))
-    images, sums = engine.measure(
-        loader, lambda batches, images: bar.update(batches, f"{images:,} images")
-    )
+
+    def show(batches: int, images: int) -> None:
+        skipped = min(batches * loader.batch_size, loader.num_records) - images
+        bar.update(batches, f"{images:,} images" + (f", {skipped:,} skipped" if skipped else ""))
+
+    images, sums = engine.measure(loader, show)
     bar.close()
     return images, {name: total / images for name, total in sums.items()}
+
+
+def left_out(loader: Loader, images: int) -> Dict[str, int]:
+    """What an epoch in which each record counts once could not count; {} if that is nothing.
+
+    Args:
+        loader: of the epoch.
+        images: that were counted.
+    """
+    counts = {
+        "skipped": loader.num_records - images,
+        "broken_shards": len(loader.records.shard_index(loader.on_error).faults),
+    }
+    return {name: count for name, count in counts.items() if count}

@@ -14,6 +14,7 @@ from pretexture.loader.remote import Storage
 from . import cluster
 from .features import Part, Range, in_order
 from .recipes import Recipe
+from .record_options import RecordOptions
 from .remote_workdir import contents
 
 _BATCHES = 8  # a range
@@ -30,6 +31,7 @@ class Job:
         recipe: see `FrozenFeatures`; its `eval_batch_size` is that of the batches.
         data, split, storage: of the images, and how to reach them at a URL.
         records: how many there are.
+        reading: how they are read.
     """
 
     module: str
@@ -40,10 +42,11 @@ class Job:
     split: str
     storage: Storage
     records: int
+    reading: RecordOptions
 
     def images(self) -> TFRecords:
         """The records."""
-        return imagenet(self.data, self.split, **vars(self.storage))
+        return imagenet(self.data, self.split, **vars(self.storage), **self.reading.features)
 
 
 def on_ray(
@@ -122,10 +125,11 @@ def _computer(
         job.recipe.eval_batch_size,
         training=False,
         threads=threads,
+        **job.reading.loading,
     )
-    if len(loader.records) != job.records:
+    if loader.num_records != job.records:
         raise ValueError(
-            f"{job.data} has {len(loader.records)} records here, not the {job.records} of the "
+            f"{job.data} has {loader.num_records} records here, not the {job.records} of the "
             "machine that asks"
         )
     parts = in_order(loader, frozen.compute)

@@ -32,6 +32,7 @@ class Results:
         step: that its network was trained for; None where that is not known.
         data, split: what the heads were evaluated on.
         images: how many those are.
+        skipped: records of the split that could not be used, and are not counted in `images`.
         end_points: "top1" and, with more than 5 classes, "top5" (shares of the images), "loss" and
             the number of "features" by end point.
     """
@@ -41,6 +42,7 @@ class Results:
     data: str
     split: str
     images: int
+    skipped: int
     end_points: Dict[str, Dict[str, float]]
 
     @property
@@ -91,14 +93,23 @@ def linear_eval(
     extracting = {"training": False, "shuffle": False, "drop_remainder": False}
     splits = {"train": recipe.train_split, "eval": recipe.eval_split}
     records = {
-        name: imagenet(options.data, split, **vars(options.storage))
+        name: imagenet(options.data, split, **vars(options.storage), **options.records.features)
         for name, split in splits.items()
     }
 
     def loader(name: str, batch_size: int, **how: Any) -> Loader:
         return Loader(
-            records[name], pipeline, batch_size, seed=options.seed, threads=options.threads, **how
+            records[name],
+            pipeline,
+            batch_size,
+            seed=options.seed,
+            threads=options.threads,
+            **options.records.loading,
+            **how,
         )
+
+    def count(name: str) -> int:
+        return len(records[name].shard_index(options.records.on_error).offsets)
 
     def cached(name: str, batch_size: int) -> FeatureLoader:
         folder = os.path.join(run, "features", name)
@@ -109,9 +120,10 @@ def linear_eval(
             "pooling": [recipe.pooling, recipe.max_features, recipe.combine_patches],
             "end_points": list(frozen.sizes),
             "paths": list(records[name].paths),
-            "records": len(records[name]),
+            "records": count(name),
+            **options.records.features,
         }
-        count, size = len(records[name]), sum(frozen.sizes.values())
+        size = sum(frozen.sizes.values())
         with contextlib.ExitStack() as stack:
             if ray is None:
                 batches = loader(name, recipe.eval_batch_size, **extracting)
@@ -125,11 +137,16 @@ def linear_eval(
                     data=absolute(options.data),
                     split=splits[name],
                     storage=options.storage,
-                    records=count,
+                    records=count(name),
+                    reading=options.records,
                 )
                 compute = on_ray(job, ray, options.device, options.threads)
-            arrays = extract(folder, count, recipe.eval_batch_size, size, compute, key)
-        return FeatureLoader(*arrays, batch_size, name == "train", options.seed)
+            arrays = extract(folder, count(name), recipe.eval_batch_size, size, compute, key)
+        features = FeatureLoader(*arrays, batch_size, name == "train", options.seed)
+        if features.num_records < count(name):
+            left_out = count(name) - features.num_records
+            say(f"skipped   {left_out:,} records of split {splits[name]} that could not be used")
+        return features
 
     if cache:
         _check_deterministic(pipeline)
@@ -139,7 +156,7 @@ def linear_eval(
         task = Linear(recipe, frozen.features, frozen.sizes)
         train = loader("train", recipe.batch_size, training=True)
     engine = backend.Engine(recipe, task, train.element_spec, len(train), options.seed, place)
-    outcome = fit(recipe, options, engine, train, len(records["train"]), place, say, module)
+    outcome = fit(recipe, options, engine, train, train.num_records, place, say, module)
     if outcome.interrupted:
         return outcome.interrupted
 
@@ -156,6 +173,7 @@ def linear_eval(
         data=options.data,
         split=recipe.eval_split,
         images=images,
+        skipped=count("eval") - images,
         end_points={
             name: {
                 **{
@@ -192,4 +210,6 @@ def table(results: Results) -> List[str]:
         row = f"{name:<12}{values['features']:>9,}"
         row += "".join(f"{values[c]:>8.1%}" for c in columns)
         lines.append(row + ("  best" if name == results.best else ""))
+    if results.skipped:
+        lines.append(f"skipped {results.skipped:,} records of split {results.split}: not counted")
     return lines

@@ -10,6 +10,9 @@ METRICS = "metrics.jsonl"
 # Fields of a line that say how fast the run was, not what was learned.
 TIMINGS = ("images_per_second", "waiting")
 
+# How many records could not be used; only in lines with such records.
+SKIPPED = "skipped"
+
 
 def read_metrics(folder: str) -> List[Dict[str, Any]]:
     """The lines of a run's `metrics.jsonl`. Raises ValueError for a line that is not metrics."""
@@ -51,7 +54,7 @@ def describe(line: Mapping[str, Any]) -> str:
     """A line of metrics in words."""
     if not line:
         return "starting"
-    known = ("step", "epoch", "loss", "lr", "loss_scale", *TIMINGS)
+    known = ("step", "epoch", "loss", "lr", "loss_scale", SKIPPED, *TIMINGS)
     words = [f"loss {line['loss']:.4f}"]
     words += [
         f"{name} {value:.1%}"

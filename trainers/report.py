@@ -9,7 +9,7 @@ import numpy as np
 
 from .events import EventWriter
 from .files import write_text
-from .metrics import METRICS, describe, read_metrics
+from .metrics import METRICS, SKIPPED, describe, read_metrics
 from .progress import Bar
 from .views import view_grid
 
@@ -24,7 +24,8 @@ class Report:
 
     A line of `metrics.jsonl` holds `step`; `epoch`, fractional; the means of the task's loss and
     metrics and of the learning rate `lr` over the steps since the line before; `images_per_second`;
-    and `waiting`, the share of time spent waiting for data.
+    `waiting`, the share of time spent waiting for data; and if there were any, `skipped`: how many
+    records could not be used, so that others took their place.
 
     Args:
         folder: of the run.
@@ -54,26 +55,33 @@ class Report:
         self._batch_size = batch_size
         self._log_steps = log_steps
         self._step = step
+        self._skipped_before = sum(line.get(SKIPPED, 0) for line in lines)
         self._line: Dict[str, Any] = {}
         self._clear()
 
-    def add(self, step: int, values: Mapping[str, float], waited: float) -> None:
-        """Takes the metrics of a step and the seconds that it waited for its batch.
+    def add(self, step: int, values: Mapping[str, float], waited: float, skipped: int = 0) -> None:
+        """Takes the metrics of a step.
 
         Args:
-            step: where it lies several behind the step before, the device made those by itself.
-            values, waited: see above.
+            step: its number. If it lies several behind the step before, the device made those by
+                itself.
+            values: its metrics by name.
+            waited: seconds that it waited for its batch.
+            skipped: records of the batch that could not be used.
         """
         due = passes(self._log_steps, self._step, step)
         self._steps += step - self._step
         self._calls += 1
         self._step = step
         self._waited += waited
+        self._skipped += skipped
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
         if due:
             self.flush()
-        self._bar.update(step, describe(self._line))
+        words = describe(self._line)
+        skipped = self._skipped_before + self._skipped
+        self._bar.update(step, f"{words}, {skipped:,} skipped" if skipped else words)
 
     def views(self, step: int, image: np.ndarray) -> None:
         """Shows a step's views, [N, views…, H, W, 3], in TensorBoard."""
@@ -91,6 +99,9 @@ class Report:
             "images_per_second": self._steps * self._batch_size / seconds,
             "waiting": self._waited / seconds,
         }
+        if self._skipped:
+            self._line[SKIPPED] = self._skipped
+            self._skipped_before += self._skipped
         print(json.dumps(self._line), file=self._file, flush=True)
         scalars = {name: value for name, value in self._line.items() if name != "step"}
         self._events.scalars(self._step, scalars)
@@ -113,4 +124,5 @@ class Report:
         self._steps = self._calls = 0
         self._sums: Dict[str, float] = {}
         self._waited = 0.0
+        self._skipped = 0
         self._began = time.monotonic()

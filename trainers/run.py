@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import math
 import signal
+import sys
 import time
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
@@ -15,11 +16,12 @@ from pretexture.loader.remote import DEFAULT_STORAGE, Storage
 from . import engines, tasks
 from .checkpoints import Checkpoints
 from .interrupt import Interrupt
-from .metrics import describe, read_metrics, speed
+from .metrics import SKIPPED, describe, read_metrics, speed
 from .npu_options import DEFAULTS, NpuOptions
 from .optimization import schedule
 from .progress import duration
 from .recipes import Recipe
+from .record_options import DEFAULT_RECORDS, RecordOptions
 from .remote_workdir import Workdir, absolute, open_workdir
 from .report import Report, passes
 from .splits import overlap
@@ -35,6 +37,7 @@ class Options:
         workdir: the run's folder; a run that is in it is taken up again. One at a URL is brought up
             to date with each checkpoint.
         storage: how URLs are reached and where copies are kept.
+        records: how records are read, and what happens to those that cannot be used.
         steps: to make in all; None for the recipe's epochs, 0 for a network that is not trained.
         seed: of the initial weights, the order of images and all other random decisions; 31 bits.
         threads: of the loader; None for one a core.
@@ -50,6 +53,7 @@ class Options:
     data: str
     workdir: str
     storage: Storage = DEFAULT_STORAGE
+    records: RecordOptions = DEFAULT_RECORDS
     steps: Optional[int] = None
     seed: int = 0
     threads: Optional[int] = None
@@ -109,18 +113,23 @@ def pretrain(
     task = tasks.build(recipe)
     pipeline = Pipeline(recipe.pipeline)
     task.check(pipeline)
-    records = imagenet(options.data, recipe.train_split, **vars(options.storage))
     loader = Loader(
-        records,
+        imagenet(
+            options.data,
+            recipe.train_split,
+            **vars(options.storage),
+            **options.records.features,
+        ),
         pipeline,
         share(recipe.batch_size, place),
         training=True,
         seed=options.seed,
         shard=(place.worker, place.workers),
         threads=options.threads,
+        **options.records.loading,
     )
     engine = backend.Engine(recipe, task, loader.element_spec, len(loader), options.seed, place)
-    return fit(recipe, options, engine, loader, len(records), place, say, workdir=workdir)
+    return fit(recipe, options, engine, loader, loader.num_records, place, say, workdir=workdir)
 
 
 def share(batch_size: int, place: Any) -> int:
@@ -169,6 +178,7 @@ def fit(
         data=absolute(options.data),
         tensorflow=tf.__version__,
         module=module,
+        **options.records.features,
     )
     with workdir or open_workdir(options.workdir, options.storage, "train", place.worker) as opened:
         return _fit(config, options, engine, loader, place, say, opened)
@@ -238,6 +248,8 @@ def _fit(
         engine.wait()
 
     seconds = time.monotonic() - began
+    if after.skipped and not (chief or engine.counts_all):
+        print(f"worker {place.worker}: {_skipped(after.skipped)}", file=sys.stderr)
     if chief:
         metrics = read_metrics(folder)
         for line in _result(
@@ -266,6 +278,7 @@ class _AfterStep:
 
     Attributes:
         waited: for batches, seconds in all.
+        skipped: records that could not be used, in all.
         signal: that ended the run early; None where none did.
     """
 
@@ -278,6 +291,7 @@ class _AfterStep:
         save: Callable[[], None],
     ):
         self.waited = 0.0
+        self.skipped = 0
         self.signal: Optional[int] = None
         self._options = options
         self._first = first
@@ -303,12 +317,14 @@ class _AfterStep:
         values: Dict[str, float],
         waited: float,
         image: Optional[np.ndarray],
+        skipped: int = 0,
         agreed: Optional[Tuple[bool, bool]] = None,
     ) -> bool:
         leave, save = self.wishes() if agreed is None else agreed
         self.waited += waited
+        self.skipped += skipped
         if self._report:
-            self._report.add(step, values, waited)
+            self._report.add(step, values, waited, skipped)
             if image is not None and image.ndim >= 4:  # not features from disk
                 self._report.views(step, image)
         if not math.isfinite(values["loss"]):
@@ -380,9 +396,19 @@ def _result(
         f"{speed(steps * config.recipe.batch_size / seconds)}, "
         f"{waited / seconds:.1%} of the time waiting for data"
     ]
+    skipped = sum(line.get(SKIPPED, 0) for line in metrics)
+    if skipped:
+        lines.append(_skipped(skipped))
     # Means over few steps, as at the end, say little; without others they must do.
     metrics = [m for m in metrics if m["step"] % options.log_steps == 0] or metrics
     best = max(metrics, key=lambda line: line.get("accuracy", -line["loss"]))
     for name, line in (("last", metrics[-1]), ("best", best)):
         lines.append(f"{name} metrics, at step {line['step']:,}: {describe(line)}")
     return lines
+
+
+def _skipped(records: int) -> str:
+    return (
+        f"skipped {records:,} records that could not be used, counted each time they came up; "
+        "others took their place"
+    )

@@ -10,6 +10,7 @@ from pretexture.loader.json_text import parse_object
 
 from .files import write_text
 from .recipes import Recipe
+from .record_options import DEFAULT_RECORDS
 
 CONFIG = "config.json"
 
@@ -36,6 +37,7 @@ class Config:
         data: folder of the shards, absolute.
         tensorflow: its version.
         module: the export that was evaluated; empty where a network was trained.
+        image_key, label_key, label_offset: how records were read; see `RecordOptions`.
     """
 
     recipe: Recipe
@@ -47,6 +49,14 @@ class Config:
     data: str
     tensorflow: str
     module: str = ""
+    image_key: str = DEFAULT_RECORDS.image_key
+    label_key: str = DEFAULT_RECORDS.label_key
+    label_offset: int = DEFAULT_RECORDS.label_offset
+
+    @property
+    def features(self) -> Dict[str, Any]:
+        """How records were read."""
+        return {name: getattr(self, name) for name in DEFAULT_RECORDS.features}
 
 
 def write_config(folder: str, config: Config) -> None:
@@ -162,5 +172,5 @@ def spell(value: Any) -> str:
 
 
 def _deciding(config: Config) -> Dict[str, Any]:
-    fields = {**dataclasses.asdict(config.recipe), "seed": config.seed}
+    fields = {**dataclasses.asdict(config.recipe), "seed": config.seed, **config.features}
     return {name: value for name, value in fields.items() if name not in _FREE}

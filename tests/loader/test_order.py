@@ -4,7 +4,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pretexture.loader.draws import ORDER_BLOCKS, ORDER_WINDOW, permute
-from pretexture.loader.order import WindowShuffle, record_at, window_at, window_blocks
+from pretexture.loader.order import (
+    WindowShuffle,
+    record_at,
+    records_at,
+    window_at,
+    window_blocks,
+)
 
 seeds = st.integers(0, 2**64 - 1)
 
@@ -55,6 +61,14 @@ def test_a_window_shuffle_of_any_size_is_looked_up_at_once(seed, n, data):
         block=data.draw(st.integers(1, 2**20)), blocks=data.draw(st.integers(1, 2**10))
     )
     assert 0 <= record_at(seed, 0, n, shuffle, position) < n
+
+
+@pytest.mark.parametrize("shuffle", [True, False, WindowShuffle(7, 3)])
+def test_many_positions_are_looked_up_as_one_by_one(shuffle):
+    assert records_at(5, 2, 100, shuffle, range(100)).tolist() == order(5, 2, 100, shuffle)
+    assert records_at(5, 2, 100, shuffle, [9, 3]).tolist() == [
+        record_at(5, 2, 100, shuffle, position) for position in (9, 3)
+    ]
 
 
 def test_epochs_differ_and_repeat():

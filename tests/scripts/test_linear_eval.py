@@ -120,7 +120,7 @@ def test_an_interrupted_run_says_how_to_go_on(arguments, tmp_path, capsys, monke
         (["--pipeline", "resize(96)|patches(3)"], "the module takes one view of an image"),
         (["--cache", "--pipeline", "gray(0.5)|resize(32)"], "--cache needs views without chance"),
         (["--pooling", "mean"], "pooling must be adaptive_max or adaptive_avg or max or avg"),
-        (["--num-classes", "2"], "counted from 0, and num_classes is 2: give --num-classes"),
+        (["--num-classes", "2"], "counted from 0, and --num-classes is 2: give --num-classes"),
         (["--module", "nothing"], "nothing is no export of scripts/export.py"),
     ],
 )

@@ -1,10 +1,12 @@
 import dataclasses
 
 import evaluate
+import linear_eval
 import pretrain
 import pytest
 from pretexture.trainers import commandline
 from pretexture.trainers.recipes import CHOICES, RECIPES, Recipe
+from pretexture.trainers.record_options import RecordOptions
 
 
 def _recipe(*arguments):
@@ -45,6 +47,47 @@ def test_without_flags_a_recipe_is_as_it_is(name):
 
 def test_an_empty_list_of_decay_epochs_is_none():
     assert _recipe("rotation", "--decay-epochs", "").decay_epochs == ()
+
+
+@pytest.mark.parametrize(
+    "script,needed",
+    [(pretrain, ["rotation"]), (evaluate, []), (linear_eval, ["--module", "m"])],
+    ids=["pretrain", "evaluate", "linear_eval"],
+)
+def test_how_records_are_read_has_a_flag_in_every_command_that_reads_them(script, needed):
+    needed = [*needed, "--data", "d", "--workdir", "w"]
+    assert commandline.record_options(script._parser().parse_args(needed)) == {}
+    values = {
+        "image_key": "image",
+        "label_key": "label",
+        "label_offset": -3,
+        "on_error": "skip",
+        "max_pixels": 179_000_000,
+    }
+    assert set(values) == {field.name for field in dataclasses.fields(RecordOptions)}
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in values.items()]
+    assert commandline.record_options(script._parser().parse_args([*needed, *flags])) == values
+
+
+def test_a_record_that_cannot_be_used_is_named_with_the_flag_that_leaves_it_out(
+    write_shards, images, tmp_path, capsys
+):
+    pytest.importorskip("tensorflow")
+    write_shards(tmp_path, [*images[:4], b"no image", *images[4:7]], 2)
+    arguments = ["rotation-small", "--data", str(tmp_path), "--workdir", str(tmp_path / "run")]
+    arguments += ["--train-split", "trainval", "--filters-factor", "0.0625", "--batch-size", "8"]
+    arguments += ["--steps", "1", "--device", "cpu"]
+    with pytest.raises(SystemExit) as exit:
+        pretrain.main(arguments)
+    assert "train-00001-of-00002 at byte 0 (record 4): the image is " in exit.value.code
+    assert exit.value.code.endswith(
+        "; --on-error skip leaves out records that cannot be used, and counts them"
+    )
+    capsys.readouterr()
+    assert pretrain.main([*arguments, "--on-error", "skip"]) == 0
+    said = capsys.readouterr()
+    assert "\nskipped 1 records that could not be used" in said.out
+    assert "skipped: " in said.err and said.err.rstrip().endswith(", 1 skipped")
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ from pretexture.trainers.export import ExportError, export_run  # noqa: E402
 from pretexture.trainers.layers import Scope, l2_penalty  # noqa: E402
 from pretexture.trainers.metrics import TIMINGS, read_metrics  # noqa: E402
 from pretexture.trainers.recipes import LINEAR_EVAL, RECIPES  # noqa: E402
+from pretexture.trainers.record_options import RecordOptions  # noqa: E402
 from pretexture.trainers.representation import Representation, combine, pool  # noqa: E402
 from pretexture.trainers.run import Options  # noqa: E402
 from pretexture.trainers.tasks.linear import Linear  # noqa: E402
@@ -474,7 +475,9 @@ def test_features_of_another_export_at_the_same_place_are_computed_anew(
 
 def test_a_machine_that_sees_another_export_is_told(module, data, tmp_path):
     contents = remote_workdir.contents(module)
-    job = extraction.Job(module, contents, ["block1"], RECIPE, data, "test", DEFAULT_STORAGE, 1)
+    job = extraction.Job(
+        module, contents, ["block1"], RECIPE, data, "test", DEFAULT_STORAGE, 1, RecordOptions()
+    )
     extraction._check_sight(job)
     shutil.copytree(module, str(tmp_path / "module"))
     for path in (tmp_path / "module" / "variables").iterdir():
@@ -619,7 +622,7 @@ def test_a_network_of_patches_is_evaluated_on_patches(data, patches_module, tmp_
         ({"pipeline": "resize(96)|patches(3)"}, {}, "takes one view of an image, and .* makes 9"),
         ({"pipeline": "resize(32)|rotate"}, {}, "takes one view of an image, and .* makes 4"),
         ({}, {"end_points": ["block9", "fc6"]}, "no end point block9, but block1, block2"),
-        ({"num_classes": 5}, {}, "is of class [56], counted from 0, and num_classes is 5"),
+        ({"num_classes": 5}, {}, "is of class [56], counted from 0, and --num-classes is 5"),
         ({"num_classes": 5}, {"cache": True}, "is of class [56], counted from 0"),
         ({"batch_size": 43}, {"cache": True}, "has 42 records, fewer than batch_size 43"),
         ({"pipeline": "resize(16)"}, {}, "images of 32 x 32 pixels or more, not 16 x 16"),
@@ -666,7 +669,7 @@ def test_the_table_marks_the_best_end_point():
         "block1": {"top1": 0.25, "top5": 0.5, "loss": 2.0, "features": 9000},
         "logits": {"top1": 0.125, "top5": 0.75, "loss": 1.0, "features": 10},
     }
-    results = linear.Results("m", None, "d", "test", 8, points)
+    results = linear.Results("m", None, "d", "test", 8, 0, points)
     assert results.best == "block1"
     assert linear.table(results) == [
         "end point    features    top1    top5",
@@ -674,4 +677,4 @@ def test_the_table_marks_the_best_end_point():
         "logits             10   12.5%   75.0%",
     ]
     few = {name: {"top1": v["top1"], "loss": 1.0, "features": 7} for name, v in points.items()}
-    assert linear.table(linear.Results("m", None, "d", "test", 8, few))[0].split()[-1] == "top1"
+    assert linear.table(linear.Results("m", None, "d", "test", 8, 0, few))[0].split()[-1] == "top1"

@@ -273,7 +273,7 @@ def test_of_five_classes_there_is_no_top_5():
 @pytest.mark.parametrize(
     "labels,message",
     [
-        ([0, 3, 2], "record 21 is of class 3, counted from 0, and num_classes is 3: give --num-c"),
+        ([0, 3, 2], "record 21 is of class 3, counted from 0, and --num-classes is 3: give "),
         ([0, 2, -1], "record 22 has no class label"),
     ],
 )

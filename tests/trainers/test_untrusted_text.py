@@ -1,6 +1,5 @@
 """What a run reads that others may have written: its files, and its environment."""
 
-import dataclasses
 import json
 import os
 import re
@@ -11,6 +10,7 @@ import pytest
 pytest.importorskip("tensorflow")
 
 import tiny
+import trained
 from pretexture.trainers import environment, metrics, workdir
 from pretexture.trainers.checkpoints import CheckpointError, Checkpoints, read
 from pretexture.trainers.engines import ascend, devices, require_one_process
@@ -87,9 +87,7 @@ def test_a_tf_config_that_makes_no_sense_is_one_short_sentence(monkeypatch, text
 
 def _config(folder, **changes):
     """Writes a run's config.json with some fields changed; returns its path."""
-    fields = {field.name: 1 for field in dataclasses.fields(workdir.Config)}
-    fields.update(recipe=tiny.ROTATION, data="shards", tensorflow="2", module="")
-    workdir.write_config(str(folder), workdir.Config(**fields))
+    trained.write_config(folder, tiny.ROTATION)
     path = os.path.join(str(folder), "config.json")
     with open(path) as file:
         values = json.load(file)

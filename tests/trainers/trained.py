@@ -18,6 +18,16 @@ from published_code import random_values
 
 v1 = tf.compat.v1
 
+
+def write_config(folder, recipe):
+    """Writes the config.json of a run by a recipe."""
+    counts = ("seed", "records", "steps_per_epoch", "steps", "parameters")
+    config = workdir.Config(
+        recipe, **dict.fromkeys(counts, 1), data="shards", tensorflow=tf.__version__
+    )
+    workdir.write_config(str(folder), config)
+
+
 # The quickest to build.
 VGG = dataclasses.replace(
     RECIPES["rotation"],
@@ -32,9 +42,7 @@ def run(folder, recipe=VGG, steps=(7,)):
 
     Returns: the values of the last one, by name.
     """
-    config = {field.name: 1 for field in dataclasses.fields(workdir.Config)}
-    config.update(recipe=recipe, data="shards", tensorflow=tf.__version__, module="")
-    workdir.write_config(str(folder), workdir.Config(**config))
+    write_config(folder, recipe)
     with tf.Graph().as_default():
         scope = Scope()
         models.build(recipe, scope, (None, None, 3), tasks.build(recipe).outputs)

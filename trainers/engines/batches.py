@@ -1,15 +1,18 @@
 """Batches as the engines need them; no TensorFlow."""
 
-from typing import Any, Iterator
+from typing import Any, Iterator, Tuple
 
 import numpy as np
 from pretexture.loader.loader import Batch
 
+from ..skipped import replaced
 
-def endless(loader: Any) -> Iterator[Any]:
-    """A loader's batches, epoch after epoch."""
+
+def endless(loader: Any) -> Iterator[Tuple[Any, int]]:
+    """A loader's batches, epoch after epoch, each with how many of its records are replacements."""
     while True:
-        yield from loader
+        for batch in loader:
+            yield batch, int(replaced(loader, batch).sum())
 
 
 def padded(batch: Any, size: int) -> Any:

@@ -5,11 +5,12 @@ the loader's batches come through `tf.data`. Checkpoints are not the Estimator's
 `..checkpoints`, so that its folder is a passing one and a run goes on in either engine.
 """
 
+import collections
 import dataclasses
 import shutil
 import tempfile
 import time
-from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Tuple
+from typing import Any, Callable, Deque, Dict, Iterator, Mapping, Optional, Tuple
 
 import numpy as np
 import tensorflow as tf
@@ -19,6 +20,7 @@ from .. import checkpoints, optimization
 from ..layers import Scope
 from ..npu_options import DEFAULTS, NpuOptions
 from ..recipes import Recipe
+from ..skipped import each_once
 from ..tasks.task import Batch, Model, Task, objective
 from . import ascend
 from .batches import endless, padded
@@ -88,6 +90,8 @@ def open_device(name: str, devices: int = 1, npu: NpuOptions = DEFAULTS) -> OneD
 
 class Engine:
     """A model and how to train and evaluate it; as `tf2.Engine`, which see."""
+
+    counts_all = False
 
     def __init__(
         self,
@@ -178,7 +182,7 @@ class Engine:
         """Counts a loader's images and adds up loss and metrics; see `tf2.Engine.measure`."""
         size = loader.batch_size
         spec = Batch(*(tf.TensorSpec((size, *part.shape[1:]), part.dtype) for part in self._spec))
-        source = _Source(iter(loader), spec, self._task, size)
+        source = _Source(((batch, 0) for batch in each_once(loader)), spec, self._task, size)
         hook = _Sums(after)
         self._run(
             source,
@@ -323,12 +327,20 @@ class _Source:
     Attributes:
         element_spec: of a batch.
         waited: seconds for batches, in all.
+        skipped: of each batch that no step has taken yet, how many of its records are replacements.
         error: what ended the iteration.
     """
 
-    def __init__(self, batches: Iterator[Any], spec: Any, task: Task, size: Optional[int] = None):
+    def __init__(
+        self,
+        batches: Iterator[Tuple[Any, int]],
+        spec: Any,
+        task: Task,
+        size: Optional[int] = None,
+    ):
         self.element_spec = spec
         self.waited = 0.0
+        self.skipped: Deque[int] = collections.deque()
         self.error: Optional[Exception] = None
         self._batches = batches
         self._task = task
@@ -338,10 +350,11 @@ class _Source:
         try:
             while True:
                 asked = time.monotonic()
-                batch = next(self._batches, None)
+                batch, skipped = next(self._batches, (None, 0))
                 self.waited += time.monotonic() - asked
                 if batch is None:
                     return
+                self.skipped.append(skipped)
                 self._task.check_labels(batch.label, batch.index)
                 yield batch if self._size is None else padded(batch, self._size)
         except Exception as error:
@@ -382,12 +395,14 @@ class _Training(v1.train.SessionRunHook):
     def after_run(self, run_context: Any, run_values: Any) -> None:
         results = run_values.results
         engine, session = self._engine, run_context.session
-        engine._made = int(results["step"])
+        steps = int(results["step"]) - engine.step
+        engine._made += steps
         engine._values = lambda: session.run(self._state)
         values = {name: float(value) for name, value in results["values"].items()}
         waited, self._waited = self._source.waited - self._waited, self._source.waited
+        skipped = sum(self._source.skipped.popleft() for _ in range(steps))
         agreed = None if engine._place.worker == 0 else (False, False)
-        if not self._after(engine.step, values, waited, results.get("image"), agreed):
+        if not self._after(engine.step, values, waited, results.get("image"), skipped, agreed):
             self.stopped = True
             run_context.request_stop()
 

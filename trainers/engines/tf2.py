@@ -10,6 +10,7 @@ from .. import checkpoints, optimization
 from ..layers import Scope
 from ..npu_options import DEFAULTS, NpuOptions
 from ..recipes import Recipe
+from ..skipped import each_once
 from ..tasks.task import Batch, Task, objective
 from . import ascend
 from .batches import endless, padded
@@ -91,9 +92,12 @@ class Engine:
 
     Attributes:
         parameters: how many the model has that are trained.
+        counts_all: whether `fit` tells each worker of all workers' skipped records.
 
     Raises: ValueError for a recipe that names something unknown or impossible.
     """
+
+    counts_all = True
 
     def __init__(
         self,
@@ -144,7 +148,7 @@ class Engine:
 
         Raises: ValueError for a label that the task does not know.
         """
-        return self._make_step(batch, (False, False))[0]
+        return self._make_step(batch, (False, False), 0)[0]
 
     def fit(self, loader: Any, steps: int, after: Any) -> None:
         """Trains on a loader's batches until so many steps have been made in all.
@@ -152,23 +156,24 @@ class Engine:
         Args:
             loader, steps: see above.
             after: called after each step with its number, its values (see `train`), the seconds
-                that it waited for its batch, and the batch's images or None; False ends the
-                training. Its method `shows(step)` says whether it will look at the images.
-                Meanwhile `state` and `loader_state` are those after the step. With several workers
-                it is also told what any of them had wished for before the step, by `wishes()`.
+                that it waited for its batch, the batch's images or None, and how many records of
+                all workers' batches could not be used; False ends the training. Its method
+                `shows(step)` says whether it will look at the images. Meanwhile `state` and
+                `loader_state` are those after the step. With several workers it is also told what
+                any of them had wished for before the step, by `wishes()`.
         """
         batches = endless(loader)
         step = self.step
         several = self._place.workers > 1
         while step < steps:
             asked = time.monotonic()
-            batch = next(batches)
+            batch, skipped = next(batches)
             waited = time.monotonic() - asked
             wishes = after.wishes() if several else (False, False)
-            values, agreed = self._make_step(batch, wishes)
+            values, agreed, skipped = self._make_step(batch, wishes, skipped)
             step += 1
             image = batch.image if after.shows(step) else None
-            if not after(step, values, waited, image, agreed if several else None):
+            if not after(step, values, waited, image, skipped, agreed if several else None):
                 return
 
     def measure(
@@ -176,16 +181,18 @@ class Engine:
     ) -> Tuple[int, Dict[str, float]]:
         """How many images a loader's epoch has, and the sums of the task's loss and metrics.
 
+        A record that took the place of one that could not be used does not count.
+
         Args:
             loader: its last batch may be smaller.
             after: called after each batch with how many batches and images there have been.
         """
         images = 0
         sums: Dict[str, float] = {}
-        for number, batch in enumerate(loader, 1):
+        for number, batch in enumerate(each_once(loader), 1):
             for name, value in self.evaluate(batch, loader.batch_size).items():
                 sums[name] = sums.get(name, 0.0) + value
-            images += len(batch.index)
+            images += int((batch.index >= 0).sum())
             after(number, images)
         return images, sums
 
@@ -271,30 +278,32 @@ class Engine:
         if self._train_step is None:
             signature = Batch(*(tf.TensorSpec(part.shape, part.dtype) for part in self._spec))
 
-            def step(batch: Batch, wishes: tf.Tensor) -> Any:
-                return self._place.run(self._train, batch, wishes)
+            def step(batch: Batch, told: tf.Tensor) -> Any:
+                return self._place.run(self._train, batch, told)
 
             # Without AutoGraph, which nothing here needs and which buries the words of an error.
             self._train_step = tf.function(
-                step, input_signature=[signature, tf.TensorSpec([2])], autograph=False
+                step, input_signature=[signature, tf.TensorSpec([3])], autograph=False
             )
             self._train_step.get_concrete_function()
         return self._train_step
 
     def _make_step(
-        self, batch: Any, wishes: Tuple[bool, bool]
-    ) -> Tuple[Dict[str, float], Tuple[bool, bool]]:
-        """A step's metrics, and which of two wishes any of the workers has."""
+        self, batch: Any, wishes: Tuple[bool, bool], count: int
+    ) -> Tuple[Dict[str, float], Tuple[bool, bool], int]:
+        """A step's metrics, which of two wishes any worker has, the sum of the workers' counts."""
         self._task.check_labels(batch.label, batch.index)
         with together(self._place.workers):
-            values, shares = self._compiled()(_tensors(batch), tf.constant(wishes, tf.float32))
-        leave, save = (float(share) > 0 for share in shares)
-        return {name: float(value) for name, value in values.items()}, (leave, save)
+            told = tf.constant([*wishes, count], tf.float32)
+            values, means = self._compiled()(_tensors(batch), told)
+        leave, save, mean = map(float, means)
+        metrics = {name: float(value) for name, value in values.items()}
+        return metrics, (leave > 0, save > 0), round(mean * self._place.workers)
 
-    def _train(self, batch: Batch, wishes: tf.Tensor) -> Tuple[Dict[str, tf.Tensor], tf.Tensor]:
+    def _train(self, batch: Batch, told: tf.Tensor) -> Tuple[Dict[str, tf.Tensor], tf.Tensor]:
         """A replica's part of a step.
 
-        Returns: the means of all replicas' metrics, and of `wishes`, float32 [2].
+        Returns: the means of all replicas' metrics, and of `told`, float32 [3].
         """
         place, scaling = self._place, self._scaling
         key = tf.stack([self._seed, tf.cast(self._step, tf.int32), place.replica()])
@@ -313,7 +322,7 @@ class Engine:
         else:
             self._optimizer.apply_gradients(steps)
         self._step.assign_add(1)
-        means = place.mean(tf.concat([tf.stack(list(values.values())), wishes], axis=0))
+        means = place.mean(tf.concat([tf.stack(list(values.values())), told], axis=0))
         found = dict(zip(values, tf.unstack(means[: len(values)])))
         return {**found, "lr": rate}, means[len(values) :]
 

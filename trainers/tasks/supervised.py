@@ -59,8 +59,10 @@ def check_classes(label: np.ndarray, index: np.ndarray, classes: int) -> None:
         return
     record, found = index[wrong[0]], label[wrong[0]]
     if found < 0:
-        raise ValueError(f"record {record} has no class label")
+        raise ValueError(
+            f"record {record} has no class label: give --label-key, the feature that holds it"
+        )
     raise ValueError(
-        f"record {record} is of class {found}, counted from 0, and num_classes is {classes}: "
-        f"give --num-classes, the number of classes of the data"
+        f"record {record} is of class {found}, counted from 0, and --num-classes is {classes}: "
+        f"give --num-classes, the number of classes of the data, or another --label-offset"
     )
