@@ -216,12 +216,14 @@ class TFRecords(collections.abc.Sequence):
 
 
 def imagenet(root: _Path, split: str, **kwargs) -> TFRecords:
-    """A split of ImageNet, or of any data set in shards named as TF-Slim names ImageNet's.
+    """A split of ImageNet, or of any data set in shards named as TF-Slim or TFDS names ImageNet's.
 
     Args:
-        root: folder with `train-00000-of-01024` and on, `validation-00000-of-00128` and on; a path
-            or a URL. Where a web server holds it, `dataset.json`, which `prepare.py` writes beside
-            the shards, says which there are.
+        root: folder with `train-00000-of-01024` and on, `validation-00000-of-00128` and on, or as
+            TFDS has them `imagenet2012-train.tfrecord-00000-of-01024`; a path or a URL. In a folder
+            that is a path they may also lie in folders `train` and `validation`. If a web server
+            holds it, `dataset.json`, which `prepare.py` writes beside the shards, says which there
+            are.
         split: "train" (all but the last 40/1024 of the training shards, rounded, but at least
             one), "val" (those last shards), "trainval" (all of them) or "test" (the validation
             shards).
@@ -238,7 +240,10 @@ def imagenet(root: _Path, split: str, **kwargs) -> TFRecords:
         names = [field.name for field in dataclasses.fields(Storage)]
         listed = _remote_listing(root, Storage(**{n: kwargs[n] for n in names if n in kwargs}))
     elif os.path.isdir(root):
-        listed = {entry: os.path.join(root, entry) for entry in os.listdir(root)}
+        listed = _entries(root)
+        if not any(_shard_name(name).fullmatch(entry) for entry in listed):
+            inner = os.path.join(root, name)
+            listed = _entries(inner) if os.path.isdir(inner) else listed
     else:
         raise FileNotFoundError(f"there is no folder {root}")
     shards = [listed[entry] for entry in _numbered(root, name, listed)]
@@ -253,26 +258,40 @@ def imagenet(root: _Path, split: str, **kwargs) -> TFRecords:
     return TFRecords(shards, **kwargs)
 
 
+def _entries(folder: str) -> Dict[str, str]:
+    """The paths of a folder's entries by name."""
+    return {entry: os.path.join(folder, entry) for entry in os.listdir(folder)}
+
+
+def _shard_name(name: str) -> "re.Pattern[str]":
+    """Matches the shards of a split: what stands before the number, the number, how many."""
+    return re.compile(rf"({name}|[\w-]+-{name}\.tfrecord)-([0-9]{{5}})-of-([0-9]{{5}})")
+
+
 def _numbered(root: str, name: str, entries: Iterable[str]) -> List[str]:
     """Which of a folder's entries are the shards of that name, in order."""
-    found: Dict[int, Dict[int, str]] = {}
+    found: Dict[Tuple[int, str], Dict[int, str]] = {}
     for entry in entries:
-        match = re.fullmatch(re.escape(name) + r"-(\d{5})-of-(\d{5})", entry)
+        match = _shard_name(name).fullmatch(entry)
         if match:
-            found.setdefault(int(match.group(2)), {})[int(match.group(1))] = entry
+            stem, number, count = match.groups()
+            found.setdefault((int(count), stem), {})[int(number)] = entry
     if not found:
         raise FileNotFoundError(
-            f"{root} has no shards {name}-*-of-*; scripts/prepare.py writes them from images"
+            f"{root} has no shards {name}-*-of-* or *-{name}.tfrecord-*-of-*; scripts/prepare.py "
+            "writes them from images"
         )
     if len(found) > 1:
-        counts = " and ".join(f"of {count}" for count in sorted(found))
-        raise FileNotFoundError(f"{root} mixes {name} shards {counts}; keep one set of them")
-    (count, shards), *_ = found.items()
+        sets = " and of ".join(
+            str(count) if stem == name else f"{count} named {stem}" for count, stem in sorted(found)
+        )
+        raise FileNotFoundError(f"{root} mixes {name} shards of {sets}; keep one set of them")
+    ((count, stem), shards), *_ = found.items()
     missing = sorted(set(range(count)) - set(shards))
     if missing:
         raise FileNotFoundError(
             f"{root} lacks {len(missing)} of {count} {name} shards, the first of them "
-            f"{name}-{missing[0]:05d}-of-{count:05d}"
+            f"{stem}-{missing[0]:05d}-of-{count:05d}"
         )
     return [shards[i] for i in range(count)]
 

@@ -252,6 +252,35 @@ def test_val_is_the_last_of_the_training_shards(shards, held_out, tmp_path):
     assert names == ["validation-00000-of-00002", "validation-00001-of-00002"]
 
 
+TFDS = "imagenet2012-{}.tfrecord-{:05}-of-{:05}"
+
+
+def test_shards_named_by_tfds_are_found(tmp_path):
+    names = [TFDS.format("train", i, 4) for i in range(4)]
+    for name in [*names, TFDS.format("validation", 0, 1)]:
+        (tmp_path / name).write_bytes(b"")
+    assert [os.path.basename(path) for path in imagenet(tmp_path, "trainval").paths] == names
+    (path,) = imagenet(tmp_path, "test").paths
+    assert os.path.basename(path) == TFDS.format("validation", 0, 1)
+    (tmp_path / names[2]).unlink()
+    with pytest.raises(FileNotFoundError, match=f"lacks 1 of 4 train shards, .* {names[2]}$"):
+        imagenet(tmp_path, "train")
+    fake_imagenet(tmp_path, 4)
+    with pytest.raises(FileNotFoundError, match="mixes train shards of 4 named imagenet2012-train"):
+        imagenet(tmp_path, "train")
+
+
+@pytest.mark.parametrize("form", ["{}-{:05}-of-{:05}", TFDS])
+def test_shards_in_a_folder_for_each_split_are_found(tmp_path, form):
+    for name, count in (("train", 3), ("validation", 2)):
+        (tmp_path / name).mkdir()
+        for i in range(count):
+            (tmp_path / name / form.format(name, i, count)).write_bytes(b"")
+    for split, name, count in (("trainval", "train", 3), ("test", "validation", 2)):
+        paths = [str(tmp_path / name / form.format(name, i, count)) for i in range(count)]
+        assert list(imagenet(tmp_path, split).paths) == paths
+
+
 def test_a_single_training_shard_cannot_be_split(tmp_path):
     fake_imagenet(tmp_path, 1)
     for split in ("train", "val"):
