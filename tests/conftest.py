@@ -5,6 +5,7 @@ import io
 import itertools
 import logging
 import os
+import subprocess
 
 import numpy as np
 import pytest
@@ -75,6 +76,18 @@ def no_hang():
     faulthandler.dump_traceback_later(120, exit=True)
     yield
     faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """An empty disk of a megabyte; skips the test if this user may not mount one."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.call(mount, stderr=subprocess.DEVNULL):
+        pytest.skip("only root may mount a disk")
+    yield folder
+    subprocess.check_call(["umount", "--lazy", str(folder)])
 
 
 _buckets = itertools.count()

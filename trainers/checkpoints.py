@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 from pretexture.loader.json_text import parse_object
 
+from .disk import writing
 from .files import sync, write_text
 
 NEWEST = 5
@@ -213,10 +214,28 @@ def _open(path: str) -> Tuple[Any, Mapping[str, Sequence[int]]]:
 def _write(
     folder: str, name: str, variables: Mapping[str, Any], loader_state: Mapping[str, Any]
 ) -> None:
-    """Writes under a name of its own, then renames; the index comes last and makes it complete."""
-    beside = os.path.join(folder, f".{name}")
+    """Writes under a name of its own, then renames; the index comes last and makes it complete.
+
+    Raises: OSError, after removing what has been written.
+    """
+    _remove_unfinished(folder)
+    try:
+        with writing(os.path.join(folder, name)):
+            _write_beside(folder, name, variables, loader_state)
+    except OSError:
+        _remove_unfinished(folder)
+        raise
+
+
+def _remove_unfinished(folder: str) -> None:
     for left in glob.glob(os.path.join(glob.escape(folder), f".{_PREFIX}*")):
         os.remove(left)
+
+
+def _write_beside(
+    folder: str, name: str, variables: Mapping[str, Any], loader_state: Mapping[str, Any]
+) -> None:
+    beside = os.path.join(folder, f".{name}")
     tensors = {**variables, _LOADER_STATE: json.dumps(loader_state)}
     if tf.executing_eagerly():
         _save(beside, {name: tf.convert_to_tensor(value) for name, value in tensors.items()})

@@ -13,6 +13,7 @@ from typing import Any, Callable, Dict, Iterator, Optional, Sequence, Tuple
 from pretexture.loader import RecordError
 from pretexture.loader.remote import Storage
 
+from .files import is_full
 from .npu_options import DEFAULTS as NPU
 from .npu_options import DUMP_MODES, PRECISION_MODES, NpuOptions
 from .recipes import Recipe
@@ -305,16 +306,32 @@ def short_errors(traceback: bool, on_error: Optional[str] = "") -> Iterator[None
         if traceback:
             raise
         hint = ""
+        if is_full(error):
+            sys.exit(_no_space(error))
         if isinstance(error, RecordError) and on_error not in ("", "skip"):
             hint = "; --on-error skip leaves out records that cannot be used, and counts them"
         sys.exit(f"error: {_first_paragraph(error)}{hint}")
+    except MemoryError as error:
+        if traceback:
+            raise
+        sys.exit(
+            f"error: not enough memory ({str(error) or 'MemoryError'}): lower --batch-size, "
+            "--threads or --max-pixels"
+        )
     except Exception as error:
         # TensorFlow's own, which may not be named before it is imported.
         if traceback or type(error).__name__ != "ResourceExhaustedError":
             raise
+        if is_full(error):
+            sys.exit(_no_space(error))
         sys.exit(f"error: the device has too little memory for this --batch-size: {error}")
     finally:
         log.removeHandler(handler)
+
+
+def _no_space(error: Exception) -> str:
+    name = getattr(error, "filename", None) or _first_paragraph(error)
+    return f"error: no space left on the device: {name}; make room, and run the same command again"
 
 
 def import_tensorflow() -> None:

@@ -12,6 +12,7 @@ from typing import Mapping
 import numpy as np
 import tensorflow as tf
 
+from .disk import writing
 from .views import png
 
 
@@ -26,7 +27,9 @@ class EventWriter:
 
     def __init__(self, folder: str, step: int = 0):
         name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
-        self._writer = tf.io.TFRecordWriter(os.path.join(folder, name))
+        self._path = os.path.join(folder, name)
+        with writing(self._path):
+            self._writer = tf.io.TFRecordWriter(self._path)
         self._write(file_version="brain.Event:2")
         start = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)
         self._write(step=step + 1, session_log=start)
@@ -37,7 +40,6 @@ class EventWriter:
         for name, value in values.items():
             summary.value.add(tag=name, simple_value=value)
         self._write(step=step, summary=summary)
-        self._writer.flush()
 
     def image(self, step: int, name: str, pixels: np.ndarray) -> None:
         """Adds a picture, uint8 [height, width, 3]."""
@@ -48,12 +50,14 @@ class EventWriter:
         )
         summary.value.add(tag=name, image=picture)
         self._write(step=step, summary=summary)
-        self._writer.flush()
 
     def close(self) -> None:
-        """Closes the file."""
-        self._writer.close()
+        """Closes the file. Raises OSError, as all methods do, if it cannot be written."""
+        with writing(self._path):
+            self._writer.close()
 
     def _write(self, **fields) -> None:
         event = tf.compat.v1.Event(wall_time=time.time(), **fields)
-        self._writer.write(event.SerializeToString())
+        with writing(self._path):
+            self._writer.write(event.SerializeToString())
+            self._writer.flush()

@@ -17,6 +17,7 @@ from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 from . import models, tasks
 from .checkpoints import CheckpointError, Checkpoints, checkpoint_path
+from .disk import reason, writing
 from .files import sync, write_text
 from .layers import Initializer, Scope, constant
 from .recipes import Recipe
@@ -149,10 +150,8 @@ def write_saved_model(source: Source, out: str) -> str:
     os.makedirs(parent, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=parent) as beside:
         new = os.path.join(beside, "new")
-        try:
+        with writing(out):
             description = _write(source, new)
-        except tf.errors.OpError as error:  # a full disk, for one
-            raise OSError(f"{out} cannot be written: {_reason(error)}") from error
         text = json.dumps(dataclasses.asdict(description), indent=2)
         write_text(os.path.join(new, DESCRIPTION), text + "\n")
         for folder, _, files in os.walk(new):
@@ -309,12 +308,7 @@ def _reading(checkpoint: str) -> Iterator[None]:
     try:
         yield
     except (tf.errors.OpError, IndexError) as error:
-        raise CheckpointError(f"{checkpoint} is damaged: {_reason(error)}") from error
-
-
-def _reason(error: Exception) -> str:
-    """What went wrong, out of an error that also shows the graph."""
-    return str(error).split("\n\t [[")[0].splitlines()[-1]
+        raise CheckpointError(f"{checkpoint} is damaged: {reason(error)}") from error
 
 
 def _signature(image: tf.Tensor, outputs: Dict[str, tf.Tensor]) -> Any:

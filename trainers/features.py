@@ -19,7 +19,7 @@ import numpy as np
 from pretexture.loader import ArraySpec, Batch, Loader
 from pretexture.loader.json_text import parse_object
 
-from .files import sync, write_text
+from .files import is_full, sync, write_text
 from .progress import Bar
 from .skipped import replaced
 
@@ -77,13 +77,13 @@ def extract(
         except OSError as error:
             for part in rows:
                 part.remove()
-            bytes_needed = sum(part.bytes for part in rows)
+            if not is_full(error):
+                raise
+            size_in_words = f"{sum(part.bytes for part in rows):,} bytes"
             raise OSError(
-                error.errno,
-                f"{error.strerror}: the features of {count:,} records take {bytes_needed:,} bytes; "
-                "make room, lower --max-features, or choose fewer --end-points",
-                folder,
-            ) from None
+                f"no space left on the device for {folder}: the features of {count:,} records take "
+                f"{size_in_words}; make room, lower --max-features, or choose fewer --end-points"
+            ) from error
     labels = rows[1].read()
     skipped = np.flatnonzero(labels == LEFT_OUT).tolist()
     missing = _missing(_without(done, skipped, batch_size), count, batch_size)

@@ -1,7 +1,18 @@
 """Writing files so that they are whole or not there."""
 
+import contextlib
+import errno
 import hashlib
 import os
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that a disk has no room left: Python's errors, and TensorFlow's."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if not type(error).__module__.startswith("tensorflow."):
+        return False
+    return any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT))
 
 
 def sync(path: str) -> None:
@@ -27,7 +38,13 @@ def write_text(path: str, text: str) -> None:
 def write_bytes(path: str, data: bytes) -> None:
     """Writes a file beside `path` and renames it."""
     beside = f"{path}.tmp"
-    with open(beside, "wb") as file:
-        file.write(data)
-    sync(beside)
-    os.replace(beside, path)
+    try:
+        with open(beside, "wb") as file:
+            file.write(data)
+        sync(beside)
+        os.replace(beside, path)
+    except OSError as error:
+        with contextlib.suppress(FileNotFoundError):  # what there is of it takes room
+            os.remove(beside)
+        error.filename = path
+        raise

@@ -1,5 +1,6 @@
 """What a run writes about itself: `metrics.jsonl`, TensorBoard events and the progress bar."""
 
+import contextlib
 import json
 import os
 import time
@@ -48,6 +49,7 @@ class Report:
         path = os.path.join(folder, METRICS)
         lines = [line for line in read_metrics(folder) if line["step"] <= step]
         write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
+        self._path = path
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
         self._events = EventWriter(folder, step)
         self._bar = Bar(total)
@@ -102,7 +104,11 @@ class Report:
         if self._skipped:
             self._line[SKIPPED] = self._skipped
             self._skipped_before += self._skipped
-        print(json.dumps(self._line), file=self._file, flush=True)
+        try:
+            print(json.dumps(self._line), file=self._file, flush=True)
+        except OSError as error:
+            error.filename = self._path
+            raise
         scalars = {name: value for name, value in self._line.items() if name != "step"}
         self._events.scalars(self._step, scalars)
         self._clear()
@@ -115,10 +121,11 @@ class Report:
 
     def close(self) -> None:
         """Writes what is left and closes the files."""
-        self.flush()
-        self._bar.close()
-        self._events.close()
-        self._file.close()
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._file.close)
+            stack.callback(self._events.close)
+            stack.callback(self._bar.close)
+            self.flush()
 
     def _clear(self) -> None:
         self._steps = self._calls = 0

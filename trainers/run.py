@@ -15,6 +15,7 @@ from pretexture.loader.remote import DEFAULT_STORAGE, Storage
 
 from . import engines, tasks
 from .checkpoints import Checkpoints
+from .files import is_full
 from .interrupt import Interrupt
 from .metrics import SKIPPED, describe, read_metrics, speed
 from .npu_options import DEFAULTS, NpuOptions
@@ -181,7 +182,19 @@ def fit(
         **options.records.features,
     )
     with workdir or open_workdir(options.workdir, options.storage, "train", place.worker) as opened:
-        return _fit(config, options, engine, loader, place, say, opened)
+        try:
+            return _fit(config, options, engine, loader, place, say, opened)
+        except OSError as error:
+            if not is_full(error):
+                raise
+            steps = Checkpoints(opened.folder).steps
+            last = "with no checkpoint"
+            if steps:
+                last = f"its last checkpoint is that of step {steps[-1]:,}"
+            raise OSError(
+                f"no space left on the device for {error.filename or opened.folder}; the run ends, "
+                f"{last}: make room, and run the same command again to resume"
+            ) from error
 
 
 def _fit(

@@ -134,7 +134,7 @@ def test_a_full_disk_is_an_error_that_names_the_folder(run, tmp_path, monkeypatc
         raise tf.errors.ResourceExhaustedError(None, None, f"Graph execution error:\n{message}")
 
     monkeypatch.setattr(tf.compat.v1.saved_model.Builder, "save", full)
-    with pytest.raises(OSError, match="/out cannot be written: /disk/part; No space left on dev"):
+    with pytest.raises(OSError, match=r"No space left on device: '.*/out'"):
         export_run(run, str(tmp_path / "out"))
     assert not os.listdir(str(tmp_path))
 
