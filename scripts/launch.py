@@ -3,7 +3,9 @@
     python scripts/launch.py --nproc 8 -- scripts/pretrain.py rotation --data DIR --workdir DIR
 
 --batch-size stays that of all devices together. All processes must see the same --workdir. On
-several machines the same command runs on each of them, with the same --hosts.
+several machines the same command runs on each of them, with the same --hosts, and with the same
+secret in PRETEXTURE_SECRET, such as what `openssl rand -hex 16` prints: by it workers know one
+another. Use a network that you trust: TensorFlow's own connections are not encrypted.
 
 A command with --device npu gets what HCCL reads (RANK_ID, RANK_SIZE, RANK_TABLE_FILE,
 ASCEND_DEVICE_ID, JOB_ID), any other one TF_CONFIG and, where GPUs are used, one GPU each. The
@@ -14,6 +16,7 @@ comes last; the same command again goes on from the last checkpoint.
 import argparse
 import json
 import os
+import secrets
 import socket
 import sys
 import tempfile
@@ -21,6 +24,8 @@ from typing import Dict, List, Optional, Tuple
 
 from pretexture.loader.json_text import parse_object
 from pretexture.trainers.commandline import add_traceback_flag, count, short_errors, whole
+from pretexture.trainers.environment import SECRET
+from pretexture.trainers.environment import secret as check_secret
 from processes import Group
 
 HCCN = "/etc/hccn.conf"
@@ -72,14 +77,17 @@ def _environments(
             for rank in range(first, first + nproc)
         ]
     if len(hosts) > 1:
+        check_secret()
         addresses = [f"{host}:{port + i}" for host, port in hosts for i in range(nproc)]
     else:
         addresses = [f"{hosts[0][0]}:{port}" for port in _free_ports(nproc)]
+    # One for each start. Workers of other machines cannot know it, so users give theirs.
+    secret = {} if os.environ.get(SECRET) or total == 1 else {SECRET: secrets.token_hex(16)}
     environments = []
     for i in range(nproc):
         task = {"type": "worker", "index": first + i}
         config = {"cluster": {"worker": addresses}, "task": task}
-        environment = {"TF_CONFIG": json.dumps(config) if total > 1 else "{}"}
+        environment = {"TF_CONFIG": json.dumps(config) if total > 1 else "{}", **secret}
         if nproc > 1:
             environment["CUDA_VISIBLE_DEVICES"] = _gpu(i, nproc)
         environments.append(environment)

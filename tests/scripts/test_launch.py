@@ -9,6 +9,7 @@ import launch
 import pytest
 
 SCRIPT = launch.__file__
+SECRET = "the secret of a test"
 SAY = "import os, sys; print(*(os.environ.get(n, '-') for n in sys.argv[1:]))"
 
 
@@ -75,13 +76,32 @@ def test_gpus_that_are_hidden_stay_so_and_too_few_are_an_error():
 
 def test_on_several_machines_the_processes_are_numbered_on_and_ports_are_known():
     hosts = ("--hosts", "127.0.0.1:4000,127.0.0.2", "--host-index", "1")
-    _, output, _ = _run("--nproc", "2", *hosts, *_say("TF_CONFIG"))
+    _, output, _ = _run("--nproc", "2", *hosts, *_say("TF_CONFIG"), PRETEXTURE_SECRET=SECRET)
     for number, line in enumerate(sorted(output), 2):
         prefix, config = line.split(" ", 1)
         config = json.loads(config)
         assert prefix == f"[{number}]" and config["task"]["index"] == number
         ports = ("127.0.0.1:4000", "127.0.0.1:4001", "127.0.0.2:29500", "127.0.0.2:29501")
         assert config["cluster"]["worker"] == list(ports)
+
+
+def test_processes_of_one_machine_share_a_new_secret():
+    found = set()
+    for _ in range(2):
+        _, output, _ = _run("--nproc", "2", *_say("PRETEXTURE_SECRET"))
+        (secret,) = {line.split(" ", 1)[1] for line in output}
+        assert len(secret) == 32
+        found.add(secret)
+    assert len(found) == 2
+
+
+def test_a_secret_that_the_user_gives_is_passed_on_and_several_machines_need_one():
+    _, output, _ = _run("--nproc", "2", *_say("PRETEXTURE_SECRET"), PRETEXTURE_SECRET=SECRET)
+    assert sorted(output) == [f"[0] {SECRET}", f"[1] {SECRET}"]
+    hosts = ("--hosts", "127.0.0.1,127.0.0.2", "--host-index", "0")
+    status, output, errors = _run("--nproc", "1", *hosts, *_say("A"), PRETEXTURE_SECRET="")
+    assert status == 1 and not output
+    assert errors[-1].startswith("error: PRETEXTURE_SECRET is not set: several workers need a")
 
 
 def _table(path, *ranks, first_device=0):

@@ -105,8 +105,11 @@ def test_a_killed_worker_ends_all_and_all_go_on_from_the_checkpoint(shards, alon
     reached = read_metrics(str(tmp_path))[-1]["step"] + 4
     hosts = f"127.0.0.1:{several.port()},127.0.0.2:{several.port()}"
     command += ["--steps", str(reached)]
+    secret = {"PRETEXTURE_SECRET": "the same on both machines"}
     machines = [
-        several.launch(1, command, "--hosts", hosts, "--host-index", str(number))
+        several.launch(
+            1, command, "--hosts", hosts, "--host-index", str(number), environment=secret
+        )
         for number in range(2)
     ]
     outputs = [several.done(machine) for machine in machines]

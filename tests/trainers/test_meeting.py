@@ -1,6 +1,9 @@
+import contextlib
+import hashlib
+import hmac
 import socket
 import threading
-import zlib
+import time
 
 import pytest
 
@@ -8,6 +11,13 @@ pytest.importorskip("tensorflow")
 
 import several
 from pretexture.trainers.engines.meeting import meet
+
+SECRET = "a secret of a test"
+
+
+@pytest.fixture(autouse=True)
+def shared_secret(monkeypatch):
+    monkeypatch.setenv("PRETEXTURE_SECRET", SECRET)
 
 
 def _addresses(count):
@@ -47,10 +57,10 @@ def test_workers_go_on_when_all_are_there_and_not_before(order, no_hang):
 def test_a_worker_that_does_not_come_is_named(no_hang):
     addresses = _addresses(3)
     _start(addresses, 2)
-    first, outcome = _start(addresses, 0, 2.0)
+    first, outcome = _start(addresses, 0, 1.0)
     first.join(30)
     assert outcome == [
-        f"worker 0 has waited 2 s for worker 1 at {addresses[1]}: is it running, and can it be "
+        f"worker 0 has waited 1 s for worker 1 at {addresses[1]}: is it running, and can it be "
         f"reached?"
     ]
     with pytest.raises(
@@ -59,22 +69,38 @@ def test_a_worker_that_does_not_come_is_named(no_hang):
         meet(addresses, 1, 0.1)
 
 
-def _come_and_go(addresses, worker):
+def _connect(addresses):
+    """A connection to the first worker, as soon as it listens."""
     host, port = addresses[0].split(":")
-    run = zlib.crc32(",".join(addresses).encode())
+    until = time.monotonic() + 60
     while True:
         try:
-            with socket.create_connection((host, int(port))) as connection:
-                connection.sendall(b"pretexture %08x worker %d" % (run, worker))
-                return
+            return socket.create_connection((host, int(port)), 30)
         except ConnectionRefusedError:
-            pass
+            assert time.monotonic() < until
+
+
+def _answer(addresses, worker, secret, challenge, own=b"0" * 32):
+    """What `meeting` says that a worker answers to a challenge."""
+    words = b" ".join([b"other", challenge, own, b"%d" % worker, ",".join(addresses).encode()])
+    proof = hmac.new(secret.encode(), words, hashlib.sha256).hexdigest()
+    return b"%d %s %s\n" % (worker, own, proof.encode())
+
+
+def _come(addresses, worker, secret=SECRET):
+    """Introduces a worker; returns the connection, and what the first worker says to it."""
+    connection = _connect(addresses)
+    lines = connection.makefile("rb")
+    connection.sendall(_answer(addresses, worker, secret, lines.readline().strip()))
+    return connection, lines.readline().strip()
 
 
 def test_a_worker_that_went_away_is_waited_for_again(no_hang):
     addresses = _addresses(3)
     started = [_start(addresses, 0)]
-    _come_and_go(addresses, 1)
+    connection, proof = _come(addresses, 1)
+    assert len(proof) == 64
+    connection.close()
     started.append(_start(addresses, 2))
     started[1][0].join(1)
     assert not started[0][1] and not started[1][1]
@@ -86,16 +112,106 @@ def test_a_worker_that_went_away_is_waited_for_again(no_hang):
 
 def test_strangers_at_the_port_do_not_count(no_hang):
     addresses = _addresses(2)
-    thread, outcome = _start(addresses, 0, 2.0)
-    for words in (b"GET / HTTP/1.0", b"pretexture 00000000 worker 1"):
-        try:
-            with socket.create_connection(("127.0.0.1", int(addresses[0].split(":")[1]))) as other:
-                other.sendall(words)
-                assert other.recv(10) == b""
-        except ConnectionError:  # not listening yet, or closed with words unread
-            pass
+    thread, outcome = _start(addresses, 0)
+    for words in (b"GET / HTTP/1.0\n", b"1 " + b"0" * 32 + b" " + b"0" * 64 + b"\n", b"x" * 1000):
+        with _connect(addresses) as stranger, contextlib.suppress(ConnectionError):
+            heard = stranger.recv(100)
+            assert len(heard) == 33
+            stranger.sendall(words)
+            assert stranger.recv(100) in (b"", b"no\n")
+    thread.join(0.5)
+    assert not outcome
+    second, second_outcome = _start(addresses, 1)
+    for waiting in (thread, second):
+        waiting.join(30)
+    assert outcome == second_outcome == [True]
+
+
+def test_who_does_not_know_the_secret_is_not_admitted(no_hang):
+    addresses = _addresses(2)
+    thread, outcome = _start(addresses, 0, 1.0)
+    with _connect(addresses) as listening:  # what others say is of no use to who hears it
+        challenge = listening.recv(100).strip()
+        for secret in ("another secret, as long", ""):
+            connection, answer = _come(addresses, 1, secret)
+            assert answer == b"no"
+            connection.close()
+        with _connect(addresses) as replaying:
+            replaying.recv(100)
+            replaying.sendall(_answer(addresses, 1, SECRET, challenge))
+            assert replaying.recv(100) == b"no\n"
     thread.join(30)
-    assert outcome[0].startswith("worker 0 has waited 2 s for worker 1")
+    assert outcome[0].startswith("worker 0 has waited 1 s for worker 1")
+
+
+def test_a_worker_of_another_secret_is_told_so(no_hang, monkeypatch):
+    addresses = _addresses(2)
+    first, _ = _start(addresses, 0, 2.0)
+    _connect(addresses).close()  # it has read its secret
+    monkeypatch.setenv("PRETEXTURE_SECRET", "another secret, as long")
+    with pytest.raises(
+        ConnectionError, match=r"for worker 0 at .*, which is of another run or has another PRETEX"
+    ):
+        meet(addresses, 1, 1.0)
+    first.join(30)
+
+
+def test_who_claims_to_be_the_first_worker_must_prove_it(no_hang):
+    addresses = _addresses(2)
+    host, port = addresses[0].split(":")
+    with socket.socket() as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        server.bind((host, int(port)))
+        server.listen(5)
+        thread, outcome = _start(addresses, 1, 1.0)
+        connection, _ = server.accept()
+        with connection:
+            connection.sendall(b"0" * 32 + b"\n")
+            answer = connection.makefile("rb").readline()
+            # What the other one has just said, and then that all are there.
+            connection.sendall(answer.split()[2] + b"\ngo")
+            thread.join(0.5)
+            assert not outcome
+    thread.join(30)
+    assert outcome[0].startswith("worker 1 has waited 1 s for worker 0")
+
+
+def test_connections_that_say_nothing_hold_up_nobody(no_hang):
+    addresses = _addresses(3)
+    started = [_start(addresses, 0, 20.0)]
+    with contextlib.ExitStack() as stack:
+        silent = [stack.enter_context(_connect(addresses)) for _ in range(60)]
+        started += [_start(addresses, worker, 20.0) for worker in (1, 2)]
+        for thread, outcome in started:
+            thread.join(30)
+            assert outcome == [True]
+        assert all(len(connection.recv(100)) == 33 for connection in silent)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "localhost"])
+def test_workers_meet_at_the_named_address_only(host, no_hang):
+    port = several.port()
+    addresses = [f"{host}:{port}", "127.0.0.1:1"]
+    thread, _ = _start(addresses, 0, 1.0)
+    _connect(addresses).close()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.3", port), 5)
+    thread.join(30)
+
+
+def test_an_address_of_another_machine_is_an_error(no_hang):
+    with pytest.raises(ConnectionError, match=r"listen at its address 203\.0\.113\.1:29500: "):
+        meet(["203.0.113.1:29500", "127.0.0.1:1"], 0)
+
+
+@pytest.mark.parametrize(
+    "secret,words",
+    [("", "is not set"), ("short", "has 5 characters")],
+)
+def test_without_a_secret_that_nobody_guesses_workers_do_not_meet(monkeypatch, secret, words):
+    monkeypatch.setenv("PRETEXTURE_SECRET", secret)
+    with pytest.raises(ValueError, match=f"^PRETEXTURE_SECRET {words}: several workers need a sec"):
+        meet(_addresses(2), 0)
 
 
 def test_a_port_that_is_taken_is_an_error(no_hang):
@@ -103,5 +219,7 @@ def test_a_port_that_is_taken_is_an_error(no_hang):
         taken.bind(("", 0))
         taken.listen(1)
         port = taken.getsockname()[1]
-        with pytest.raises(ConnectionError, match=f"cannot listen at its port {port}: Address"):
+        with pytest.raises(
+            ConnectionError, match=f"cannot listen at its address .*:{port}: Address"
+        ):
             meet([f"127.0.0.1:{port}", "127.0.0.1:1"], 0)

@@ -3,22 +3,39 @@
 TensorFlow itself waits for workers that never come in silence, for an hour or for ever, and cannot
 be interrupted meanwhile. So they meet first, at the address of the first one, where its own server
 listens afterwards.
+
+Both sides prove that they know the secret of the run without sending it. The first worker sends a
+random challenge; another one answers with its number, a challenge of its own, and the HMAC-SHA256
+of the run, both challenges and its number; the first one answers with an HMAC of the same. Whoever
+cannot, or says nothing for a few seconds, is not counted, and holds up nobody.
 """
 
 import contextlib
-import select
+import hashlib
+import hmac
+import re
+import secrets
+import selectors
 import socket
 import sys
 import time
-import zlib
-from typing import Dict, Iterator, Sequence
+from typing import Iterator, List, Optional, Sequence, Set, Tuple
 
 import tensorflow as tf
+
+from ..environment import SECRET, secret
 
 _PATIENCE = 600.0  # seconds
 _SAY = 30.0  # seconds between two words about it
 _POLL = 0.5
+_SILENCE = 5.0  # seconds that a connection may say nothing while it is expected to
+_STRANGERS = 500  # connections at a time that have proved nothing yet
+_LONGEST = 256  # bytes of a line
 _GO = b"go"
+_NO = "no"
+_CHALLENGE = re.compile("[0-9a-f]{32}")
+# Number, challenge and proof.
+_ANSWER = re.compile(b"([0-9]{1,9}) ([0-9a-f]{32}) ([0-9a-f]{64})\n")
 
 
 def meet(addresses: Sequence[str], worker: int, patience: float = _PATIENCE) -> None:
@@ -29,7 +46,8 @@ def meet(addresses: Sequence[str], worker: int, patience: float = _PATIENCE) -> 
         worker: which one this is.
         patience: seconds.
 
-    Raises: ConnectionError where others do not come in time, or the port is taken.
+    Raises: ValueError without a secret in the environment; ConnectionError if others do not come in
+        time, or the port is taken.
     """
     waiting = _Waiting(addresses, worker, patience)
     if worker == 0:
@@ -69,23 +87,22 @@ class _Waiting:
     Attributes:
         addresses, worker: see `meet`.
         host, port: of the first worker.
-        greetings: what each worker says, so that those of another run do not count.
     """
 
     def __init__(self, addresses: Sequence[str], worker: int, patience: float):
         self.addresses = addresses
         self.worker = worker
-        self.host, _, port = addresses[0].rpartition(":")
-        self.port = int(port)
-        run = zlib.crc32(",".join(addresses).encode())
-        self.greetings = [b"pretexture %08x worker %d" % (run, n) for n in range(len(addresses))]
+        host, _, port = addresses[0].rpartition(":")
+        self.host, self.port = host.strip("[]"), int(port)
+        self._run = ",".join(addresses)
+        self._secret = secret()
         self._began = self._said = time.monotonic()
         self._patience = patience
 
-    def go_on(self, missing: Sequence[int]) -> None:
+    def go_on(self, missing: Sequence[int], why: str = "") -> None:
         """Says now and then who is missing. Raises ConnectionError when the time is up."""
         now = time.monotonic()
-        names = ", ".join(f"{other} at {self.addresses[other]}" for other in missing)
+        names = ", ".join(f"{other} at {self.addresses[other]}" for other in missing) + why
         if now - self._began > self._patience:
             raise ConnectionError(
                 f"worker {self.worker} has waited {self._patience:g} s for worker {names}: is it "
@@ -95,71 +112,277 @@ class _Waiting:
             self._said = now
             print(f"worker {self.worker} waits for worker {names}", file=sys.stderr, flush=True)
 
+    def proof(self, role: str, challenges: Tuple[str, str], worker: int) -> str:
+        """What only one who knows the secret can say.
+
+        Args:
+            role: "first" or "other", so that neither side can send back what the other one says.
+            challenges: the first worker's and the other one's.
+            worker: the other one's number.
+        """
+        words = " ".join((role, *challenges, str(worker), self._run))
+        return hmac.new(self._secret, words.encode(), hashlib.sha256).hexdigest()
+
+
+class _Connection:
+    """A connection to the first worker, which has proved nothing yet or is that of a worker.
+
+    Attributes:
+        socket: the connection.
+        worker: its number; None before it has proved to be one.
+        since: when it was made.
+    """
+
+    def __init__(self, connection: socket.socket):
+        self.socket = connection
+        self.worker: Optional[int] = None
+        self.since = time.monotonic()
+        self._challenge = secrets.token_hex(16)
+        self._heard = b""
+        connection.setblocking(False)
+        self.say(self._challenge)
+
+    def say(self, words: str) -> None:
+        """Sends a line. Raises OSError."""
+        self.socket.sendall(words.encode() + b"\n")
+
+    def hear(self, waiting: _Waiting) -> bool:
+        """Takes what has been said. Returns whether the connection is still of any use.
+
+        Raises: OSError.
+        """
+        heard = self.socket.recv(_LONGEST)
+        if not heard or self.worker is not None:  # a worker that has come says nothing more
+            return False
+        self._heard += heard
+        if b"\n" not in self._heard:
+            return len(self._heard) < _LONGEST
+        match = _ANSWER.fullmatch(self._heard)
+        if match is None:
+            return False
+        number, challenge, proof = (part.decode() for part in match.groups())
+        worker, challenges = int(number), (self._challenge, challenge)
+        expected = waiting.proof("other", challenges, worker)
+        if not hmac.compare_digest(proof, expected) or not 0 < worker < len(waiting.addresses):
+            self.say(_NO)
+            return False
+        self.say(waiting.proof("first", challenges, worker))
+        self.worker = worker
+        return True
+
 
 def _receive(waiting: _Waiting) -> None:
     """The first worker's part: lets all go on when all are there."""
     expected = set(range(1, len(waiting.addresses)))
-    here: Dict[int, socket.socket] = {}
     with contextlib.ExitStack() as stack:
-        server = stack.enter_context(socket.socket())
-        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            server.bind(("", waiting.port))
-        except OSError as error:
-            raise ConnectionError(
-                f"worker 0 cannot listen at its port {waiting.port}: {error.strerror}"
-            ) from error
-        server.listen(len(waiting.addresses))
+        server = stack.enter_context(_listen(waiting))
+        visitors = _Visitors(waiting, server)
+        stack.callback(visitors.close)
         while True:
-            pause = 0.0 if set(here) == expected else _POLL  # a last look at whether they are there
-            ready, _, _ = select.select([server, *here.values()], [], [], pause)
-            for number, other in list(here.items()):
-                if other in ready:  # which says nothing any more, so it has gone
-                    here.pop(number).close()
-            if server in ready:
-                other = stack.enter_context(server.accept()[0])
-                other.settimeout(_POLL)
-                words = _read(other, 64)
-                if words in waiting.greetings[1:]:
-                    here[waiting.greetings.index(words)] = other
-                else:
-                    other.close()
-            elif set(here) == expected:
+            # A last look at whether they are still there.
+            busy = visitors.look(0.0 if visitors.workers == expected else _POLL)
+            if not busy and visitors.workers == expected:
                 break
-            waiting.go_on(sorted(expected - set(here)))
-        for number, other in here.items():
+            waiting.go_on(sorted(expected - visitors.workers))
+        others = [visitor for visitor in visitors.all if visitor.worker is not None]
+        for other in others:
             try:
-                other.sendall(_GO)
+                other.socket.settimeout(_SILENCE)
+                other.socket.sendall(_GO)
             except OSError as error:
+                assert other.worker is not None
                 raise ConnectionError(
-                    f"worker {number} at {waiting.addresses[number]} has gone"
+                    f"worker {other.worker} at {waiting.addresses[other.worker]} has gone"
                 ) from error
-        for other in here.values():  # so that it is they who close, and the port is free at once
-            other.settimeout(_SAY)
-            _read(other, 1)
+        for other in others:  # so that it is they who close, and the port is free at once
+            other.socket.settimeout(_SAY)
+            _read(other.socket, 1)
+
+
+def _listen(waiting: _Waiting) -> socket.socket:
+    """Listens at the address that is named, and at no other one of this machine."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            waiting.host, waiting.port, type=socket.SOCK_STREAM
+        )[0]
+        server = socket.socket(family, kind, protocol)
+        try:
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            server.bind(address)
+            server.listen(_STRANGERS)
+            server.setblocking(False)
+        except BaseException:
+            server.close()
+            raise
+        return server
+    except OSError as error:
+        raise ConnectionError(
+            f"worker 0 cannot listen at its address {waiting.addresses[0]}: {error.strerror}"
+        ) from error
+
+
+class _Visitors:
+    """All connections to the first worker.
+
+    Args:
+        waiting: who is expected.
+        server: the socket where they come.
+
+    Attributes:
+        all: the connections.
+    """
+
+    def __init__(self, waiting: _Waiting, server: socket.socket):
+        self.all: Set[_Connection] = set()
+        self._waiting = waiting
+        self._server = server
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(server, selectors.EVENT_READ)
+
+    @property
+    def workers(self) -> Set[int]:
+        """The numbers of the workers that are here."""
+        return {visitor.worker for visitor in self.all if visitor.worker is not None}
+
+    @property
+    def _strangers(self) -> List[_Connection]:
+        """Connections that have proved nothing yet, the oldest first."""
+        found = [visitor for visitor in self.all if visitor.worker is None]
+        return sorted(found, key=lambda visitor: visitor.since)
+
+    def look(self, seconds: float) -> bool:
+        """Waits so long for something to happen, and sees to it; whether a worker came or went.
+
+        Only workers count: strangers hold up nobody.
+        """
+        ready = [key.data for key, _ in self._selector.select(seconds)]
+        happened = False
+        for visitor in ready:
+            if visitor is None:
+                self._accept()
+            elif visitor in self.all:  # and has not been sent away meanwhile
+                known = visitor.worker is not None
+                self._hear(visitor)
+                happened = happened or known or visitor.worker is not None
+        now = time.monotonic()
+        strangers = self._strangers
+        for number, stranger in enumerate(strangers, 1):
+            if now - stranger.since > _SILENCE or len(strangers) - number >= _STRANGERS:
+                self._leave(stranger)
+        return happened
+
+    def close(self) -> None:
+        """Ends all connections."""
+        for visitor in list(self.all):
+            self._leave(visitor)
+        self._selector.close()
+
+    def _accept(self) -> None:
+        try:
+            connection = self._server.accept()[0]
+        except OSError:  # gone again, or too many files are open
+            if self._strangers:
+                self._leave(self._strangers[0])
+            return
+        try:
+            visitor = _Connection(connection)
+        except OSError:
+            connection.close()
+            return
+        self.all.add(visitor)
+        self._selector.register(connection, selectors.EVENT_READ, visitor)
+
+    def _hear(self, visitor: _Connection) -> None:
+        try:
+            stays = visitor.hear(self._waiting)
+        except OSError:
+            stays = False
+        if not stays:
+            self._leave(visitor)
+            return
+        for other in list(self.all):  # a worker that comes again was here before
+            if other is not visitor and other.worker is not None and other.worker == visitor.worker:
+                self._leave(other)
+
+    def _leave(self, visitor: _Connection) -> None:
+        self._selector.unregister(visitor.socket)
+        self.all.remove(visitor)
+        visitor.socket.close()
 
 
 def _call(waiting: _Waiting) -> None:
     """The others' part: come to the first one, and wait for its word."""
+    why = ""
     while True:
-        waiting.go_on([0])
+        waiting.go_on([0], why)
         with contextlib.ExitStack() as stack:
             try:
                 first = socket.create_connection((waiting.host, waiting.port), _SAY)
                 stack.enter_context(first)
-                first.sendall(waiting.greetings[waiting.worker])
+                first.settimeout(_SILENCE)
+                known, why = _introduce(waiting, first)
             except OSError:  # not there yet, no such host, no route
-                time.sleep(_POLL)
-                continue
-            while not select.select([first], [], [], _POLL)[0]:
-                waiting.go_on([0])
-            if _read(first, len(_GO)) == _GO:
+                known, why = False, ""
+            if known and _is_let_go(waiting, first):
                 return
         time.sleep(_POLL)  # somebody else was there, or the first worker has ended
 
 
+def _is_let_go(waiting: _Waiting, first: socket.socket) -> bool:
+    """Waits for the first worker's word; returns False if it has gone."""
+    first.settimeout(_POLL)
+    heard = b""
+    while heard != _GO:
+        try:
+            part = first.recv(len(_GO) - len(heard))
+        except socket.timeout:
+            waiting.go_on([0])
+            continue
+        except OSError:
+            return False
+        if not part:
+            return False
+        heard += part
+    return True
+
+
+def _introduce(waiting: _Waiting, first: socket.socket) -> Tuple[bool, str]:
+    """Proves to the first worker who this is, and has it prove the same.
+
+    Returns: whether both succeeded, and what to say if not.
+
+    Raises: OSError.
+    """
+
+    challenges = (_line(first), secrets.token_hex(16))
+    if not _CHALLENGE.fullmatch(challenges[0]):
+        return False, ""
+    proof = waiting.proof("other", challenges, waiting.worker)
+    first.sendall(f"{waiting.worker} {challenges[1]} {proof}\n".encode())
+    answer = _line(first)
+    if answer == _NO:
+        return False, f", which is of another run or has another {SECRET}"
+    expected = waiting.proof("first", challenges, waiting.worker)
+    return hmac.compare_digest(answer.encode(), expected.encode()), ""
+
+
+def _line(first: socket.socket) -> str:
+    """What the first worker says up to the end of a line, and nothing of what follows.
+
+    Raises: OSError.
+    """
+    heard = b""
+    until = time.monotonic() + _SILENCE
+    while not heard.endswith(b"\n") and len(heard) < _LONGEST:
+        byte = first.recv(1)
+        if not byte or time.monotonic() > until:
+            raise ConnectionError("the first worker said only a part of a line")
+        heard += byte
+    return heard[:-1].decode("ascii", "replace")
+
+
 def _read(other: socket.socket, size: int) -> bytes:
-    """What has been said; b"" where the other one has gone."""
+    """What has been said; b"" if the other one has gone."""
     try:
         return other.recv(size)
     except OSError:
