@@ -214,7 +214,11 @@ py::array_t<uint8_t> DecodeJpeg(const py::buffer& data, const py::object& region
     }
     rect = {left, top, left + width, top + height};
   }
-  const Region decoded = decoder.Decode(rect, plain);
+  Region decoded;
+  {
+    py::gil_scoped_release release;
+    decoded = decoder.Decode(rect, plain);
+  }
   py::array_t<uint8_t> result({rect.height(), rect.width(), 3});
   for (int y = 0; y < rect.height(); ++y) {
     std::copy_n(decoded.Row(rect.y0 + y), static_cast<size_t>(rect.width()) * 3,
