@@ -7,8 +7,10 @@
 
 #include <array>
 #include <atomic>
+#include <condition_variable>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <system_error>
 #include <thread>
@@ -333,6 +335,7 @@ class PyPipeline {
   // (image, label, index, None), or (None, None, None, fault).
   py::tuple Next() {
     CheckProcess();
+    const Inside inside(this);
     std::shared_ptr<Batch> batch;
     while (!batch) {
       {
@@ -379,13 +382,42 @@ class PyPipeline {
     if (getpid() == process_) pipeline_->Forget(shard);
   }
 
+  // Afterwards no other thread is in Next: it would ask for the GIL, which ends a thread in the
+  // midst of this library's functions once the interpreter is being finalised.
   void Close() {
     if (getpid() != process_) return;
     py::gil_scoped_release release;
     pipeline_->Close();
+    std::unique_lock<std::mutex> lock(inside_mutex_);
+    left_.wait(lock, [&] { return inside_ == (Inside::here == this ? 1 : 0); });
   }
 
  private:
+  // While a thread is in Next.
+  class Inside {
+   public:
+    explicit Inside(PyPipeline* pipeline) : pipeline_(pipeline), before_(here) {
+      const std::lock_guard<std::mutex> lock(pipeline_->inside_mutex_);
+      ++pipeline_->inside_;
+      here = pipeline;
+    }
+    ~Inside() {
+      const std::lock_guard<std::mutex> lock(pipeline_->inside_mutex_);
+      --pipeline_->inside_;
+      here = before_;
+      pipeline_->left_.notify_all();
+    }
+    Inside(const Inside&) = delete;
+    Inside& operator=(const Inside&) = delete;
+
+    // The one whose Next this thread is in: a signal's handler may close it from there.
+    static thread_local const PyPipeline* here;
+
+   private:
+    PyPipeline* const pipeline_;
+    const PyPipeline* const before_;
+  };
+
   static py::tuple ToTuple(const RecordFault& fault) {
     return py::make_tuple(fault.path, fault.offset, fault.record, fault.reason);
   }
@@ -404,7 +436,12 @@ class PyPipeline {
   py::array_t<uint32_t, py::array::c_style> lengths_;
   pid_t process_;
   std::unique_ptr<Pipeline> pipeline_;
+  std::mutex inside_mutex_;
+  std::condition_variable left_;
+  int inside_ = 0;  // threads in Next
 };
+
+thread_local const PyPipeline* PyPipeline::Inside::here = nullptr;
 
 }  // namespace
 

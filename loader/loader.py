@@ -1,14 +1,17 @@
 """The `Loader`: batches of views, epoch after epoch, with a state of a few integers."""
 
 import logging
+import math
 import os
 import re
+import threading
 import weakref
 from typing import Any, Dict, Iterator, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
 
-from . import backends
+from . import backends, processors
+from .arguments import choice, whole
 from .errors import RecordError
 from .fetch_ahead import FetchAhead, Reading
 from .limits import MAX_PIXELS
@@ -129,12 +132,11 @@ class Loader:
         backend: str = "native",
         device: str = "cpu",
     ):
-        self._closed = True  # until there is something to close
         self.records = records
         self.pipeline = pipeline if isinstance(pipeline, Pipeline) else Pipeline(pipeline)
         self.training = bool(training)
-        self.batch_size = _whole("batch_size", batch_size, 1, 2**31 - 1)
-        self.seed = _whole("seed", seed, 0, 2**64 - 1)
+        self.batch_size = whole("batch_size", batch_size, 1, 2**31 - 1)
+        self.seed = whole("seed", seed, 0, 2**64 - 1)
         if shuffle is None:
             shuffle = self.training and (not records.remote or WindowShuffle())
         self.shuffle = shuffle
@@ -144,16 +146,16 @@ class Loader:
             worker, workers = shard
         except (TypeError, ValueError):
             raise ValueError(f"shard must be (worker, workers), not {shard!r}") from None
-        _whole("workers in shard", workers, 1, 2**31 - 1)
-        _whole("worker in shard", worker, 0, workers - 1)
+        whole("workers in shard", workers, 1, 2**31 - 1)
+        whole("worker in shard", worker, 0, workers - 1)
         self.shard = (int(worker), int(workers))
         self.drop_remainder = self.training if drop_remainder is None else bool(drop_remainder)
-        self.threads = _whole("threads", threads or _processors(), 1, 1024)
-        self.prefetch = _whole("prefetch", prefetch, 1, 1024)
-        self.dtype = _choice("dtype", dtype, DTYPES)
-        self.layout = _choice("layout", layout, LAYOUTS)
-        self.max_pixels = _whole("max_pixels", max_pixels, 1, 2**32 - 1)
-        self.on_error = _choice("on_error", on_error, ("raise", "skip"))
+        self.threads = whole("threads", threads or processors.available(), 1, 1024)
+        self.prefetch = whole("prefetch", prefetch, 1, 1024)
+        self.dtype = choice("dtype", dtype, DTYPES)
+        self.layout = choice("layout", layout, LAYOUTS)
+        self.max_pixels = whole("max_pixels", max_pixels, 1, 2**32 - 1)
+        self.on_error = choice("on_error", on_error, ("raise", "skip"))
         if not isinstance(device, str) or not re.fullmatch(r"cpu|gpu(:\d+)?", device):
             raise ValueError(f"device must be cpu, gpu or gpu:N, not {device!r}")
         self.device = device
@@ -177,6 +179,7 @@ class Loader:
                 + ("; drop_remainder=False would give a smaller one" if own else "")
             )
         self._plan = self.pipeline.compile(self.training)
+        self._check_memory(min(self.batch_size, own))
         self._shards = records.open_shards()
         self._backend = backends.make(
             backend,
@@ -212,9 +215,11 @@ class Loader:
                 self.training,
             )
             self._fetch_ahead = FetchAhead(self._shards, index, reading)
-            # Before the interpreter ends: threads that ask Python for a shard must not outlive it.
-            weakref.finalize(self, _end, self._shards, self._backend)
-        self._closed = False
+        # Runs once: by `close`, when the Loader is dropped, or before the interpreter ends, which
+        # threads that use Python must not outlive.
+        self._end = weakref.finalize(self, _end, os.getpid(), self._shards, self._backend)
+        # Of what an iteration changes. Not of `close`, which must not wait for a batch.
+        self._lock = threading.RLock()
         self._epoch = 0
         self._batch = 0
         self._restored = False
@@ -242,14 +247,20 @@ class Loader:
 
     def __iter__(self) -> Iterator[Batch]:
         """Runs one epoch: the next one, or after `load_state_dict` the rest of that one."""
-        self._check_open()
-        if self._batch and not self._restored:
-            self._epoch, self._batch = self._epoch + 1, 0
-        self._restored = False
-        self._tell_what_comes()
-        self._backend.seek(self._epoch, self._batch)
-        self._iteration = object()
-        return _Epoch(self, self._iteration)
+        with self._lock:
+            self._check_open()
+            if self._batch and not self._restored:
+                self._epoch, self._batch = self._epoch + 1, 0
+            self._restored = False
+            self._tell_what_comes()
+            self._backend.seek(self._epoch, self._batch)
+            self._iteration = object()
+            return _Epoch(self, self._iteration)
+
+    @property
+    def begins_an_epoch(self) -> bool:
+        """Whether the next `for` runs a whole epoch; not so if the state of a part was loaded."""
+        return self._batch == 0 or not self._restored
 
     def state_dict(self) -> Dict[str, Any]:
         """Where the Loader is, as plain numbers and strings.
@@ -274,11 +285,12 @@ class Loader:
                 raise ValueError(
                     f"the state was taken with {key}={state.get(key)!r}, this Loader has {value!r}"
                 )
-        epoch = _whole("epoch in the state", state.get("epoch"), 0, 2**32 - 1)
-        batch = _whole("batch in the state", state.get("batch"), 0, len(self))
-        self._epoch, self._batch = (epoch + 1, 0) if batch == len(self) else (epoch, batch)
-        self._restored = True
-        self._iteration = None
+        epoch = whole("epoch in the state", state.get("epoch"), 0, 2**32 - 1)
+        batch = whole("batch in the state", state.get("batch"), 0, len(self))
+        with self._lock:
+            self._epoch, self._batch = (epoch + 1, 0) if batch == len(self) else (epoch, batch)
+            self._restored = True
+            self._iteration = None
 
     @property
     def stats(self) -> Stats:
@@ -289,10 +301,8 @@ class Loader:
 
     def close(self) -> None:
         """Stops the threads and frees the buffers that no array shows."""
-        if not self._closed:
-            self._closed = True
-            self._iteration = None
-            _end(self._shards, self._backend)
+        self._iteration = None
+        self._end()
 
     def __enter__(self) -> "Loader":
         return self
@@ -300,8 +310,11 @@ class Loader:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def __del__(self) -> None:
-        self.close()
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError(
+            "a Loader has threads and open files and cannot be copied or pickled; make one in each "
+            "process, with shard=(worker, workers)"
+        )
 
     def __repr__(self) -> str:
         return (
@@ -321,8 +334,19 @@ class Loader:
         }
 
     def _check_open(self) -> None:
-        if self._closed:
+        if not self._end.alive:
             raise RuntimeError("the Loader is closed")
+
+    def _check_memory(self, records: int) -> None:
+        plan = self._plan
+        shape = (records, *plan.views, plan.height, plan.width, 3)
+        self._batch_bytes = int(np.prod(shape, dtype=object)) * np.dtype(self.dtype).itemsize
+        if self._batch_bytes > _memory():
+            raise ValueError(
+                f"a batch of {' x '.join(map(str, shape))} values of {self.dtype} takes "
+                f"{_size(self._batch_bytes)}, and this machine has {_size(_memory())} of memory; "
+                "use a smaller batch_size"
+            )
 
     def _tell_what_comes(self) -> None:
         if self._fetch_ahead is not None:
@@ -342,6 +366,11 @@ class Loader:
         self._tell_what_comes()
         try:
             batch = Batch(*self._backend.next())
+        except MemoryError:
+            raise MemoryError(
+                f"there is not enough memory for {self.prefetch + 1} batches of "
+                f"{_size(self._batch_bytes)}; use a smaller batch_size, prefetch or dtype"
+            ) from None
         except RecordError:
             self._iteration = None
             # Closing ends the wait for a shard, which is no fault of the record's.
@@ -355,7 +384,7 @@ class Loader:
 
 
 class _Epoch:
-    """The iteration of one epoch."""
+    """The iteration of one epoch. Several threads may share it: each batch goes to one of them."""
 
     def __init__(self, loader: Loader, iteration: object):
         self._loader: Optional[Loader] = loader
@@ -365,37 +394,39 @@ class _Epoch:
         return self
 
     def __next__(self) -> Batch:
-        if self._loader is None:
+        loader = self._loader
+        if loader is None:
             raise StopIteration
-        try:
-            return self._loader._next(self._iteration)
-        except BaseException:
-            self._loader = None
-            raise
+        with loader._lock:
+            if self._loader is None:  # another thread took the last batch
+                raise StopIteration
+            try:
+                return loader._next(self._iteration)
+            except BaseException:
+                self._loader = None
+                raise
 
 
-def _end(shards: Shards, backend: backends.Backend) -> None:
+def _size(size: float) -> str:
+    """A number of bytes, to be read."""
+    units = ["B", "kB", "MB", "GB", "TB", "PB", "EB"]
+    while size >= 1000 and len(units) > 1:
+        size /= 1000
+        del units[0]
+    return f"{size:.3g} {units[0]}"
+
+
+def _memory() -> float:
+    """The machine's memory in bytes; infinite if it is not known."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return math.inf
+
+
+def _end(process: int, shards: Shards, backend: backends.Backend) -> None:
     """Ends all threads; first the waits of those that need a shard."""
+    if os.getpid() != process:  # a fork of the process that has the threads
+        return
     shards.close()
     backend.close()
-
-
-def _processors() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:
-        return os.cpu_count() or 1
-
-
-def _whole(name: str, value: Any, low: int, high: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise ValueError(f"{name} must be a whole number, not {value!r}")
-    if not low <= value <= high:
-        raise ValueError(f"{name} must be from {low} to {high}, not {value}")
-    return int(value)
-
-
-def _choice(name: str, value: str, choices: Tuple[str, ...]) -> str:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
-    return value

@@ -1,20 +1,49 @@
 """A `Loader` as a `tf.data.Dataset`, on TensorFlow 1.15, 2.6 and current."""
 
+import gc
 import inspect
-from typing import Any
+import weakref
+from typing import Any, Iterator, NamedTuple
 
 from .loader import Batch, Loader
 
 
-def dataset(loader: Loader) -> Any:
+class Example(NamedTuple):
+    """An element of a dataset: what Keras calls x and y.
+
+    Attributes:
+        image: as in `Batch`.
+        label: as in `Batch`.
+    """
+
+    image: Any
+    label: Any
+
+
+def dataset(loader: Loader, *, index: bool = False) -> Any:
     """One epoch of the loader for each iteration of the dataset.
 
-    Elements are `Batch(image, label, index)` of tensors with static shapes (but for the batch size
-    where the loader keeps an incomplete last batch). The loader prefetches, so `.prefetch` is
-    needed only to overlap the copy to a device.
+    Elements are `Example(image, label)`, a pair that `model.fit`, `evaluate` and `predict` take as
+    it is. Shapes are static, except for the batch size if the loader keeps an incomplete last
+    batch. The loader prefetches, so `.prefetch` is needed only to overlap the copy to a device.
 
-    Raises: ImportError where TensorFlow is not installed; whatever the loader raises reaches the
-        consumer as a TensorFlow error that quotes it.
+    `len(dataset)` is the number of batches (from TensorFlow 2.3 on). If the loader's state was
+    loaded in the middle of an epoch, load it before this call: the dataset's first epoch is then
+    the rest of that one, and its length is unknown to TensorFlow.
+
+    A loader runs one epoch at a time: a second iterator beside one that is in use is an error
+    (before TensorFlow 2, the first one fails instead). An iteration that is left early (`take(2)`,
+    `steps_per_epoch`, `break`) ends its epoch, and the next iteration begins the next epoch. For
+    validation during training make a second loader.
+
+    Args:
+        loader: the loader.
+        index: whether elements are dicts with the keys image, label and index (int64 [N], record
+            numbers). Keras takes the third part of a tuple for sample weights, so that record
+            numbers come in no tuple.
+
+    Raises: ImportError if TensorFlow is not installed. What the loader raises reaches the consumer
+        as a TensorFlow error that quotes it.
     """
     try:
         import tensorflow as tf
@@ -23,11 +52,66 @@ def dataset(loader: Loader) -> Any:
             "TensorFlow is not installed: pip install 'pretexture[tensorflow]'"
         ) from None
 
+    def element(batch: Any) -> Any:
+        return dict(zip(Batch._fields, batch)) if index else Example(*batch[:2])
+
+    whole = getattr(loader, "begins_an_epoch", False)
+    current: Any = lambda: None  # noqa: E731  # a weak reference to the iteration in use
+
+    def batches() -> Iterator[Any]:
+        nonlocal current
+        if whole and not loader.begins_an_epoch:
+            raise RuntimeError(
+                "the Loader's state was loaded after dataset(loader) was called, and the rest of "
+                "an epoch has fewer batches than the dataset says; call dataset(loader) again"
+            )
+        if tf.executing_eagerly() and _in_use(current):
+            raise RuntimeError(
+                "another iterator of this dataset is in use, and a Loader runs one epoch at a "
+                "time; finish or delete that iterator, or make a second Loader"
+            )
+        iteration = _Iteration(map(element, loader))
+        current = weakref.ref(iteration)
+        return iteration
+
     spec = loader.element_spec
     from_generator = tf.data.Dataset.from_generator
     if "output_signature" in inspect.signature(from_generator).parameters:
-        signature = Batch(*(tf.TensorSpec(s.shape, s.dtype) for s in spec))
-        return from_generator(lambda: iter(loader), output_signature=signature)
-    types = Batch(*(tf.as_dtype(s.dtype) for s in spec))
-    shapes = Batch(*(tf.TensorShape(s.shape) for s in spec))
-    return from_generator(lambda: iter(loader), types, shapes)
+        signature = element([tf.TensorSpec(s.shape, s.dtype) for s in spec])
+        made = from_generator(batches, output_signature=signature)
+    else:
+        types = element([tf.as_dtype(s.dtype) for s in spec])
+        made = from_generator(batches, types, element([tf.TensorShape(s.shape) for s in spec]))
+    assert_cardinality = getattr(tf.data.experimental, "assert_cardinality", None)
+    if whole and assert_cardinality:
+        made = made.apply(assert_cardinality(len(loader)))
+    return made
+
+
+class _Iteration:
+    """An iterator that knows whether it has ended."""
+
+    def __init__(self, elements: Iterator[Any]):
+        self._elements = elements
+        self.ended = False
+
+    def __iter__(self) -> "_Iteration":
+        return self
+
+    def __next__(self) -> Any:
+        try:
+            return next(self._elements)
+        except BaseException:
+            self.ended = True
+            raise
+
+
+def _in_use(reference: Any) -> bool:
+    """Whether an iteration still runs. One that was left may wait for the garbage collector."""
+    for collect in (False, True):
+        if collect:
+            gc.collect()
+        iteration = reference()
+        if iteration is None or iteration.ended:
+            return False
+    return True

@@ -1,35 +1,103 @@
 """A `Loader` as a PyTorch iterable dataset."""
 
-from typing import Any, Iterator, Tuple
+import warnings
+from typing import Any, Dict, Iterator, NamedTuple
+
+import numpy as np
 
 from .loader import Loader
 
 try:
     import torch
-    from torch.utils.data import IterableDataset
+    from torch.utils.data import IterableDataset, get_worker_info
 except ImportError:
     raise ImportError("PyTorch is not installed: pip install 'pretexture[torch]'") from None
+
+
+class TensorBatch(NamedTuple):
+    """A batch of tensors, with the fields of `pretexture.loader.Batch`."""
+
+    image: Any
+    label: Any
+    index: Any  # type: ignore[assignment]  # not tuple.index
 
 
 class LoaderDataset(IterableDataset):
     """One epoch of the loader for each iteration.
 
-    Elements are whole batches (image, label, index) of tensors that share the loader's memory; use
-    it as it is, or in a `torch.utils.data.DataLoader` with `batch_size=None` and no workers: the
-    loader's threads take their place.
+    Elements are whole batches, `TensorBatch(image, label, index)`, whose tensors share the loader's
+    memory. Use the dataset as it is, or in a `torch.utils.data.DataLoader` (or torchdata's
+    `StatefulDataLoader`) with `batch_size=None` and no workers: the loader's threads take their
+    place.
+
+    `state_dict` and `load_state_dict` are the loader's, so that a StatefulDataLoader and Lightning
+    continue in the middle of an epoch with the batches that would have come next.
+
+    Raises: RuntimeError in a worker process of a DataLoader, or if a DataLoader collates batches
+        into batches. Warns if the process group has several ranks and the loader's `shard` does not
+        give each of them records of its own.
     """
 
     def __init__(self, loader: Loader):
         super().__init__()
         self.loader = loader
+        self._warned = False
 
-    def __iter__(self) -> Iterator[Tuple[Any, Any, Any]]:
-        for batch in self.loader:
-            yield (
-                torch.from_numpy(batch.image),
-                torch.from_numpy(batch.label),
-                torch.from_numpy(batch.index),
+    def __iter__(self) -> Iterator[TensorBatch]:
+        if get_worker_info() is not None:
+            raise RuntimeError(
+                "LoaderDataset cannot be used in worker processes; use num_workers=0: the Loader "
+                "has threads of its own"
             )
+        self._check_ranks()
+        return map(_tensors, self.loader)
 
     def __len__(self) -> int:
         return len(self.loader)
+
+    def state_dict(self) -> Dict[str, Any]:
+        """Where the loader is: see `Loader.state_dict`."""
+        return self.loader.state_dict()
+
+    def load_state_dict(self, state: Dict[str, Any]) -> None:
+        """Continues where `state` was taken: see `Loader.load_state_dict`."""
+        self.loader.load_state_dict(state)
+
+    def _check_ranks(self) -> None:
+        distributed = torch.distributed
+        if self._warned or not (distributed.is_available() and distributed.is_initialized()):
+            return
+        rank, ranks = distributed.get_rank(), distributed.get_world_size()
+        worker, workers = self.loader.shard
+        if ranks > 1 and (workers == 1 or (workers == ranks and worker != rank)):
+            self._warned = True
+            warnings.warn(
+                f"rank {rank} of {ranks} reads the records of shard=({worker}, {workers}), as "
+                f"another rank may do; make its Loader with shard=({rank}, {ranks})",
+                stacklevel=3,
+            )
+
+
+def _tensors(batch: Any) -> TensorBatch:
+    image = batch.image
+    return TensorBatch(
+        # What DALI leaves on a GPU is no NumPy array.
+        torch.from_numpy(image) if isinstance(image, np.ndarray) else torch.from_dlpack(image),
+        torch.from_numpy(batch.label),
+        torch.from_numpy(batch.index),
+    )
+
+
+def _refuse(*_: Any, **__: Any) -> Any:
+    raise RuntimeError(
+        "a LoaderDataset gives whole batches, and this DataLoader would collate them into batches "
+        "of batches; use DataLoader(dataset, batch_size=None)"
+    )
+
+
+try:  # PyTorch 2.0 and later
+    from torch.utils.data._utils.collate import default_collate_fn_map
+except ImportError:
+    pass
+else:
+    default_collate_fn_map[TensorBatch] = _refuse

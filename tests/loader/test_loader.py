@@ -1,8 +1,10 @@
 """The Loader: what comes out, in which order, and how an iteration begins, ends or is cut short."""
 
 import collections
+import copy
 import gc
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -549,3 +551,121 @@ def test_threads_that_cannot_be_started_are_an_error_and_those_that_were_end(sha
     error, threads = finish(run_script(script, *shards)).splitlines()
     assert re.match(r"only \d+ of 500 threads can be started \(.*\); ask for fewer", error)
     assert threads == "0"
+
+
+def make(shards, pipeline=PLAIN, batch_size=5, **kwargs):
+    return Loader(TFRecords(shards), pipeline, batch_size, **kwargs)
+
+
+@pytest.mark.parametrize("copies", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_a_loader_is_not_copied(copies, shards):
+    with make(shards) as loader:
+        with pytest.raises(TypeError, match="make one in each process, with shard="):
+            copies(loader)
+        assert len(list(loader)) == len(loader)
+
+
+def test_a_misspelt_argument_is_all_that_is_said(shards, capfd):
+    with pytest.raises(TypeError, match="bacth_size"):
+        Loader(TFRecords(shards), "resize(8)", bacth_size=8)
+    gc.collect()
+    assert capfd.readouterr().err == ""
+
+
+def test_threads_that_share_an_iterator_share_its_epoch(shards):
+    with make(shards, "resize(8)", batch_size=4) as loader:
+        for _ in range(5):
+            batches, seen = iter(loader), []
+
+            def take(batches=batches, seen=seen):
+                seen.extend(batch.index.tolist() for batch in batches)
+
+            threads = [threading.Thread(target=take) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            records = [record for batch in seen for record in batch]
+            assert len(seen) == len(loader) == 9
+            assert len(set(records)) == len(records) == 36
+
+
+def test_a_loader_is_closed_while_threads_wait_for_a_batch(shards):
+    loader = make(shards, "inception(128, views=64)", batch_size=16)
+    batches, errors = iter(loader), []
+
+    def wait():
+        try:
+            while True:
+                next(batches)
+        except (RuntimeError, StopIteration) as error:
+            errors.append(type(error))
+
+    threads = [threading.Thread(target=wait) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.1)
+    loader.close()
+    for thread in threads:
+        thread.join()
+    assert len(errors) == 3
+
+
+def test_a_batch_size_beyond_the_records_takes_no_memory_for_more(shards):
+    with make(shards, "resize(224)", batch_size=100_000, drop_remainder=False) as loader:
+        before = resident()
+        (batch,) = loader
+        assert len(batch.index) == 37
+        assert resident() - before < 400  # of 100,000 images: 60 GB
+
+
+def resident():
+    """Megabytes."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096 >> 20
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "records"), [("inception(32768, views=4)", 30), ("resize(65535)", 37)]
+)
+def test_a_batch_beyond_the_machines_memory_is_refused_with_its_size(pipeline, records, shards):
+    size = records * {30: 4 * 32768**2, 37: 65535**2}[records] * 3 * 4
+    with pytest.raises(ValueError, match=r"takes [0-9.]+ [TG]B, and this machine has") as info:
+        Loader(TFRecords(shards), pipeline, records, training=False)
+    said = info.value.args[0]
+    amount, unit = re.search(r"takes ([0-9.]+) ([TG]B)", said).groups()
+    assert float(amount) * {"GB": 1e9, "TB": 1e12}[unit] == pytest.approx(size, rel=0.01)
+
+
+DAEMON = """
+import sys, threading
+from pretexture.loader import Loader, TFRecords
+loaders = [Loader(TFRecords(sys.argv[1:]), "inception(64, views=64)", 16, threads=1, prefetch=1,
+                  seed=seed) for seed in range(3)]
+
+def read(loader):
+    try:
+        while True:
+            list(loader)
+    except RuntimeError:
+        pass
+
+for loader in loaders:
+    threading.Thread(target=read, args=[loader], daemon=True).start()
+threading.Event().wait(0.3)
+{end}
+"""
+ENDS = {
+    "the end of the script": "pass",
+    "sys.exit": "sys.exit(0)",
+    "a fork that ends": "import os\nchild = os.fork()\nif child: sys.exit(os.waitpid(child, 0)[1])",
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_process_ends_while_threads_wait_for_batches(end, shards):
+    script = DAEMON.format(end=ENDS[end])
+    run = subprocess.run(
+        [sys.executable, "-c", script, *shards], capture_output=True, text=True, timeout=100
+    )
+    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")

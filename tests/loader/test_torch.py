@@ -1,7 +1,6 @@
 """A Loader as a PyTorch iterable dataset."""
 
 import importlib
-import os
 import subprocess
 import sys
 import textwrap
@@ -72,14 +71,97 @@ def test_a_data_loader_takes_whole_batches(torch, make):
         np.testing.assert_array_equal(index.numpy(), other)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_used_loader_in_a_forked_worker_says_what_to_do(torch, make):
+def test_a_data_loader_that_would_collate_batches_is_refused(torch, make):
+    for size in (1, 32):
+        with pytest.raises(RuntimeError, match="batch_size=None"):
+            next(iter(torch.utils.data.DataLoader(make(), batch_size=size)))
+
+
+def test_the_state_is_the_loaders(make):
+    expected = [index.tolist() for _ in range(2) for *_, index in make()]
     dataset = make()
-    next(iter(dataset))
+    for _ in zip(range(3), dataset):
+        pass
+    state = dataset.state_dict()
+    resumed = make()
+    resumed.load_state_dict(state)
+    rest = [index.tolist() for _ in range(2) for *_, index in resumed]
+    assert rest[: len(expected) - state["batch"]] == expected[state["batch"] :]
+
+
+@pytest.mark.parametrize("taken", [0, 3, 7, 10])
+def test_a_stateful_data_loader_continues_with_the_next_batch(make, taken):
+    stateful = pytest.importorskip("torchdata.stateful_dataloader").StatefulDataLoader
+    data = stateful(make(), batch_size=None)
+    seen = [index.tolist() for _ in range(3) for *_, index in data]
+    data = stateful(make(), batch_size=None)
+    first = []
+    while len(first) < taken:
+        for *_, index in data:
+            first.append(index.tolist())
+            if len(first) == taken:
+                state = data.state_dict()
+                break
+    if taken == 0:
+        state = data.state_dict()
+    resumed = stateful(make(), batch_size=None)
+    resumed.load_state_dict(state)
+    rest = [index.tolist() for _ in range(3) for *_, index in resumed]
+    assert first == seen[:taken]
+    assert rest[: len(seen) - taken] == seen[taken:]
+
+
+RANKS = """
+import sys, warnings
+import torch.distributed as distributed
+from pretexture.loader import Loader, TFRecords
+from pretexture.loader.torch import LoaderDataset
+rank, workers, store = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+distributed.init_process_group("gloo", init_method="file://" + store, rank=rank, world_size=2)
+shard = (rank, 2) if workers == 2 else (0, 1)
+with Loader(TFRecords(sys.argv[4:]), "resize(8)", 5, shard=shard, threads=1) as loader:
+    dataset = LoaderDataset(loader)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            list(dataset)
+    print(*[warning.message for warning in caught if "shard" in str(warning.message)], sep="\n")
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_ranks_that_read_the_same_records_are_warned(torch, workers, shards, tmp_path):
+    command = [sys.executable, "-c", RANKS]
+    runs = [
+        subprocess.Popen(
+            [*command, str(rank), str(workers), str(tmp_path / "store"), *shards],
+            stdout=subprocess.PIPE,
+            universal_newlines=True,
+        )
+        for rank in range(2)
+    ]
+    for rank, run in enumerate(runs):
+        said, _ = run.communicate(timeout=100)
+        assert run.returncode == 0
+        lines = said.split("\n")[:-1]
+        if workers == 2:
+            assert lines == [""]
+        else:
+            assert len(lines) == 1
+            assert f"rank {rank} of 2" in lines[0]
+            assert f"shard=({rank}, 2)" in lines[0]
+
+
+def test_workers_of_a_data_loader_are_refused(torch, make):
     data = torch.utils.data.DataLoader(
-        dataset, batch_size=None, num_workers=1, multiprocessing_context="fork"
+        make(), batch_size=None, num_workers=1, multiprocessing_context="fork"
     )
-    with pytest.raises(RuntimeError, match="make it in the process that uses it"):
+    with pytest.raises(RuntimeError, match="num_workers=0"):
+        next(iter(data))
+    data = torch.utils.data.DataLoader(
+        make(), batch_size=None, num_workers=1, multiprocessing_context="spawn"
+    )
+    with pytest.raises(TypeError, match="cannot be copied or pickled"):
         next(iter(data))
 
 

@@ -197,7 +197,7 @@ class Engine:
         folder = tempfile.mkdtemp(prefix="pretexture-")
         try:
             with together(self._place.workers):
-                go(self._estimator(folder, loop), lambda: dataset(source).map(_features_and_label))
+                go(self._estimator(folder, loop), lambda: dataset(source, index=True).map(_features_and_label))
         except (tf.errors.OpError, ConnectionError):
             if source.error is not None:  # which TensorFlow's words would bury
                 raise source.error from None
@@ -311,9 +311,9 @@ class Engine:
                 return session.run(v1.get_collection(_STATE)[0])
 
 
-def _features_and_label(batch: Any) -> Tuple[Dict[str, tf.Tensor], tf.Tensor]:
+def _features_and_label(batch: Dict[str, tf.Tensor]) -> Tuple[Dict[str, tf.Tensor], tf.Tensor]:
     """A batch as an Estimator takes it."""
-    return {"image": batch.image, "index": batch.index}, batch.label
+    return {"image": batch["image"], "index": batch["index"]}, batch["label"]
 
 
 # Collections in which a graph hands its tensors to the hooks.
