@@ -78,7 +78,8 @@ def test_a_data_loader_that_would_collate_batches_is_refused(torch, make):
 
 
 def test_the_state_is_the_loaders(make):
-    expected = [index.tolist() for _ in range(2) for *_, index in make()]
+    dataset = make()
+    expected = [index.tolist() for _ in range(2) for *_, index in dataset]
     dataset = make()
     for _ in zip(range(3), dataset):
         pass
@@ -111,7 +112,7 @@ def test_a_stateful_data_loader_continues_with_the_next_batch(make, taken):
     assert rest[: len(seen) - taken] == seen[taken:]
 
 
-RANKS = """
+RANKS = r"""
 import sys, warnings
 import torch.distributed as distributed
 from pretexture.loader import Loader, TFRecords
