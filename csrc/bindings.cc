@@ -166,23 +166,26 @@ struct Shape {
   }
 };
 
-py::tuple ScanShards(const std::vector<std::string>& paths, int threads) {
-  std::vector<ShardIndex> shards(paths.size());
+// A path as Python has it: bytes that are not UTF-8 become surrogates.
+py::str PathText(const std::string& path) {
+  PyObject* const text =
+      PyUnicode_DecodeFSDefaultAndSize(path.data(), static_cast<py::ssize_t>(path.size()));
+  if (text == nullptr) throw py::error_already_set();
+  return py::reinterpret_steal<py::str>(text);
+}
+
+py::tuple ScanPaths(const std::vector<std::string>& paths, int threads) {
+  std::vector<ShardIndex> shards;
+  bool interrupted = false;
   {
     py::gil_scoped_release release;
-    std::atomic<size_t> next{0};
-    const auto scan = [&] {
-      for (size_t i; (i = next++) < paths.size();) shards[i] = ScanShard(paths[i]);
-    };
-    std::vector<std::thread> pool;
-    try {
-      while (static_cast<int>(pool.size()) + 1 < threads) pool.emplace_back(scan);
-    } catch (const std::system_error&) {
-      // Where no more threads are to be had, fewer do it.
-    }
-    scan();
-    for (std::thread& thread : pool) thread.join();
+    shards = ScanShards(paths, threads, [&] {
+      const py::gil_scoped_acquire acquire;
+      interrupted = interrupted || PyErr_CheckSignals() != 0;
+      return !interrupted;
+    });
   }
+  if (interrupted) throw py::error_already_set();
   std::vector<uint64_t> offsets;
   std::vector<uint32_t> lengths;
   std::vector<uint64_t> counts;
@@ -193,7 +196,8 @@ py::tuple ScanShards(const std::vector<std::string>& paths, int threads) {
     lengths.insert(lengths.end(), shard.lengths.begin(), shard.lengths.end());
     counts.push_back(shard.offsets.size());
     if (!shard.fault.empty()) {
-      faults.append(py::make_tuple(paths[i], shard.fault_offset, shard.fault, shard.unavailable));
+      faults.append(
+          py::make_tuple(PathText(paths[i]), shard.fault_offset, shard.fault, shard.unavailable));
     }
     shard = {};
   }
@@ -290,8 +294,9 @@ class PyPipeline {
     r.lengths = lengths_.data();
     r.verify_crc = records["verify_crc"].cast<bool>();
     r.image_key = records["image_key"].cast<std::string>();
-    r.label_key = records["label_key"].cast<std::string>();
-    r.label_offset = records["label_offset"].cast<int>();
+    r.label.key = records["label_key"].cast<std::string>();
+    r.label.offset = records["label_offset"].cast<int>();
+    r.label.required = records["label_required"].cast<bool>();
     if (!records["open"].is_none()) r.open = Opener(records["open"].cast<py::function>());
     PipelineConfig c;
     c.ops = ParseOps(plan.attr("ops"));
@@ -419,7 +424,7 @@ class PyPipeline {
   };
 
   static py::tuple ToTuple(const RecordFault& fault) {
-    return py::make_tuple(fault.path, fault.offset, fault.record, fault.reason);
+    return py::make_tuple(PathText(fault.path), fault.offset, fault.record, fault.reason);
   }
 
   void CheckProcess() const {
@@ -483,7 +488,7 @@ PYBIND11_MODULE(_core, m) {
     return order.RecordAt(epoch, position);
   });
   m.def("close_oldest_file", &ShardFiles::CloseOldest);
-  m.def("scan_shards", &ScanShards, py::arg("paths"), py::arg("threads"));
+  m.def("scan_shards", &ScanPaths, py::arg("paths"), py::arg("threads"));
   m.def(
       "read_record",
       [](const std::string& path, uint64_t offset, uint32_t length, bool verify_crc) {
@@ -496,6 +501,21 @@ PYBIND11_MODULE(_core, m) {
         return py::bytes(reinterpret_cast<const char*>(data), length);
       },
       py::arg("path"), py::arg("offset"), py::arg("length"), py::arg("verify_crc"));
+  m.def("feature_names", [](const py::buffer& data) {
+    const py::buffer_info info = data.request();
+    return FeatureNames(AsSpan(info));
+  });
+  m.def(
+      "class_label",
+      [](const py::buffer& data, const std::string& image_key, const std::string& label_key,
+         int label_offset, bool required) {
+        const py::buffer_info info = data.request();
+        const Span span = AsSpan(info);
+        const Example example = ParseExample(span, image_key, label_key);
+        return ClassLabel(span, example, {label_key, label_offset, required});
+      },
+      py::arg("data"), py::arg("image_key"), py::arg("label_key"), py::arg("label_offset"),
+      py::arg("required"));
   m.def(
       "parse_example",
       [](const py::buffer& data, const std::string& image_key, const std::string& label_key) {

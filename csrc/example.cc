@@ -1,5 +1,7 @@
 #include "example.h"
 
+#include <algorithm>
+#include <cstdio>
 #include <cstring>
 
 #include "error.h"
@@ -81,6 +83,51 @@ bool Equals(Span span, const std::string& text) {
          (text.empty() || std::memcmp(span.data, text.data(), text.size()) == 0);
 }
 
+// Calls `visit` with the key and the value of every feature.
+template <typename Visit>
+void EachFeature(Span data, Visit visit) {
+  for (Reader example(data); example.Next();) {
+    if (!example.Is(1, kBytes)) {
+      example.Skip();
+      continue;
+    }
+    for (Reader features(example.Bytes()); features.Next();) {
+      if (!features.Is(1, kBytes)) {
+        features.Skip();
+        continue;
+      }
+      Span key, value;
+      for (Reader entry(features.Bytes()); entry.Next();) {
+        if (entry.Is(1, kBytes)) {
+          key = entry.Bytes();
+        } else if (entry.Is(2, kBytes)) {
+          value = entry.Bytes();
+        } else {
+          entry.Skip();
+        }
+      }
+      visit(key, value);
+    }
+  }
+}
+
+// A name from a file, in quotes: at most 40 bytes of it, and nothing that a terminal would obey.
+std::string Quoted(Span name) {
+  constexpr size_t kMost = 40;
+  std::string text = "'";
+  for (size_t i = 0; i < std::min(name.size, kMost); ++i) {
+    const uint8_t byte = name.data[i];
+    if (byte >= 0x20 && byte < 0x7f) {
+      text += static_cast<char>(byte);
+    } else {
+      char escaped[8];
+      std::snprintf(escaped, sizeof(escaped), "\\x%02x", byte);
+      text += escaped;
+    }
+  }
+  return text + (name.size > kMost ? "…'" : "'");
+}
+
 constexpr uint32_t kBytesList = 1;
 constexpr uint32_t kFloatList = 2;
 constexpr uint32_t kInt64List = 3;
@@ -130,38 +177,73 @@ std::optional<Span> FirstBytes(Span list) {
 
 Example ParseExample(Span data, const std::string& image_key, const std::string& label_key) {
   Span image_feature, label_feature;
-  for (Reader example(data); example.Next();) {
-    if (!example.Is(1, kBytes)) {
-      example.Skip();
-      continue;
-    }
-    for (Reader features(example.Bytes()); features.Next();) {
-      if (!features.Is(1, kBytes)) {
-        features.Skip();
-        continue;
-      }
-      Span key, value;
-      for (Reader entry(features.Bytes()); entry.Next();) {
-        if (entry.Is(1, kBytes)) {
-          key = entry.Bytes();
-        } else if (entry.Is(2, kBytes)) {
-          value = entry.Bytes();
-        } else {
-          entry.Skip();
-        }
-      }
-      // Where a key comes twice, the last one counts, as in any protobuf map.
-      if (Equals(key, image_key)) image_feature = value;
-      if (Equals(key, label_key)) label_feature = value;
-    }
-  }
+  EachFeature(data, [&](Span key, Span value) {
+    // If a key comes twice, the last one counts, as in any protobuf map.
+    if (Equals(key, image_key)) image_feature = value;
+    if (Equals(key, label_key)) label_feature = value;
+  });
   Example example;
   example.image = FirstOf(image_feature, kBytesList, FirstBytes).value_or(Span());
   if (example.image.size == 0) {
-    throw Error("the record has no feature '" + image_key + "' with bytes in it");
+    throw Error("the record has no feature '" + image_key + "' with bytes in it; " +
+                FeatureNames(data));
   }
   example.label = FirstOf(label_feature, kInt64List, FirstInt64);
   return example;
+}
+
+int32_t ClassLabel(Span data, const Example& example, const LabelRule& rule) {
+  if (example.label) {
+    if (*example.label == -1) return -1;
+    int64_t label;
+    const bool fits = !__builtin_sub_overflow(*example.label, int64_t{rule.offset}, &label);
+    if (fits && label >= 0 && label <= INT32_MAX) return static_cast<int32_t>(label);
+    const std::string stored = "the label " + std::to_string(*example.label);
+    const std::string offset = "label_offset=" + std::to_string(rule.offset);
+    if (*example.label > 0 && *example.label >= rule.offset) {
+      throw Error(stored + " less " + offset + " does not fit in 32 bits");
+    }
+    throw Error(stored + " less " + offset + " is below 0" +
+                (*example.label == 0 ? "; if labels count from 0, use label_offset=0" : ""));
+  }
+  bool found = false;
+  Span feature;
+  EachFeature(data, [&](Span key, Span value) {
+    if (!Equals(key, rule.key)) return;
+    found = true;
+    feature = value;
+  });
+  if (!found) {
+    if (!rule.required) return -1;
+    throw Error("the record has no label feature '" + rule.key + "'; " + FeatureNames(data));
+  }
+  const char* kind = nullptr;
+  for (Reader reader(feature); reader.Next();) {
+    const bool bytes = reader.Is(kBytesList, kBytes), floats = reader.Is(kFloatList, kBytes);
+    const bool integers = reader.Is(kInt64List, kBytes);
+    if (!bytes && !floats && !integers) {
+      reader.Skip();
+    } else if (reader.Bytes().size > 0 || integers) {  // what is empty is of no kind
+      kind = bytes ? "bytes" : floats ? "floating-point numbers" : nullptr;
+    }
+  }
+  if (kind != nullptr) {
+    throw Error("the label feature '" + rule.key + "' holds " + kind +
+                "; a class label is an int64");
+  }
+  return -1;
+}
+
+std::string FeatureNames(Span data) {
+  constexpr size_t kMost = 12;
+  size_t count = 0;
+  std::string names;
+  EachFeature(data, [&](Span key, Span) {
+    if (++count <= kMost) names += (count > 1 ? ", " : "") + Quoted(key);
+  });
+  if (count == 0) return "it has no features";
+  if (count > kMost) names += " and " + std::to_string(count - kMost) + " more";
+  return "it has " + names;
 }
 
 }  // namespace pretexture

@@ -8,8 +8,6 @@
 #include <system_error>
 #include <utility>
 
-#include "example.h"
-
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
@@ -34,9 +32,10 @@ uint64_t Nanoseconds(Clock::duration duration) {
       std::chrono::duration_cast<std::chrono::nanoseconds>(duration).count());
 }
 
-// A reason without its details, which are the words that have digits in them.
+// A reason without its details, which are the words that have digits in them, and what follows a
+// semicolon.
 std::string KindOf(const std::string& reason) {
-  std::istringstream words(reason);
+  std::istringstream words(reason.substr(0, reason.find(';')));
   std::string kind;
   for (std::string word; words >> word;) {
     if (word.find_first_of("0123456789") == std::string::npos) kind += word + ' ';
@@ -119,6 +118,11 @@ Pipeline::Pipeline(Records records, PipelineConfig config)
       plan_(config_.ops),
       files_(records_.paths, records_.open) {
   const uint32_t n = config_.order.records;
+  const std::vector<uint64_t>& begin = records_.shard_begin;
+  if (begin.size() != records_.paths.size() + 1 || begin.front() != 0 || begin.back() != n ||
+      !std::is_sorted(begin.begin(), begin.end())) {
+    throw Error("the index of the records is damaged");
+  }
   const uint64_t own = config_.drop_remainder
                            ? n / config_.shards
                            : (uint64_t{n} - config_.shard + config_.shards - 1) / config_.shards;
@@ -328,7 +332,7 @@ void Pipeline::RenderRecord(uint32_t record, const Task& task, Worker* worker) {
   const uint32_t length = records_.lengths[record];
   const uint8_t* data =
       ReadRecord(*file, records_.offsets[record], length, records_.verify_crc, &worker->record);
-  const Example example = ParseExample({data, length}, records_.image_key, records_.label_key);
+  const Example example = ParseExample({data, length}, records_.image_key, records_.label.key);
   stats.read += Nanoseconds(Clock::now() - begin);
 
   Renderer& renderer = worker->renderer;
@@ -337,11 +341,7 @@ void Pipeline::RenderRecord(uint32_t record, const Task& task, Worker* worker) {
   renderer.times = {};
   renderer.Render(example.image, draws, out, &worker->labels);
   if (worker->labels.empty()) {
-    const int64_t label = example.label ? *example.label - records_.label_offset : -1;
-    if (label != static_cast<int32_t>(label)) {
-      throw Error("the label " + std::to_string(*example.label) + " does not fit in 32 bits");
-    }
-    worker->labels.push_back(static_cast<int32_t>(label));
+    worker->labels.push_back(ClassLabel({data, length}, example, records_.label));
   }
   std::copy(worker->labels.begin(), worker->labels.end(),
             task.batch->label.begin() + task.place * config_.label_values);

@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "error.h"
+#include "example.h"
 #include "file.h"
 #include "order.h"
 #include "render.h"
@@ -58,8 +59,8 @@ struct Records {
   const uint64_t* offsets = nullptr;
   const uint32_t* lengths = nullptr;
   bool verify_crc = true;
-  std::string image_key, label_key;
-  int label_offset = 1;
+  std::string image_key;
+  LabelRule label;
   // If shards are not simply files, opens one: see ShardFiles.
   std::function<int(size_t)> open;
 
@@ -103,6 +104,7 @@ struct Stats {
 
 class Pipeline {
  public:
+  // Throws Error if the index makes no sense, or a batch takes more memory than can be addressed.
   Pipeline(Records records, PipelineConfig config);
   ~Pipeline();
   Pipeline(const Pipeline&) = delete;

@@ -1,9 +1,15 @@
 #include "tfrecord.h"
 
 #include <algorithm>
+#include <cctype>
+#include <chrono>
+#include <condition_variable>
 #include <cstdio>
 #include <cstring>
+#include <mutex>
 #include <new>
+#include <system_error>
+#include <thread>
 
 #include "crc32c.h"
 
@@ -12,6 +18,8 @@ namespace {
 
 constexpr uint64_t kHeader = 12;
 constexpr uint64_t kFooter = 4;
+// No image is larger; a length beyond this is damage, or an attack on memory.
+constexpr uint64_t kMaxLength = uint64_t{1} << 30;
 constexpr char kChanged[] = "; if it is complete now, make the TFRecords and the Loader again";
 
 uint32_t Load32(const uint8_t* p) {
@@ -38,7 +46,11 @@ std::string CheckHeader(const uint8_t* header, uint64_t offset, uint64_t file_si
     return what + "CRC32C of the length is " + Hex(actual) + ", the file says " + Hex(expected);
   }
   const uint64_t left = file_size - offset - kHeader;
-  if (*length > UINT32_MAX || *length + kFooter > left) {
+  if (*length > kMaxLength && *length <= left) {
+    return "the record has " + std::to_string(*length) + " bytes of data, more than the " +
+           std::to_string(kMaxLength) + " that are read";
+  }
+  if (*length > kMaxLength || *length + kFooter > left) {
     return "the record claims " + std::to_string(*length) + " bytes of data, but only " +
            std::to_string(left > kFooter ? left - kFooter : 0) +
            " are left: the file is truncated or damaged";
@@ -48,7 +60,7 @@ std::string CheckHeader(const uint8_t* header, uint64_t offset, uint64_t file_si
 
 }  // namespace
 
-ShardIndex ScanShard(const std::string& path) {
+ShardIndex ScanShard(const std::string& path, const std::atomic<bool>* stop) {
   ShardIndex index;
   try {
     const File file(path);
@@ -61,12 +73,21 @@ ShardIndex ScanShard(const std::string& path) {
     std::vector<uint8_t> window(4096);
     uint64_t begin = 0, end = 0;
     for (uint64_t offset = 0; offset < file.size();) {
+      if (stop != nullptr && stop->load(std::memory_order_relaxed)) return index;
       if (offset < begin || offset + kHeader > end) {
         begin = offset;
         // What is written behind the end meanwhile is not part of the shard.
         end = std::min(begin + file.Read(begin, window.data(), window.size()), file.size());
       }
       index.fault_offset = offset;
+      if (offset == 0) {
+        const uint8_t* const data = window.data();
+        const size_t size = static_cast<size_t>(end);
+        if (size < kHeader || Load32(data + 8) != MaskCrc(Crc32c(data, 8))) {
+          index.fault = KindOfFile(data, size);
+          if (!index.fault.empty()) return index;
+        }
+      }
       if (end - offset < kHeader) {
         index.fault = "the file ends within a record header: it is truncated";
         return index;
@@ -89,11 +110,103 @@ ShardIndex ScanShard(const std::string& path) {
   return index;
 }
 
+std::vector<ShardIndex> ScanShards(const std::vector<std::string>& paths, int threads,
+                                   const std::function<bool()>& keep_on) {
+  std::vector<ShardIndex> shards(paths.size());
+  std::atomic<size_t> next{0};
+  std::atomic<bool> stop{false};
+  std::mutex mutex;
+  std::condition_variable ended;
+  size_t running = 0;
+  const auto scan = [&] {
+    for (size_t i; !stop && (i = next++) < paths.size();) shards[i] = ScanShard(paths[i], &stop);
+    const std::lock_guard<std::mutex> lock(mutex);
+    --running;
+    ended.notify_all();
+  };
+  std::vector<std::thread> pool;
+  std::unique_lock<std::mutex> lock(mutex);
+  try {
+    for (int i = 0; i < std::max(1, threads); ++i) {
+      pool.emplace_back(scan);
+      ++running;
+    }
+  } catch (const std::system_error&) {
+    // If no more threads are to be had, fewer do it.
+    if (pool.empty()) throw Unavailable("no thread can be started to look for records");
+  }
+  while (!ended.wait_for(lock, std::chrono::milliseconds(50), [&] { return running == 0; })) {
+    lock.unlock();
+    if (!keep_on()) stop = true;
+    lock.lock();
+  }
+  lock.unlock();
+  for (std::thread& thread : pool) thread.join();
+  return shards;
+}
+
+std::string KindOfFile(const uint8_t* data, size_t size) {
+  const auto has = [&](const char* magic, size_t length, size_t at = 0) {
+    return size >= at + length && std::memcmp(data + at, magic, length) == 0;
+  };
+  const std::string not_one = "not a TFRecord file but ";
+  const std::string decompress = "; decompress it first, for example with ";
+  if (has("\x1f\x8b", 2)) return not_one + "a gzip file" + decompress + "gunzip";
+  if (size >= 2 && data[0] == 0x78 && (data[0] * 256 + data[1]) % 31 == 0) {
+    return not_one + "zlib-compressed data" + decompress + "pigz -dz or Python's zlib";
+  }
+  if (has("BZh", 3)) return not_one + "a bzip2 file" + decompress + "bunzip2";
+  if (has("\xfd"
+          "7zXZ\0",
+          6))
+    return not_one + "an xz file" + decompress + "unxz";
+  if (has("\x28\xb5\x2f\xfd", 4)) return not_one + "a zstd file" + decompress + "unzstd";
+  if (has("\x04\x22\x4d\x18", 4)) return not_one + "an lz4 file" + decompress + "unlz4";
+  if (has("PK\3\4", 4) || has("PK\5\6", 4)) return not_one + "a Zip archive; unpack it first";
+  if (has("ustar", 5, 257)) {
+    return not_one +
+           "a tar archive (WebDataset keeps its shards so); unpack it, and make shards of "
+           "its images with prepare.py";
+  }
+  if (has("version https://git-lfs", 23)) {
+    return not_one + "a Git LFS pointer; fetch the file itself with git lfs pull";
+  }
+  if (has("\xff\xd8\xff", 3)) return not_one + "a JPEG image";
+  if (has("\x89PNG", 4)) return not_one + "a PNG image";
+  if (has("\x89HDF", 4)) return not_one + "an HDF5 file";
+  if (has("PAR1", 4)) return not_one + "a Parquet file";
+  if (has("\x93NUMPY", 6)) return not_one + "a NumPy array";
+  const size_t looked_at = std::min<size_t>(size, 256);
+  if (std::all_of(data, data + looked_at, [](uint8_t c) { return c == 0; })) {
+    return not_one + "zeros; its download or copy may not have finished";
+  }
+  const auto is_text = [](uint8_t c) { return (c >= 0x20 && c < 0x7f) || (c >= 9 && c <= 13); };
+  if (!std::all_of(data, data + looked_at, is_text)) return {};
+  std::string text(data, data + looked_at);
+  text.erase(0, text.find_first_not_of(" \t\r\n"));
+  for (char& c : text) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  const auto begins = [&](const char* start) { return text.rfind(start, 0) == 0; };
+  if (begins("<!doctype html") || begins("<html")) {
+    return not_one + "an HTML page, perhaps what a server says of an error; download it again";
+  }
+  if (begins("<?xml") || begins("<error")) {
+    return not_one +
+           "an XML document, perhaps what a storage service says of an error; download it "
+           "again";
+  }
+  if (begins("{") || begins("[")) return not_one + "JSON text";
+  if (!text.empty() && text.find_first_not_of("0123456789 \t\r\n") == std::string::npos) {
+    return not_one + "lines of numbers, such as a DALI index; name the shards alone, without it";
+  }
+  return not_one + "text";
+}
+
 const uint8_t* ReadRecord(const File& file, uint64_t offset, uint32_t length, bool verify_crc,
                           Scratch* buffer) {
   const size_t total = kHeader + length + kFooter;
-  uint8_t* const record = buffer->Get(total);
-  if (file.Read(offset, record, total) != total) {
+  const bool within = offset <= file.size() && total <= file.size() - offset;
+  uint8_t* const record = buffer->Get(within ? total : 0);
+  if (!within || file.Read(offset, record, total) != total) {
     throw Unavailable("the file ends within the record: it was truncated after it was indexed" +
                       std::string(kChanged));
   }

@@ -4,7 +4,9 @@
 // the data; all little-endian.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -24,7 +26,17 @@ struct ShardIndex {
   bool unavailable = false;
 };
 
-ShardIndex ScanShard(const std::string& path);
+// Where `stop` becomes true, the scan ends with what it has.
+ShardIndex ScanShard(const std::string& path, const std::atomic<bool>* stop = nullptr);
+
+// The scans of many shards, on threads. Several times a second `keep_on` is asked; once it says
+// false, the scans end and so does this.
+std::vector<ShardIndex> ScanShards(const std::vector<std::string>& paths, int threads,
+                                   const std::function<bool()>& keep_on);
+
+// What a file is that does not begin as a TFRecord does, from its first bytes, with what to do
+// about it; empty if it is not known.
+std::string KindOfFile(const uint8_t* data, size_t size);
 
 // Reads the record at `offset` into `buffer` and checks it. Returns its data, `length` bytes within
 // the buffer. Throws Error, and Unavailable if the file is no longer the one that was indexed.

@@ -25,7 +25,7 @@ def record_at(
     """The record at a position of an epoch; shuffle is "none", "global" or "window"."""
 
 def scan_shards(
-    paths: Sequence[str], threads: int
+    paths: Sequence[bytes], threads: int
 ) -> Tuple[np.ndarray, np.ndarray, np.ndarray, List[Tuple[str, int, str, bool]]]:
     """Offsets (uint64) and data lengths (uint32) of all records, the number of records of each
     shard (uint64), and for each shard whose scan broke off its path, the offset, the reason and
@@ -34,7 +34,13 @@ def scan_shards(
 def close_oldest_file() -> bool:
     """Closes a shard that Loaders keep open, to free its descriptor; False if there is none."""
 
-def read_record(path: str, offset: int, length: int, verify_crc: bool) -> bytes: ...
+def read_record(path: Union[str, bytes], offset: int, length: int, verify_crc: bool) -> bytes: ...
+def class_label(
+    data: _Bytes, image_key: str, label_key: str, label_offset: int, required: bool
+) -> int: ...
+def feature_names(data: _Bytes) -> str:
+    """The names of a record's features, for an error message."""
+
 def parse_example(data: _Bytes, image_key: str, label_key: str) -> Tuple[bytes, Optional[int]]: ...
 def decode_jpeg(
     data: _Bytes,

@@ -3,6 +3,7 @@
 A backend makes batches: `seek` says which comes next, `next` gives it and moves on.
 """
 
+import os
 import re
 import time
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Set, Tuple, Union
@@ -77,8 +78,11 @@ def reason_of(error: Exception) -> str:
 
 
 def kind_of(reason: str) -> str:
-    """What reasons of one kind have in common: words with digits in them are details."""
-    return " ".join(re.sub(r"\S*\d\S*", "", reason).split())
+    """What reasons of one kind have in common.
+
+    Words with digits in them, and what follows a semicolon, are details.
+    """
+    return " ".join(re.sub(r"\S*\d\S*", "", reason.partition(";")[0]).split())
 
 
 class NativeBackend:
@@ -89,7 +93,7 @@ class NativeBackend:
         self._core = _core.Pipeline(
             config.plan,
             {
-                "paths": list(records.paths),
+                "paths": list(map(os.fsencode, records.paths)),
                 "open": shards.opener if isinstance(shards, RemoteShards) else None,
                 "shard_begin": [int(x) for x in index.shard_begin],
                 "offsets": index.offsets,
@@ -98,6 +102,7 @@ class NativeBackend:
                 "image_key": records.image_key,
                 "label_key": records.label_key,
                 "label_offset": records.label_offset,
+                "label_required": records.label_required,
             },
             {
                 "dtype": config.dtype,
@@ -216,11 +221,15 @@ class ReferenceBackend:
                 image, label = self._reference.parse_example(
                     data, self._records.image_key, self._records.label_key
                 )
-                class_label = -1 if label is None else label - self._records.label_offset
-                if not -(2**31) <= class_label < 2**31:
-                    if self._class_labels:
-                        raise ValueError(f"the label {label} does not fit in 32 bits")
-                    class_label = -1
+                class_label = -1
+                if self._class_labels:
+                    class_label = self._reference.class_label(
+                        data,
+                        label,
+                        self._records.label_key,
+                        self._records.label_offset,
+                        self._records.label_required,
+                    )
                 views, labels = self._renderer.views(image, class_label, number, epoch)
             except (OSError, MemoryError) as error:  # nothing is wrong with the record
                 raise RecordError(name, offset, number, reason_of(error)) from error

@@ -6,6 +6,7 @@ records that cannot be used are the core's.
 
 import collections
 import concurrent.futures
+import os
 import time
 from typing import Deque, Dict, List, NamedTuple, Optional, Tuple
 
@@ -158,14 +159,12 @@ class BatchReader:
         records = self._records
         shard, offset, length = records.locate(image.record, self._index)
         with self._shards.use(shard) as path:
-            data = _core.read_record(path, offset, length, records.verify_crc)
-        image.encoded, label = _core.parse_example(data, records.image_key, records.label_key)
+            data = _core.read_record(os.fsencode(path), offset, length, records.verify_crc)
+        image.encoded, _ = _core.parse_example(data, records.image_key, records.label_key)
         image.height, image.width = _core.image_size(image.encoded, self._config.max_pixels)
         if (epoch, image.record) in self._unusable:
             raise ValueError(self._unusable[epoch, image.record])
-        image.label = -1 if label is None else label - records.label_offset
-        if self._class_labels and not -(2**31) <= image.label < 2**31:
-            raise ValueError(f"the label {label} does not fit in 32 bits")
+        image.label = records.class_label(data) if self._class_labels else -1
         image.bytes = length
 
     def _refuse(self, image: Image, epoch: int, reason: str, replace: bool = True) -> None:

@@ -3,7 +3,6 @@
 import collections.abc
 import contextlib
 import dataclasses
-import glob
 import json
 import os
 import re
@@ -26,9 +25,11 @@ from typing import (
 
 import numpy as np
 
-from . import _core
+from . import _core, paths
+from .arguments import whole
 from .errors import RecordError
 from .index import Index, local_index, remote_index
+from .paths import Path
 from .remote import FetchError, MissingError, Remote, RemoteFile, Storage, is_url, join
 from .shard_cache import RemoteShards, ShardCache
 
@@ -37,7 +38,9 @@ __all__ = ["Index", "LocalShards", "Record", "Shards", "TFRecords", "imagenet"]
 # What scripts/prepare.py says of the shards that it writes.
 DATASET = "dataset.json"
 
-_Path = Union[str, "os.PathLike[str]"]
+# The feature with the class label in the layout of TF-Slim; it may be missing.
+LABEL_KEY = "image/class/label"
+_TFDS = {"image_key": "image", "label_key": "label", "label_offset": 0}
 
 
 class Record(NamedTuple):
@@ -45,7 +48,7 @@ class Record(NamedTuple):
 
     Attributes:
         image: the encoded image.
-        label: the class label less the label offset; -1 where the record has none.
+        label: the class label less the label offset; -1 if the record has none.
         path: the shard.
         offset: bytes from the start of the shard to the start of the record.
     """
@@ -86,10 +89,14 @@ class TFRecords(collections.abc.Sequence):
 
     Args:
         pattern_or_paths: a glob pattern, a path or URL, or several paths or URLs. What a pattern
-            matches is sorted by name.
+            matches is sorted by name; folders that exist under the very name in the pattern are
+            taken literally, brackets included. Paths may be text, bytes or path objects, in any
+            encoding, and begin with `~`.
         image_key: feature with the encoded image.
-        label_key: feature with the class label, an integer.
-        label_offset: subtracted from labels; TF-Slim's ImageNet counts from 1.
+        label_key: feature with the class label, an int64. A record without the default feature is
+            unlabelled; a record without one that is named here is an error.
+        label_offset: subtracted from labels; TF-Slim's ImageNet counts from 1. A stored label of -1
+            means "unlabelled" and stays -1; other labels may not fall below 0.
         verify_crc: whether to check the checksum of each record's data as it is read.
         cache_dir: where indexes, and copies of remote shards, are kept; default
             `$XDG_CACHE_HOME/pretexture` or `~/.cache/pretexture`.
@@ -107,19 +114,19 @@ class TFRecords(collections.abc.Sequence):
 
     def __init__(
         self,
-        pattern_or_paths: Union[_Path, Sequence[_Path]],
+        pattern_or_paths: Union[Path, Sequence[Path]],
         image_key: str = "image/encoded",
-        label_key: str = "image/class/label",
+        label_key: str = LABEL_KEY,
         label_offset: int = 1,
         verify_crc: bool = True,
-        cache_dir: Optional[_Path] = None,
+        cache_dir: Optional[Path] = None,
         cache_size: Optional[int] = None,
         endpoint_url: Optional[str] = None,
         storage_options: Optional[Mapping[str, Any]] = None,
     ):
-        if not isinstance(pattern_or_paths, (str, os.PathLike)):
+        if not isinstance(pattern_or_paths, (str, bytes, os.PathLike)):
             pattern_or_paths = list(pattern_or_paths)
-        cache_dir = None if cache_dir is None else os.fspath(cache_dir)
+        cache_dir = None if cache_dir is None else paths.expand(cache_dir)
         self._storage = Storage(cache_dir, cache_size, endpoint_url, storage_options)
         self._files = _remote_files(pattern_or_paths, self._storage)
         self.paths: Tuple[str, ...] = (
@@ -129,7 +136,7 @@ class TFRecords(collections.abc.Sequence):
         )
         self.image_key = image_key
         self.label_key = label_key
-        self.label_offset = int(label_offset)
+        self.label_offset = whole("label_offset", label_offset, -(2**31), 2**31 - 1)
         self.verify_crc = bool(verify_crc)
         self._index: Optional[Index] = None
         self._shards: Optional[Shards] = None
@@ -194,13 +201,28 @@ class TFRecords(collections.abc.Sequence):
             weakref.finalize(self, self._shards.close)
         try:
             with self._shards.use(shard) as path:
-                data = _core.read_record(path, offset, length, self.verify_crc)
-            image, label = _core.parse_example(data, self.image_key, self.label_key)
+                data = _core.read_record(os.fsencode(path), offset, length, self.verify_crc)
+            image, _ = _core.parse_example(data, self.image_key, self.label_key)
+            label = self.class_label(data)
         except FetchError as error:
             raise RecordError(name, offset, number, error.reason) from error
         except (ValueError, OSError) as error:
             raise RecordError(name, offset, number, str(error)) from None
-        return Record(image, -1 if label is None else label - self.label_offset, name, offset)
+        return Record(image, label, name, offset)
+
+    def class_label(self, data: bytes) -> int:
+        """The class label of a serialised record; -1 if it has none.
+
+        Raises: ValueError with the reason.
+        """
+        return _core.class_label(
+            data, self.image_key, self.label_key, self.label_offset, self.label_required
+        )
+
+    @property
+    def label_required(self) -> bool:
+        """Whether each record must have a label: if its feature is not the default one."""
+        return self.label_key != LABEL_KEY
 
     def __getstate__(self) -> Dict[str, Any]:
         return {**self.__dict__, "_shards": None}
@@ -215,7 +237,7 @@ class TFRecords(collections.abc.Sequence):
         return f"TFRecords({self.paths[0]!r}{more})"
 
 
-def imagenet(root: _Path, split: str, **kwargs) -> TFRecords:
+def imagenet(root: Path, split: str, **kwargs) -> TFRecords:
     """A split of ImageNet, or of any data set in shards named as TF-Slim or TFDS names ImageNet's.
 
     Args:
@@ -227,14 +249,17 @@ def imagenet(root: _Path, split: str, **kwargs) -> TFRecords:
         split: "train" (all but the last 40/1024 of the training shards, rounded, but at least
             one), "val" (those last shards), "trainval" (all of them) or "test" (the validation
             shards).
-        **kwargs: as for `TFRecords`.
+        **kwargs: as for `TFRecords`. For shards that TensorFlow Datasets has named
+            (`imagenet2012-train.tfrecord-00000-of-01024`), image_key, label_key and label_offset
+            default to "image", "label" and 0.
 
     Raises: ValueError for another split, or for a split of a single training shard;
         FileNotFoundError where the shards, or some of them, are missing.
     """
     if split not in ("train", "val", "trainval", "test"):
         raise ValueError(f"split must be train, val, trainval or test, not {split!r}")
-    root, name = os.fspath(root), "validation" if split == "test" else "train"
+    root = os.fsdecode(root) if is_url(os.fsdecode(root)) else paths.expand(root)
+    name = "validation" if split == "test" else "train"
     listed: Mapping[str, Any]
     if is_url(root):
         names = [field.name for field in dataclasses.fields(Storage)]
@@ -246,13 +271,17 @@ def imagenet(root: _Path, split: str, **kwargs) -> TFRecords:
             listed = _entries(inner) if os.path.isdir(inner) else listed
     else:
         raise FileNotFoundError(f"there is no folder {root}")
-    shards = [listed[entry] for entry in _numbered(root, name, listed)]
+    entries = _numbered(root, name, listed)
+    shards = [listed[entry] for entry in entries]
+    if ".tfrecord-" in entries[0]:  # the names and the features of TensorFlow Datasets
+        kwargs = {**_TFDS, **kwargs}
     if split in ("train", "val"):
         held_out = max(1, round(len(shards) * 40 / 1024))
         if held_out == len(shards):
+            options = "".join(f", {key}={kwargs[key]!r}" for key in _TFDS if key in kwargs)
             raise ValueError(
                 f"{root} has a single training shard, which cannot be split into train and val; "
-                "use trainval and test"
+                f"use trainval and test, or TFRecords({str(shards[0])!r}{options})"
             )
         shards = shards[-held_out:] if split == "val" else shards[:-held_out]
     return TFRecords(shards, **kwargs)
@@ -317,11 +346,11 @@ def _remote_listing(root: str, storage: Storage) -> Mapping[str, Any]:
 
 
 def _remote_files(
-    pattern_or_paths: Union[_Path, Sequence[Any]], storage: Storage
+    pattern_or_paths: Union[Path, Sequence[Any]], storage: Storage
 ) -> Optional[List[RemoteFile]]:
     """The shards that URLs mean; None for paths."""
-    if isinstance(pattern_or_paths, (str, os.PathLike)):
-        pattern = os.fspath(pattern_or_paths)
+    if isinstance(pattern_or_paths, (str, bytes, os.PathLike)):
+        pattern = os.fsdecode(pattern_or_paths)
         if not is_url(pattern):
             return None
         remote = Remote(pattern, storage)
@@ -334,8 +363,8 @@ def _remote_files(
         if not files:
             raise FileNotFoundError(f"no file matches {pattern}")
         return files
-    shards = pattern_or_paths
-    urls = [shard.url if isinstance(shard, RemoteFile) else os.fspath(shard) for shard in shards]
+    shards: Sequence[Any] = pattern_or_paths
+    urls = [shard.url if isinstance(shard, RemoteFile) else os.fsdecode(shard) for shard in shards]
     schemes = {url.partition("://")[0] if is_url(url) else "" for url in urls}
     if schemes <= {""}:
         return None
@@ -347,22 +376,22 @@ def _remote_files(
     return Remote(urls[0], storage).describe(urls)
 
 
-def _resolve(pattern_or_paths: Union[_Path, Sequence[_Path]]) -> List[str]:
-    if isinstance(pattern_or_paths, (str, os.PathLike)):
-        pattern = os.fspath(pattern_or_paths)
+def _resolve(pattern_or_paths: Union[Path, Sequence[Path]]) -> List[str]:
+    if isinstance(pattern_or_paths, (str, bytes, os.PathLike)):
+        pattern = paths.expand(pattern_or_paths)
         if os.path.isdir(pattern):
             raise _folder_error(pattern)
-        paths = [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern))
-        if not paths:
+        found = paths.matches(pattern)
+        if not found:
             raise FileNotFoundError(f"no file matches {pattern}")
-        return paths
-    paths = [os.fspath(path) for path in pattern_or_paths]
-    if not paths:
+        return found
+    found = [paths.expand(path) for path in pattern_or_paths]
+    if not found:
         raise FileNotFoundError("no shards are given")
-    for path in paths:
+    for path in found:
         if not os.path.exists(path):
             raise FileNotFoundError(f"no such file: {path}")
-    return paths
+    return found
 
 
 def _folder_error(folder: str) -> IsADirectoryError:

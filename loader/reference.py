@@ -13,9 +13,9 @@ from . import ops, reference_ops
 from .draws import Draws, below, inception_crop, uniform
 from .limits import MAX_PIXELS
 from .pipeline import Plan
-from .reference_records import decode_image, parse_example, read_record
+from .reference_records import class_label, decode_image, parse_example, read_record
 
-__all__ = ["Renderer", "parse_example", "read_record"]
+__all__ = ["Renderer", "class_label", "parse_example", "read_record"]
 
 
 class Renderer:

@@ -97,8 +97,49 @@ def parse_example(data: bytes, image_key: str, label_key: str) -> Tuple[bytes, O
     images = features[image_key].bytes_list.value if image_key in features else []
     labels = features[label_key].int64_list.value if label_key in features else []
     if not images or not images[0]:
-        raise ValueError(f"the record has no feature '{image_key}' with bytes in it")
+        raise ValueError(
+            f"the record has no feature '{image_key}' with bytes in it; "
+            + _core.feature_names(data)
+        )
     return images[0], labels[0] if labels else None
+
+
+def class_label(
+    data: bytes, label: Optional[int], label_key: str, label_offset: int, required: bool
+) -> int:
+    """The class label of a record: the stored one less the offset; -1 if there is none.
+
+    Args:
+        data: the serialised record.
+        label: what `parse_example` found.
+        label_key: the label's feature.
+        label_offset: subtracted from the stored label, unless that is -1, "unlabelled".
+        required: whether a record without the feature is an error.
+
+    Raises: ValueError with the reason.
+    """
+    if label is not None:
+        if label == -1 or 0 <= label - label_offset < 2**31:
+            return -1 if label == -1 else label - label_offset
+        stored = f"the label {label} less label_offset={label_offset}"
+        if label >= label_offset:
+            raise ValueError(f"{stored} does not fit in 32 bits")
+        hint = "; if labels count from 0, use label_offset=0" if label == 0 else ""
+        raise ValueError(f"{stored} is below 0{hint}")
+    example = Example()
+    example.ParseFromString(data)
+    features = example.features.feature
+    if label_key not in features:
+        if required:
+            names = _core.feature_names(data)
+            raise ValueError(f"the record has no label feature '{label_key}'; {names}")
+        return -1
+    kinds = {"bytes_list": "bytes", "float_list": "floating-point numbers"}
+    found = features[label_key].WhichOneof("kind")
+    if found in kinds and getattr(features[label_key], found).value:
+        kind = kinds[found]
+        raise ValueError(f"the label feature '{label_key}' holds {kind}; a class label is an int64")
+    return -1
 
 
 def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:

@@ -16,6 +16,8 @@ import threading
 import urllib.parse
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, TypeVar
 
+from .paths import cache_folder
+
 _log = logging.getLogger("pretexture.loader")
 
 # How often a file is asked for, and the seconds before the second time; twice as many before each
@@ -98,8 +100,7 @@ class Storage:
         """The folder for copies and indexes."""
         if self.cache_dir is not None:
             return self.cache_dir
-        root = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-        return os.path.join(root, "pretexture")
+        return cache_folder()
 
 
 DEFAULT_STORAGE = Storage()

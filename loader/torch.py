@@ -19,7 +19,7 @@ class TensorBatch(NamedTuple):
 
     image: Any
     label: Any
-    index: Any  # type: ignore[assignment]  # not tuple.index
+    index: Any
 
 
 class LoaderDataset(IterableDataset):

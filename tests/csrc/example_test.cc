@@ -66,6 +66,43 @@ TEST(a_record_without_an_image_is_refused_by_the_name_of_its_feature) {
   }
 }
 
+int32_t LabelOf(const Bytes& feature, int offset = 1) {
+  const Bytes data = Field(1, kImage + Entry("image/class/label", feature));
+  const Span span{data.data(), data.size()};
+  const Example example = ParseExample(span, "image/encoded", "image/class/label");
+  return ClassLabel(span, example, {"image/class/label", offset, true});
+}
+
+TEST(a_class_label_is_what_is_stored_less_the_offset) {
+  CHECK_EQ(LabelOf(Int64Feature(1)), 0);
+  CHECK_EQ(LabelOf(Int64Feature(1000)), 999);
+  CHECK_EQ(LabelOf(Int64Feature(0), 0), 0);
+  CHECK_EQ(LabelOf(Int64Feature(-3), -3), 0);
+  CHECK_EQ(LabelOf(Int64Feature(INT32_MAX), 0), INT32_MAX);
+  // Unlabelled.
+  CHECK_EQ(LabelOf(Int64Feature(-1)), -1);
+  CHECK_EQ(LabelOf({}), -1);
+  CHECK_EQ(LabelOf(Field(3, {})), -1);
+  CHECK_EQ(LabelOf(Field(1, {})), -1);
+}
+
+TEST(a_label_that_is_none_says_why) {
+  CHECK_THROWS(LabelOf(Int64Feature(0)), "is below 0; if labels count from 0, use label_offset=0");
+  CHECK_THROWS(LabelOf(Int64Feature(-7)), "the label -7 less label_offset=1 is below 0");
+  CHECK_THROWS(LabelOf(Int64Feature(std::numeric_limits<int64_t>::min())), "is below 0");
+  CHECK_THROWS(LabelOf(Int64Feature(std::numeric_limits<int64_t>::max()), -1),
+               "not fit in 32 bits");
+  CHECK_THROWS(LabelOf(Int64Feature(int64_t{1} << 32)), "not fit in 32 bits");
+  CHECK_THROWS(LabelOf(BytesFeature(Text("7"))), "holds bytes");
+  CHECK_THROWS(LabelOf(Field(2, Field(1, Bytes(4, 0)))), "holds floating-point numbers");
+  const Bytes data = Field(1, kImage + Entry("label\x1b\xff", Int64Feature(1)));
+  const Span span{data.data(), data.size()};
+  const Example example = ParseExample(span, "image/encoded", "label");
+  CHECK_EQ(ClassLabel(span, example, {"label", 0, false}), -1);
+  CHECK_THROWS(ClassLabel(span, example, {"label", 0, true}),
+               "no label feature 'label'; it has 'image/encoded', 'label\\x1b\\xff'");
+}
+
 TEST(unknown_fields_are_passed_over_at_every_level) {
   for (const Bytes& unknown :
        {VarintField(99, 5), Field(15, Text("later")), Varint(77 << 3 | 1) + Bytes(8, 1),

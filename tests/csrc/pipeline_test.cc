@@ -42,7 +42,7 @@ struct Data {
     records.offsets = offsets.data();
     records.lengths = lengths.data();
     records.image_key = "image/encoded";
-    records.label_key = "image/class/label";
+    records.label.key = "image/class/label";
   }
 
   TemporaryFile shards[2];
@@ -320,6 +320,35 @@ TEST(of_records_that_fail_alike_the_first_is_reported) {
   for (uint32_t i = 0; i < pipeline.BatchesPerEpoch(); ++i) Next(&pipeline);
   CHECK(pipeline.GetStats().skipped > 3);
   CHECK_EQ(pipeline.TakeSkipped().size(), size_t{1});
+}
+
+TEST(an_index_that_makes_no_sense_is_refused) {
+  Data data(GoodExamples());
+  for (const std::vector<uint64_t>& begin : {std::vector<uint64_t>{0, kRecords},
+                                             {0, kRecords + 1, kRecords},
+                                             {1, 5, kRecords},
+                                             {0, 5, kRecords - 1},
+                                             {0, ~uint64_t{0}, kRecords}}) {
+    Records records = data.records;
+    records.shard_begin = begin;
+    CHECK_THROWS(Pipeline(records, Config()), "the index of the records is damaged");
+  }
+  const std::vector<uint64_t> far(kRecords, ~uint64_t{0} - 8);
+  const std::vector<uint32_t> long_ones(kRecords, UINT32_MAX);
+  Records records = data.records;
+  records.offsets = far.data();
+  records.lengths = long_ones.data();
+  Pipeline pipeline(records, Config());
+  pipeline.Seek(0, 0);
+  CHECK(Next(&pipeline)->fault.reason.find("truncated") != std::string::npos);
+}
+
+TEST(a_batch_beyond_all_memory_is_refused) {
+  PipelineConfig config = Config();
+  config.drop_remainder = false;
+  config.format.views = 1 << 30;
+  config.format.height = config.format.width = 1 << 16;
+  CHECK_THROWS(Pipeline(GoodData().records, config), "more memory than any machine has");
 }
 
 TEST(where_nothing_can_be_used_skipping_ends_with_an_error) {

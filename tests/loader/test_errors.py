@@ -1,13 +1,17 @@
 """What can be wrong with data: each fault names its file, its place and its cause, at once."""
 
+import bz2
 import contextlib
 import functools
+import gzip
 import logging
+import lzma
 import os
 import re
 import struct
 import threading
 import time
+import zlib
 
 import numpy as np
 import pytest
@@ -190,10 +194,52 @@ OTHER = "the image is neither a JPEG nor a PNG but"
 
 NOT_SHARDS = {
     "empty": (b"", "the file is empty"),
-    "text": (b"words, words, words\n" * 20, "not a TFRecord file"),
-    "a GIF": (GIF, "not a TFRecord file"),
-    "zeros": (bytes(1000), "not a TFRecord file"),
-    "short": (b"word", "the file ends within a record header"),
+    "text": (b"words, words, words\n" * 20, "not a TFRecord file but text"),
+    "a GIF": (GIF, "not a TFRecord file, or a damaged one"),
+    "a JPEG": (b"\xff\xd8\xff\xe0" + bytes(99), "not a TFRecord file but a JPEG image"),
+    "zeros": (bytes(1000), "not a TFRecord file but zeros"),
+    "short": (b"wo\x80d", "the file ends within a record header"),
+    "gzip": (
+        gzip.compress(b"records" * 99),
+        "not a TFRecord file but a gzip file; decompress it first",
+    ),
+    "zlib": (
+        zlib.compress(b"records" * 99),
+        "not a TFRecord file but zlib-compressed data; decompress it first",
+    ),
+    "fast zlib": (
+        zlib.compress(b"records" * 99, 1),
+        "not a TFRecord file but zlib-compressed data",
+    ),
+    "bzip2": (
+        bz2.compress(b"records" * 99),
+        "not a TFRecord file but a bzip2 file; decompress it first",
+    ),
+    "xz": (
+        lzma.compress(b"records" * 99),
+        "not a TFRecord file but an xz file; decompress it first",
+    ),
+    "zstd": (
+        b"\x28\xb5\x2f\xfd" + bytes(99),
+        "not a TFRecord file but a zstd file; decompress it first",
+    ),
+    "Zip": (b"PK\3\4" + bytes(99), "not a TFRecord file but a Zip archive; unpack it first"),
+    "tar": (bytes(257) + b"ustar\0" + bytes(999), "not a TFRecord file but a tar archive"),
+    "Git LFS": (
+        b"version https://git-lfs.github.com/spec/v1\noid 1\n",
+        "not a TFRecord file but a Git LFS pointer",
+    ),
+    "DALI": (
+        b"0 1234\n1234 5678\n",
+        "not a TFRecord file but lines of numbers, such as a DALI index",
+    ),
+    "HTML": (b"\n <!DOCTYPE html><html>Not found</html>", "not a TFRecord file but an HTML page"),
+    "XML": (
+        b"<?xml version='1.0'?><Error><Code>AccessDenied</Code>",
+        "not a TFRecord file but an XML document",
+    ),
+    "JSON": (b'{"message": "gone"}', "not a TFRecord file but JSON text"),
+    "HDF5": (b"\x89HDF\r\n\x1a\n" + bytes(99), "not a TFRecord file but an HDF5 file"),
 }
 
 
@@ -284,7 +330,23 @@ FEATURES = {
     "an empty image": ({"image/encoded": b""}, "no feature 'image/encoded' with bytes in it"),
     "a label of 64 bits": (
         {"image/encoded": None, "image/class/label": 2**40},
-        "the label 1099511627776 does not fit in 32 bits",
+        "the label 1099511627776 less label_offset=1 does not fit in 32 bits",
+    ),
+    "the lowest label": (
+        {"image/encoded": None, "image/class/label": -(2**63)},
+        "the label -9223372036854775808 less label_offset=1 is below 0",
+    ),
+    "a label that counts from 0": (
+        {"image/encoded": None, "image/class/label": 0},
+        "the label 0 less label_offset=1 is below 0; if labels count from 0, use label_offset=0",
+    ),
+    "a label of bytes": (
+        {"image/encoded": None, "image/class/label": b"7"},
+        "the label feature 'image/class/label' holds bytes; a class label is an int64",
+    ),
+    "a label of floats": (
+        {"image/encoded": None, "image/class/label": 3.0},
+        "the label feature 'image/class/label' holds floating-point numbers; a class label is",
     ),
 }
 
@@ -516,7 +578,8 @@ def test_the_first_of_each_kind_is_logged(spoilt, caplog):
         "the JPEG cannot be decoded: the data end early",
         f"{OTHER} a BMP",
         f"{OTHER} a GIF",
-        "the record has no feature 'image/encoded' with bytes in it",
+        "the record has no feature 'image/encoded' with bytes in it; it has 'image/class/label', "
+        "'image/encoded'",
     ]
 
 

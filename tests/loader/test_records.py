@@ -3,11 +3,14 @@
 import logging
 import os
 import pickle
+import stat
 import struct
+import subprocess
+import sys
 
 import numpy as np
 import pytest
-from pretexture.loader import Record, RecordError, TFRecords, _core, imagenet
+from pretexture.loader import Loader, Record, RecordError, TFRecords, _core, imagenet
 
 
 def scan(path):
@@ -71,7 +74,7 @@ def test_labels_and_keys_can_be_others(write_shards, images, tmp_path):
     path = tmp_path / "shard"
     with writer.TFRecordWriter(path) as shard:
         shard.write(writer.example({"jpeg": images[0], "class": 7}))
-        shard.write(writer.example({"jpeg": images[1]}))
+        shard.write(writer.example({"jpeg": images[1], "class": []}))
     records = TFRecords(path, image_key="jpeg", label_key="class", label_offset=5)
     assert [record.label for record in records] == [2, -1]
     with pytest.raises(RecordError, match=r"shard at byte 0 \(record 0\): .*'image/encoded'"):
@@ -129,7 +132,7 @@ def test_the_index_is_cached_and_found_again(shards, scans, tmp_path, monkeypatc
     cache = tmp_path / "deep" / "cache"
     first = TFRecords(shards, cache_dir=cache)
     assert len(first) == len(first) == 37
-    assert scans == [shards]
+    assert scans == [[os.fsencode(path) for path in shards]]
     assert len(os.listdir(str(cache))) == 1
     second = TFRecords(shards, cache_dir=str(cache))
     assert second[20] == first[20]
@@ -188,9 +191,7 @@ def damaged(data):
     yield data[: len(data) // 2]
     yield data[:-1]
     yield bytes(len(data))
-    # Anywhere, and in the part of the archive's directory that says how a member is stored.
-    directory = data.index(b"PK\x01\x02")
-    for place in [*range(0, len(data), 97), *range(directory + 6, directory + 12)]:
+    for place in [*range(40), *range(40, len(data), 17)]:
         for bit in range(8):
             yield data[:place] + bytes([data[place] ^ 1 << bit]) + data[place + 1 :]
 
@@ -209,12 +210,99 @@ def test_a_damaged_cache_is_made_anew(shards, tmp_path):
 def test_a_foreign_file_in_the_cache_is_not_trusted(shards, scans, tmp_path):
     len(TFRecords(shards, cache_dir=tmp_path))
     (path,) = tmp_path.glob("index-*")
-    np.savez(str(path), offsets=np.zeros(4, np.uint64))
+    with open(path, "wb") as file:
+        np.savez(file, offsets=np.zeros(4, np.uint64))
     assert len(TFRecords(shards, cache_dir=tmp_path)) == 37
     np.save(str(path), np.zeros(4))
     os.replace(str(path) + ".npy", str(path))
     assert len(TFRecords(shards, cache_dir=tmp_path)) == 37
     assert len(scans) == 3
+
+
+def index_file(shard_begin, offsets, lengths):
+    """An index of these numbers, whole and with a right checksum."""
+    body = b"".join(
+        np.asarray(array, kind).tobytes()
+        for array, kind in ((shard_begin, "<u8"), (offsets, "<u8"), (lengths, "<u4"))
+    )
+    crc = _core.masked_crc32c(body)
+    header = struct.pack("<8sQQI4x", b"PTXINDX2", len(shard_begin) - 1, len(offsets), crc)
+    return header + body
+
+
+def test_an_index_that_does_not_fit_the_shards_is_rebuilt(
+    write_shards, images, scans, tmp_path, caplog
+):
+    paths = write_shards(tmp_path, images[:6], 2)
+    cache = tmp_path / "cache"
+    expected = [(r.path, r.offset) for r in TFRecords(paths, cache_dir=cache)]
+    index = TFRecords(paths, cache_dir=cache).shard_index()
+    (path,) = cache.iterdir()
+    offsets, lengths = index.offsets.tolist(), index.lengths.tolist()
+    assert path.read_bytes() == index_file([0, 3, 6], offsets, lengths)
+    tampered = [
+        ([0, 7, 6], offsets, lengths),
+        ([0, 2**63, 6], offsets, lengths),
+        ([3, 3, 6], offsets, lengths),
+        ([0, 3, 5], offsets, lengths),
+        ([0, 6, 6], offsets, lengths),
+        ([0, 3, 6], [0, 2**40, *offsets[2:]], lengths),
+        ([0, 3, 6], [2**64 - 16, *offsets[1:]], lengths),
+        ([0, 3, 6], offsets, [*lengths[:-1], 2**32 - 1]),
+        ([0, 3, 6], offsets[::-1], lengths[::-1]),
+        ([0, 1, 2], [0, 0], [8, 8]),
+    ]
+    for number, arrays in enumerate(tampered):
+        path.write_bytes(index_file(*arrays))
+        caplog.clear()
+        records = TFRecords(paths, cache_dir=cache)
+        assert [(r.path, r.offset) for r in records] == expected
+        (said,) = [record.getMessage() for record in caplog.records]
+        assert f"{path} is rebuilt" in said
+        assert len(scans) == number + 2
+
+
+def test_an_index_that_is_no_regular_file_is_rebuilt(shards, tmp_path):
+    cache, elsewhere = tmp_path / "cache", tmp_path / "elsewhere"
+    len(TFRecords(shards, cache_dir=cache))
+    (path,) = cache.iterdir()
+    os.rename(str(path), str(elsewhere))
+    intact = elsewhere.read_bytes()
+    os.symlink(str(elsewhere), str(path))
+    assert len(TFRecords(shards, cache_dir=cache)) == 37
+    assert not path.is_symlink()
+    path.unlink()
+    os.mkfifo(str(path))
+    assert len(TFRecords(shards, cache_dir=cache)) == 37
+    assert path.read_bytes() == intact
+    with open(path, "r+b") as file:
+        file.truncate(1 << 40)  # nothing on the disk
+    assert len(TFRecords(shards, cache_dir=cache)) == 37
+    assert path.read_bytes() == intact
+
+
+def test_the_cache_is_the_users_alone(shards, tmp_path):
+    before = os.umask(0)
+    try:
+        len(TFRecords(shards, cache_dir=tmp_path / "above" / "cache"))
+    finally:
+        os.umask(before)
+    (path,) = (tmp_path / "above" / "cache").iterdir()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+def test_a_shard_that_takes_anothers_place_is_scanned_anew(write_shards, images, scans, tmp_path):
+    (path,) = write_shards(tmp_path, images[:3])
+    status = os.stat(path)
+    assert len(TFRecords(path, cache_dir=tmp_path / "cache")) == 3
+    (other,) = write_shards(tmp_path, [images[1], images[0], images[2]], name="other")
+    os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
+    os.replace(other, path)
+    now = os.stat(path)
+    assert (now.st_size, now.st_mtime_ns) == (status.st_size, status.st_mtime_ns)
+    records = TFRecords(path, cache_dir=tmp_path / "cache")
+    assert [r.image for r in records] == [images[1], images[0], images[2]]
 
 
 def test_the_index_of_a_broken_shard_is_not_cached(write_shards, images, tmp_path):
@@ -226,6 +314,164 @@ def test_the_index_of_a_broken_shard_is_not_cached(write_shards, images, tmp_pat
         with pytest.raises(RecordError, match=r"00001-of-00002 at byte .*truncated"):
             len(TFRecords(paths, cache_dir=cache))
     assert not cache.exists()
+
+
+def test_a_label_key_that_is_named_must_be_there(write_shards, images, tmp_path):
+    (path,) = write_shards(tmp_path, images[:2])
+    reason = "no label feature 'image/class/labels'; it has 'image/class/label', 'image/encoded'"
+    with pytest.raises(RecordError, match=reason):
+        TFRecords(path, label_key="image/class/labels")[0]
+    # Pretext tasks ask for no class label.
+    for pipeline, label in (("resize(9)|patches(3)|jigsaw", []), ("resize(8)|rotate", [4])):
+        for backend in ("native", "reference"):
+            records = TFRecords(path, label_key="image/class/labels")
+            with Loader(records, pipeline, 2, training=False, backend=backend) as loader:
+                (batch,) = loader
+                assert list(batch.label.shape) == [2, *label]
+            with Loader(records, "resize(8)", 2, backend=backend) as loader, pytest.raises(
+                RecordError, match=reason
+            ):
+                list(loader)
+
+
+@pytest.mark.parametrize("offset", [-5, 0, 1, 7])
+def test_a_stored_label_of_minus_one_means_unlabelled(offset, images, tmp_path):
+    writer = pytest.importorskip("pretexture.loader.writer")
+    with writer.TFRecordWriter(tmp_path / "shard") as shard:
+        shard.write(writer.example({"image/encoded": images[0], "image/class/label": -1}))
+    assert TFRecords(tmp_path / "shard", label_offset=offset)[0].label == -1
+    for wrong in (2**31, 0.5, "1", True):
+        with pytest.raises(ValueError, match="label_offset"):
+            TFRecords(tmp_path / "shard", label_offset=wrong)
+
+
+def test_names_of_features_come_from_a_file_and_are_shown_harmlessly(images, tmp_path):
+    writer = pytest.importorskip("pretexture.loader.writer")
+    features = {"\x1b[2J": 1, "long" * 100: 2, **{f"n{i}": i for i in range(50)}}
+    with writer.TFRecordWriter(tmp_path / "shard") as shard:
+        shard.write(writer.example(features))
+    with pytest.raises(RecordError) as info:
+        TFRecords(tmp_path / "shard")[0]
+    said = str(info.value)
+    assert "'\\x1b[2J'" in said
+    assert "and 40 more" in said
+    assert len(said) < 600 and said.isprintable()
+
+
+@pytest.mark.parametrize("folder", ["[old] data", "a*b?", "[0-9]", "data [1]/inner"])
+def test_a_folder_with_the_characters_of_patterns_is_taken_by_its_name(
+    folder, write_shards, images, tmp_path
+):
+    (tmp_path / folder).mkdir(parents=True)
+    paths = write_shards(tmp_path / folder, images[:4], 2)
+    assert TFRecords(tmp_path / folder / "train-*").paths == tuple(paths)
+    assert len(TFRecords(str(tmp_path / folder / "train-*"), cache_dir=tmp_path / folder)) == 4
+    # Patterns in the names of folders still work.
+    inner = str(tmp_path / "[[ad0]*" / "*" if "/" in folder else tmp_path / "[[ad0]*")
+    assert TFRecords(os.path.join(inner, "train-*")).paths == tuple(paths)
+
+
+@pytest.mark.parametrize("name", ["café".encode("latin-1"), "图像".encode("gbk"), "图像".encode()])
+def test_names_in_any_encoding_are_read(name, write_shards, images, tmp_path, caplog):
+    folder = os.path.join(os.fsencode(str(tmp_path)), name)
+    os.mkdir(folder)
+    write_shards(os.fsdecode(folder), [images[0], b"GIF89a", *images[:2]], 2)
+    cache = os.path.join(folder, b"cache")
+    for pattern in (
+        os.path.join(folder, b"train-*"),
+        os.fsdecode(os.path.join(folder, b"train-*")),
+    ):
+        records = TFRecords(pattern, cache_dir=cache)
+        assert [len(record.image) for record in records][2:] == [len(i) for i in images[:2]]
+        for backend in ("native", "reference"):
+            with Loader(records, "resize(8)", 2, training=False, backend=backend) as loader:
+                with pytest.raises(RecordError) as info:
+                    list(loader)
+                assert os.fsencode(info.value.path) == os.path.join(folder, b"train-00000-of-00002")
+    assert os.listdir(cache)
+    assert imagenet(folder, "trainval").paths == records.paths
+
+
+def test_a_tilde_is_the_home_directory(write_shards, images, tmp_path, monkeypatch):
+    paths = write_shards(tmp_path, images[:2], 2)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert TFRecords("~/train-*").paths == tuple(paths)
+    assert TFRecords(["~/train-00000-of-00002"]).paths == (paths[0],)
+    assert imagenet("~", "trainval").paths == tuple(paths)
+    len(TFRecords("~/train-*", cache_dir="~/cache"))
+    assert len(os.listdir(str(tmp_path / "cache"))) == 1
+
+
+HOMELESS = """
+import logging, os, pwd, sys
+pwd.getpwuid = {}.__getitem__  # a KeyError for every user
+logging.basicConfig(level=logging.WARNING)
+from pretexture.loader import TFRecords
+for _ in range(2):
+    print(len(TFRecords(sys.argv[1])))
+try:
+    TFRecords("~/train-*")
+except ValueError as error:
+    print(error)
+print(os.listdir("."))
+"""
+
+
+def test_without_a_home_nothing_is_called_tilde(shards, tmp_path):
+    """As in a container that runs under a user number without a name."""
+    work, temporary = tmp_path / "work", tmp_path / "temporary"
+    work.mkdir()
+    temporary.mkdir()
+    environment = {k: v for k, v in os.environ.items() if k not in ("HOME", "XDG_CACHE_HOME")}
+    environment["TMPDIR"] = str(temporary)
+    run = subprocess.run(
+        [sys.executable, "-c", HOMELESS, shards[0]],
+        capture_output=True,
+        text=True,
+        cwd=str(work),
+        env=environment,
+    )
+    assert run.returncode == 0, run.stderr
+    length, again, error, entries = run.stdout.splitlines()
+    assert length == again == str(len(scan(shards[0])))
+    assert "there is no home directory for ~/train-*" in error
+    assert entries == "[]"
+    assert run.stderr.count("there is no home directory") == 1
+    (private,) = temporary.iterdir()
+    assert stat.S_IMODE(private.stat().st_mode) == 0o700
+
+
+INTERRUPTED = """
+import os, signal, sys, threading
+from pretexture.loader import TFRecords
+threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+try:
+    TFRecords(sys.argv[1:]).shard_index()
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_a_scan_can_be_interrupted(tmp_path):
+    # Small records: a hundred million of them in a file that is linked two hundred times.
+    writer = pytest.importorskip("pretexture.loader.writer")
+    with writer.TFRecordWriter(tmp_path / "piece") as shard:
+        for _ in range(5000):
+            shard.write(b"")
+    piece = (tmp_path / "piece").read_bytes()
+    (tmp_path / "shard").write_bytes(piece * 100)
+    links = [str(tmp_path / f"train-{i}") for i in range(200)]
+    for link in links:
+        os.link(str(tmp_path / "shard"), link)
+    run = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, *links],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path / "xdg")},
+    )
+    assert run.stdout == "interrupted\n", run.stderr
+    assert not (tmp_path / "xdg").exists()
 
 
 def fake_imagenet(folder, train, validation=2):
