@@ -26,20 +26,23 @@ constexpr uint8_t kZigzag[DCTSIZE2 + 16] = {
     29, 22, 15, 23, 30, 37, 44, 51, 58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54,
     47, 55, 62, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63};
 
-constexpr int kCutShort = 1 << 20;  // added bits
+constexpr int kRefilled = 56;  // bits there are after a Refill, at least
+constexpr int kLongest = 31;   // bits of a symbol, at most: a code of 16, a value of 15
 
-// Whether a marker comes before the data end.
-bool MarkerAhead(const uint8_t* next, const uint8_t* last) {
-  for (; last - next >= 2; ++next) {
-    if (next[0] == 0xff && next[1] != 0) return true;
+// Whether the codes end at a marker at the latest, other than one that may stand among them:
+// libjpeg reads ahead up to a marker, and if the data end before, it fails even if it needs no
+// more. Any number of 0xff may stand before a marker; before a zero, libjpeg takes them for one
+// byte of data.
+bool EndInMarker(const uint8_t* codes, const uint8_t* last) {
+  for (; last - codes >= 2; --last) {
+    const uint8_t kind = last[-1];
+    if (last[-2] == 0xff && kind != 0 && kind != 0xff && (kind & 0xf8) != JPEG_RST0) return true;
   }
   return false;
 }
 
-// Byte by byte, up to a marker; behind it come zeros. Where the data end without one, libjpeg is to
-// say whether it needed more.
+// Byte by byte, up to a marker; behind it come zeros.
 HuffmanDecoder::Bits RefillSlowly(HuffmanDecoder::Bits b) {
-  if (b.last - b.next < 10 && !MarkerAhead(b.next, b.last)) b.added = kCutShort;
   while (b.count <= 56) {
     uint64_t byte = 0;
     if (b.next < b.last && *b.next != 0xff) {
@@ -56,8 +59,8 @@ HuffmanDecoder::Bits RefillSlowly(HuffmanDecoder::Bits b) {
   return b;
 }
 
-// So that there are more than 55 bits. It costs less than to ask whether it must be done, which
-// nothing could foretell.
+// So that there are at least kRefilled bits. It costs less than to ask whether it must be done,
+// which nothing could foretell.
 PRETEXTURE_INLINE void Refill(HuffmanDecoder::Bits& b) {
   if (b.last - b.next >= 8) {
     uint64_t bytes;
@@ -89,9 +92,10 @@ PRETEXTURE_INLINE int Value(uint64_t bits, HuffmanTable::Symbol symbol) {
   return value - (negative & ((1 << symbol.size) - 1));
 }
 
-enum class After { kMore, kEnd, kUnsound };
+// kMore: at least kLongest bits are left of those of the last Refill; kRefill: maybe fewer are.
+enum class After { kMore, kRefill, kEnd, kUnsound };
 
-// Takes one symbol, of at most 31 bits, or those of a Step. `k` is the last coefficient's number.
+// Takes one symbol, or those of a Step. `k` is the last coefficient's number.
 template <bool kStore>
 PRETEXTURE_INLINE After Advance(HuffmanDecoder::Bits& b, const HuffmanTable& table, JCOEF* out,
                                 int& k) {
@@ -118,7 +122,7 @@ PRETEXTURE_INLINE After Advance(HuffmanDecoder::Bits& b, const HuffmanTable& tab
   if (symbol.size == 0 && symbol.run != 15) return After::kEnd;
   k += symbol.run + 1;
   if (kStore && symbol.size != 0) out[kZigzag[k]] = static_cast<JCOEF>(value);
-  return After::kMore;
+  return symbol.total <= kRefilled - kLongest ? After::kMore : After::kRefill;
 }
 
 // False where the stream holds no such MCU. With kStore false coefficients are not kept.
@@ -141,7 +145,8 @@ PRETEXTURE_INLINE bool DecodeMcu(HuffmanDecoder::Mcu& mcu, JBLOCKROW* blocks) {
     for (int k = 0; k < DCTSIZE2 - 1;) {
       Refill(b);
       After after = Advance<kStore>(b, *block.ac, out, k);
-      // Two at most: a step of 10 bits leaves enough for any symbol.
+      // Two at most. Only behind one of more than 25 bits, which hardly any image has, there may be
+      // too few for a second.
       if (after == After::kMore && k < DCTSIZE2 - 1) {
         after = Advance<kStore>(b, *block.ac, out, k);
       }
@@ -192,10 +197,11 @@ HuffmanTable::Symbol HuffmanTable::Describe(int length, int symbol) {
 }
 
 void HuffmanTable::Build(const JHUFF_TBL& table, bool ac) {
-  if (std::memcmp(bits_, table.bits, sizeof(bits_)) == 0 &&
+  if (built_ && std::memcmp(bits_, table.bits, sizeof(bits_)) == 0 &&
       std::memcmp(symbols_, table.huffval, sizeof(symbols_)) == 0) {
     return;
   }
+  built_ = true;
   std::memcpy(bits_, table.bits, sizeof(bits_));
   std::memcpy(symbols_, table.huffval, sizeof(symbols_));
   std::memset(short_, 0, sizeof(short_));
@@ -284,10 +290,12 @@ HuffmanTable::Symbol HuffmanTable::FindLong(uint64_t bits) const {
 }
 
 bool HuffmanDecoder::Attach(j_decompress_ptr info, DecodeMcu decode, GiveUp give_up) {
+  const uint8_t* const codes = info->src->next_input_byte;
   // jpegli, which may stand in for libjpeg-turbo, has no such decoder.
   if (info->entropy == nullptr || info->progressive_mode || info->arith_code ||
       jpeg_has_multiple_scans(info) || info->data_precision != 8 || info->Ss != 0 ||
-      info->Se != DCTSIZE2 - 1 || info->Ah != 0 || info->Al != 0) {
+      info->Se != DCTSIZE2 - 1 || info->Ah != 0 || info->Al != 0 ||
+      !EndInMarker(codes, codes + info->src->bytes_in_buffer)) {
     return false;
   }
   mcu_.blocks = info->blocks_in_MCU;
@@ -301,8 +309,7 @@ bool HuffmanDecoder::Attach(j_decompress_ptr info, DecodeMcu decode, GiveUp give
     ac_[c->ac_tbl_no].Build(*ac, true);
     mcu_.block[i] = {&dc_[c->dc_tbl_no], &ac_[c->ac_tbl_no], component};
   }
-  mcu_.bits = {info->src->next_input_byte, info->src->next_input_byte + info->src->bytes_in_buffer,
-               0, 0, 0};
+  mcu_.bits = {codes, codes + info->src->bytes_in_buffer, 0, 0, 0};
   std::memset(mcu_.predicted, 0, sizeof(mcu_.predicted));
   info_ = info;
   give_up_ = give_up;

@@ -68,8 +68,9 @@ class HuffmanTable {
   // `first_` + code.
   uint32_t end_[17];
   int first_[17];
-  uint8_t bits_[17] = {};
-  uint8_t symbols_[256] = {};
+  bool built_ = false;  // from these:
+  uint8_t bits_[17];
+  uint8_t symbols_[256];
 };
 
 // Decodes the MCUs of one image at a time.

@@ -1,6 +1,9 @@
 // Our Huffman decoder against libjpeg's: the same pixels, and on broken streams the same
 // complaints.
 
+#include <algorithm>
+#include <memory>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -112,6 +115,79 @@ TEST(progressive_and_arithmetic_jpegs_are_left_to_libjpeg) {
     CHECK(Decode(&decoder, data, whole, false) == Decode(&decoder, data, whole, true));
   }
   CHECK_EQ(decoder.given_up(), 0u);
+}
+
+// Two symbols of up to 31 bits come one after the other.
+TEST(symbols_longer_than_any_encoder_writes_decode_as_with_libjpeg) {
+  JpegDecoder decoder;
+  Random random(3);
+  for (int i = 0; i < 200; ++i) {
+    const CraftedJpeg jpeg = LongSymbols(&random);
+    const Bytes data = PutTogether(jpeg);
+    const Rect whole{0, 0, jpeg.width, jpeg.height};
+    const Result ours = Decode(&decoder, data, whole, false);
+    CHECK_EQ(ours.error, "");
+    CHECK(ours == Decode(&decoder, data, whole, true));
+  }
+  CHECK_EQ(decoder.given_up(), 0u);
+}
+
+TEST(what_comes_behind_the_codes_matters_as_it_does_to_libjpeg) {
+  const std::vector<Bytes> ends = {
+      {},
+      {0},
+      {0xff},
+      {0xff, 0xff},
+      {0xff, 0},
+      {0xff, 0xff, 0},
+      {0xff, 0xd9},
+      {0xff, 0xff, 0xd9},
+      Bytes(40, 0xff),
+      Bytes(40, 0),
+      {0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0},
+      {0xff, 0xff, 0, 0xff, 0xd9},
+      {0xff, 0xd0},
+      {0xff, 0xd0, 0xff, 0xd9},
+      {1, 2, 3, 0xff, 0xd9},
+  };
+  JpegDecoder decoder;
+  Random random(4);
+  std::set<std::string> errors;
+  for (int i = 0; i < 40; ++i) {
+    CraftedJpeg jpeg = LongSymbols(&random);
+    for (const Bytes& end : ends) {
+      jpeg.end = end;
+      for (size_t cut = 0; cut < std::min<size_t>(12, jpeg.codes.size()); ++cut) {
+        CraftedJpeg part = jpeg;
+        part.codes.resize(part.codes.size() - cut);
+        const Bytes data = PutTogether(part);
+        const Rect rect = DrawnRect(&random, jpeg.width, jpeg.height);
+        const Result ours = Decode(&decoder, data, rect, false);
+        const Result theirs = Decode(&decoder, data, rect, true);
+        CHECK_EQ(ours.error, theirs.error);
+        CHECK_EQ(ours.warnings, theirs.warnings);
+        CHECK(ours.pixels == theirs.pixels);
+        errors.insert(theirs.error);
+      }
+    }
+  }
+  CHECK_EQ(errors.size(), size_t{2});  // none, and that the data end early
+}
+
+// Such a table is what a decoder has before it has read any.
+TEST(tables_without_a_code_decode_as_with_libjpeg) {
+  Random random(5);
+  for (int i = 0; i < 20; ++i) {
+    JpegDecoder used;
+    const CraftedJpeg other = LongSymbols(&random);
+    Decode(&used, PutTogether(other), {0, 0, 1, 1}, false);
+    auto fresh = std::make_unique<JpegDecoder>();
+    CraftedJpeg jpeg;
+    jpeg.codes = Bytes(40, static_cast<uint8_t>(i));
+    const Result ours = Decode(fresh.get(), PutTogether(jpeg), {0, 0, 8, 8}, false);
+    CHECK(ours == Decode(&used, PutTogether(jpeg), {0, 0, 8, 8}, true));
+    CHECK(ours.warnings > 0);
+  }
 }
 
 TEST(broken_streams_give_what_libjpeg_gives) {

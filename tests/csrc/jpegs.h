@@ -1,9 +1,12 @@
 // JPEGs to test with, encoded by libjpeg: any size, sampling, coding and colour space.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <initializer_list>
+#include <utility>
 #include <vector>
 
 // jpeglib.h needs the names that cstdio declares.
@@ -84,6 +87,132 @@ inline std::vector<uint8_t> EncodeJpeg(int width, int height, const JpegOptions&
   std::free(memory);
   jpeg_destroy_compress(&info);
   return data;
+}
+
+// How many codes there are of each length from 1 to 16 bits, and what each code stands for. No code
+// may have ones only.
+struct CodeTable {
+  std::array<uint8_t, 16> counts{};
+  std::vector<uint8_t> symbols;
+};
+
+// A JPEG put together byte by byte, for what no encoder writes.
+struct CraftedJpeg {
+  int width = 8, height = 8;
+  std::vector<int> sampling = {0x11};  // of each component: horizontal factor * 16 + vertical one
+  int quantizer = 1;                   // of all coefficients
+  int restart_blocks = 0;
+  CodeTable dc, ac;
+  std::vector<uint8_t> codes;
+  std::vector<uint8_t> end = {0xff, 0xd9};
+};
+
+inline std::vector<uint8_t> PutTogether(const CraftedJpeg& jpeg) {
+  std::vector<uint8_t> out;
+  const auto append = [&](std::initializer_list<int> bytes) {
+    for (const int byte : bytes) out.push_back(static_cast<uint8_t>(byte));
+  };
+  const auto append_table = [&](int kind, const CodeTable& table) {
+    const int size = 19 + static_cast<int>(table.symbols.size());
+    append({0xff, 0xc4, size >> 8, size & 255, kind});
+    out.insert(out.end(), table.counts.begin(), table.counts.end());
+    out.insert(out.end(), table.symbols.begin(), table.symbols.end());
+  };
+  const int components = static_cast<int>(jpeg.sampling.size());
+  append({0xff, 0xd8, 0xff, 0xdb, 0, 67, 0});
+  out.insert(out.end(), 64, static_cast<uint8_t>(jpeg.quantizer));
+  append({0xff, 0xc0, 0, 8 + 3 * components, 8, jpeg.height >> 8, jpeg.height & 255,
+          jpeg.width >> 8, jpeg.width & 255, components});
+  for (int c = 0; c < components; ++c) append({c + 1, jpeg.sampling[static_cast<size_t>(c)], 0});
+  append_table(0x00, jpeg.dc);
+  append_table(0x10, jpeg.ac);
+  append({0xff, 0xdd, 0, 4, jpeg.restart_blocks >> 8, jpeg.restart_blocks & 255});
+  append({0xff, 0xda, 0, 6 + 2 * components, components});
+  for (int c = 0; c < components; ++c) append({c + 1, 0});
+  append({0, 63, 0});
+  out.insert(out.end(), jpeg.codes.begin(), jpeg.codes.end());
+  out.insert(out.end(), jpeg.end.begin(), jpeg.end.end());
+  return out;
+}
+
+// Writes Huffman codes as the data of a JPEG.
+class CodeWriter {
+ public:
+  void Put(unsigned bits, int count) {
+    for (int i = count - 1; i >= 0; --i) {
+      byte_ = byte_ << 1 | (bits >> i & 1);
+      if (++filled_ < 8) continue;
+      codes_.push_back(static_cast<uint8_t>(byte_));
+      if ((byte_ & 0xff) == 0xff) codes_.push_back(0);
+      filled_ = 0;
+    }
+  }
+
+  // The code of a table's nth symbol, and random bits as its value.
+  void PutSymbol(const CodeTable& table, int n, Random* random) {
+    unsigned code = 0;
+    int number = 0;
+    for (int length = 1; length <= 16; ++length, code <<= 1) {
+      const int count = table.counts[static_cast<size_t>(length - 1)];
+      if (n < number + count) {
+        Put(code + static_cast<unsigned>(n - number), length);
+        Put(random->Next(), table.symbols[static_cast<size_t>(n)] & 15);
+        return;
+      }
+      number += count;
+      code += static_cast<unsigned>(count);
+    }
+    std::abort();
+  }
+
+  // Ones fill up the last byte.
+  std::vector<uint8_t> Finish() {
+    while (filled_ > 0) Put(1, 1);
+    return std::move(codes_);
+  }
+
+ private:
+  std::vector<uint8_t> codes_;
+  unsigned byte_ = 0;
+  int filled_ = 0;  // bits of it
+};
+
+// A sound stream of symbols that no encoder writes, since no pixels have such coefficients: AC
+// values of up to 15 bits behind codes of 16; in some images most are such, in others few.
+inline CraftedJpeg LongSymbols(Random* random) {
+  CraftedJpeg jpeg;
+  jpeg.width = random->Between(1, 40);
+  jpeg.height = random->Between(1, 40);
+  jpeg.dc.counts[1] = 3;
+  jpeg.dc.symbols = {0, 4, 11};
+  // The end of a block, a run of zeros, short symbols, and long ones. Few bits are no code, so that
+  // a decoder that has lost its place does not notice.
+  constexpr int kShort = 16, kLong = 240;
+  for (const size_t length : {5, 6, 7, 8}) jpeg.ac.counts[length - 1] = 1;
+  jpeg.ac.counts[2] = 3;
+  jpeg.ac.counts[3] = 9;
+  jpeg.ac.counts[15] = kLong;
+  jpeg.ac.symbols = {0x00, 0xf0};
+  for (int i = 2; i < kShort; ++i) jpeg.ac.symbols.push_back(static_cast<uint8_t>(1 + i % 5));
+  for (int i = 0; i < kLong; ++i) {
+    jpeg.ac.symbols.push_back(
+        static_cast<uint8_t>(random->Between(0, 3) << 4 | random->Between(9, 15)));
+  }
+  const int rare = random->Between(1, 100);
+  CodeWriter writer;
+  for (int block = (jpeg.width + 7) / 8 * ((jpeg.height + 7) / 8); block > 0; --block) {
+    writer.PutSymbol(jpeg.dc, random->Between(0, 2), random);
+    for (int k = 1; k < 64;) {
+      const bool is_long = random->Between(0, rare) <= 1;
+      const int n =
+          is_long ? kShort + random->Between(0, kLong - 1) : random->Between(0, kShort - 1);
+      writer.PutSymbol(jpeg.ac, n, random);
+      if (n == 0) break;
+      k += 1 + (jpeg.ac.symbols[static_cast<size_t>(n)] >> 4);
+    }
+  }
+  jpeg.codes = writer.Finish();
+  return jpeg;
 }
 
 // The place of each marker of one kind among the segments, such as 0xda for the starts of scans.
