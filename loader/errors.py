@@ -2,6 +2,8 @@
 
 from typing import Optional
 
+from .printable import printable
+
 
 class PipelineError(ValueError):
     """A pipeline that cannot be parsed or carried out; the message names the step and why."""
@@ -10,7 +12,8 @@ class PipelineError(ValueError):
 class RecordError(ValueError):
     """A record that cannot be read, parsed or decoded.
 
-    The message reads `PATH at byte OFFSET (record NUMBER): reason`.
+    The message reads `PATH at byte OFFSET (record NUMBER): reason`, with all that a terminal might
+    obey escaped.
 
     Attributes:
         path: the shard.
@@ -22,7 +25,7 @@ class RecordError(ValueError):
 
     def __init__(self, path: str, offset: int, record: Optional[int], reason: str):
         number = "" if record is None else f" (record {record})"
-        super().__init__(f"{path} at byte {offset}{number}: {reason}")
+        super().__init__(f"{printable(path)} at byte {offset}{number}: {printable(reason)}")
         self.path = path
         self.offset = offset
         self.record = record

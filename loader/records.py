@@ -3,7 +3,6 @@
 import collections.abc
 import contextlib
 import dataclasses
-import json
 import os
 import re
 import threading
@@ -29,8 +28,18 @@ from . import _core, paths
 from .arguments import whole
 from .errors import RecordError
 from .index import Index, local_index, remote_index
+from .json_text import parse_object
 from .paths import Path
-from .remote import FetchError, MissingError, Remote, RemoteFile, Storage, is_url, join
+from .remote import (
+    FetchError,
+    MissingError,
+    Remote,
+    RemoteFile,
+    Storage,
+    is_safe_name,
+    is_url,
+    join,
+)
 from .shard_cache import RemoteShards, ShardCache
 
 __all__ = ["Index", "LocalShards", "Record", "Shards", "TFRecords", "imagenet"]
@@ -332,8 +341,11 @@ def _remote_listing(root: str, storage: Storage) -> Mapping[str, Any]:
         return remote.entries(root)
     description = join(root, DATASET)
     try:
-        splits = json.loads(remote.read(description))["splits"].values()
-        return {name: join(root, name) for split in splits for name in split["shards"]}
+        splits = parse_object(remote.read(description), description)["splits"].values()
+        names = [name for split in splits for name in split["shards"]]
+        if not all(is_safe_name(name) and "/" not in name for name in names):
+            raise ValueError("a shard's name is not that of a file in the folder")
+        return {name: join(root, name) for name in names}
     except MissingError:
         raise FileNotFoundError(
             f"there is no {description}, and a web server does not list the shards that it has; "

@@ -111,6 +111,25 @@ def is_url(name: str) -> bool:
     return bool(_URL.match(name))
 
 
+def is_safe_name(name: str) -> bool:
+    """Whether a name from a server can be a path within a local folder, and no other.
+
+    It is relative, has no empty, `.` or `..` parts, no backslash and no control character, and no
+    part is longer than file systems allow (255 bytes, with room for a temporary file's ending).
+    """
+    parts = name.split("/")
+    return (
+        all(
+            part not in ("", ".", "..")
+            and len(os.fsencode(part)) <= 200
+            and not re.search(r"[\x00-\x1f\x7f\\]", part)
+            and not re.match(r"[A-Za-z]:", part)
+            for part in parts
+        )
+        and len(os.fsencode(name)) <= 2000
+    )
+
+
 def join(folder: str, name: str) -> str:
     """A name within a folder, which is a path or a URL."""
     return f"{folder.rstrip('/')}/{name}" if is_url(folder) else os.path.join(folder, name)
@@ -155,6 +174,9 @@ class Remote:
     def entries(self, folder: str, deep: bool = False) -> Dict[str, RemoteFile]:
         """The files in a folder by name, or by path in it with those of its folders.
 
+        Names that are not those of local files (see `is_safe_name`) are left out with a warning,
+        because whoever lists a folder makes local paths of what it holds.
+
         Raises: FetchError. A folder that is not there is empty.
         """
         root = self._path(folder).rstrip("/")
@@ -173,9 +195,19 @@ class Remote:
             for info in self._persist(folder, listing)
             if _is_file(info["name"], info)
         }
-        urls = [self._url(path) for path in infos]
-        names = [path[len(root) + 1 :] for path in infos]
-        return dict(zip(names, self._described(urls, infos)))
+        names = {path[len(root) + 1 :]: path for path in infos if path.startswith(f"{root}/")}
+        unsafe = [name for name in names if not is_safe_name(name)]
+        if unsafe:
+            _log.warning(
+                "%s: %d files are left out, because their names cannot be those of local files; "
+                "one is %r",
+                folder,
+                len(unsafe),
+                unsafe[0][:80],
+            )
+        kept = [name for name in names if name not in unsafe]
+        urls = [self._url(names[name]) for name in kept]
+        return dict(zip(kept, self._described(urls, infos)))
 
     def read(self, url: str) -> bytes:
         """The contents of a small file. Raises: MissingError, FetchError."""

@@ -186,7 +186,11 @@ class S3:
 
     def put_marker(self, prefix):
         """Makes a folder as a bucket's console does: an empty object whose name ends with /."""
+        self.put_object(f"{prefix}/", b"")
+
+    def put_object(self, key, body):
+        """Uploads an object under any key, such as no file system would take."""
         import boto3
 
         client = boto3.client("s3", endpoint_url=self.endpoint)
-        client.put_object(Bucket=self.bucket[5:], Key=f"{prefix}/", Body=b"")
+        client.put_object(Bucket=self.bucket[5:], Key=key, Body=body)

@@ -21,6 +21,7 @@ from pretexture.loader.remote import (
     Remote,
     RemoteFile,
     Storage,
+    is_safe_name,
     is_url,
     join,
 )
@@ -127,7 +128,8 @@ class RemoteWorkdir:
                 f"one, or give another --cache-dir"
             ) from None
         try:
-            self._synced = read_notes(self._path(_SYNCED), Synced)
+            notes = read_notes(self._path(_SYNCED), Synced)
+            self._synced = {name: note for name, note in notes.items() if is_safe_name(name)}
             self.pull()
             if self._use == "train" and self._first:
                 self._try_to_write()
@@ -162,7 +164,7 @@ class RemoteWorkdir:
             for name, synced in list(self._synced.items()):
                 if name not in there:
                     del self._synced[name]
-                    if self._state(name) == (synced.size, synced.mtime):
+                    if self._state(name) == (synced.size, synced.mtime) and self._is_own(name):
                         os.remove(self._path(name))
             if "checkpoint" in fetched:
                 self._drop_fork(there)
@@ -212,6 +214,11 @@ class RemoteWorkdir:
         if before and before[:2] == file[1:] and os.path.exists(path):
             return False
         os.makedirs(os.path.dirname(path), exist_ok=True)
+        if not self._is_own(name):
+            raise WorkdirError(
+                f"{os.path.dirname(path)} leads out of {self.folder}; remove that link, and run "
+                "the same command again"
+            )
         beside = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.fetched")
         try:
             file = self._remote.fetch_newest(file, beside)
@@ -241,6 +248,13 @@ class RemoteWorkdir:
 
     def _path(self, name: str) -> str:
         return os.path.join(self.folder, name)
+
+    def _is_own(self, name: str) -> bool:
+        """Whether a file of the copy lies within the copy, whatever links stand there."""
+        folder = os.path.realpath(os.path.dirname(self._path(name)))
+        return os.path.commonpath([folder, os.path.realpath(self.folder)]) == os.path.realpath(
+            self.folder
+        )
 
     def _state(self, name: str) -> Tuple[int, int]:
         """Size and time of a file of the copy; -1 where it is not there."""
@@ -311,7 +325,7 @@ def read_notes(path: str, kind: Callable[..., T]) -> Dict[str, T]:
     try:
         with open(path, encoding="utf-8") as file:
             return {name: kind(*values) for name, values in json.load(file).items()}
-    except (FileNotFoundError, ValueError, TypeError, AttributeError):
+    except (FileNotFoundError, ValueError, TypeError, AttributeError, RecursionError):
         return {}
 
 

@@ -590,3 +590,53 @@ def test_a_kind_of_url_that_needs_more_or_is_unknown_is_named():
     except ImportError:
         with pytest.raises(ImportError, match=r"gs:// URLs need .*pretexture\[gcs\]"):
             TFRecords("gs://bucket/train-*")
+
+
+HOSTILE = [
+    "/etc/passwd",
+    "//double",
+    "inner//file",
+    "../above",
+    "inner/../../above",
+    "./here",
+    "inner/./file",
+    "back\\slash",
+    "C:drive",
+    "new\nline",
+    "x" * 300,
+]
+HARMLESS = ["a", "inner/file", "..a", "a..", "...", "with space", "图像", "x" * 200]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_name_that_would_leave_the_folder_is_not_safe(name):
+    assert not remote.is_safe_name(name)
+    assert not remote.is_safe_name("a/" + name)
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+def test_names_of_files_are_safe(name, tmp_path):
+    assert remote.is_safe_name(name)
+    inside = os.path.normpath(os.path.join(str(tmp_path), name))
+    assert inside.startswith(str(tmp_path) + os.sep)
+
+
+def test_a_listing_leaves_out_what_no_local_file_can_be_called(s3, tmp_path, caplog):
+    for name in ["good", "inner/file", "/abs/path", "inner//file", "x" * 300]:
+        s3.put_object(f"runs/r/{name}", b"contents")
+    listed = remote.Remote(s3.bucket, remote.Storage(endpoint_url=s3.endpoint)).entries(
+        f"{s3.bucket}/runs/r", deep=True
+    )
+    assert sorted(listed) == ["good", "inner/file"]
+    (said,) = [r.getMessage() for r in caplog.records if "left out" in r.getMessage()]
+    assert "3 files" in said
+
+
+@pytest.mark.parametrize("name", ["../train-00000-of-00001", "/etc/train-00000-of-00001", 3, None])
+def test_a_web_servers_list_of_shards_names_files_of_its_folder_alone(name, tmp_path):
+    listed = json.dumps({"splits": {"train": {"shards": [name]}}})
+    (tmp_path / "dataset.json").write_text(listed)
+    server = web_server(tmp_path)
+    with pytest.raises(ValueError, match="does not name the shards"):
+        imagenet(f"http://127.0.0.1:{server.server_port}", "trainval")
+    server.shutdown()

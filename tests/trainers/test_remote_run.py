@@ -1,6 +1,7 @@
 """Runs whose data and folder are at URLs: the same run, wherever it goes on."""
 
 import functools
+import json
 import os
 import shutil
 import signal
@@ -406,3 +407,38 @@ def test_a_server_that_does_not_answer_an_upload_is_an_error(s3, storage, monkey
         f"{s3.bucket}/run", storage, "train"
     ) as workdir, open(os.path.join(workdir.folder, "a"), "w") as file:
         file.write("a")
+
+
+def test_keys_that_lead_elsewhere_write_and_delete_nothing(s3, storage, tmp_path, caplog):
+    """A listed key such as `runs/r//abs/path` names a file outside of the run's folder."""
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"precious")
+    url = f"{s3.bucket}/runs/r"
+    s3.put_object("runs/r/config.json", b"{}")
+    keys = [f"runs/r/{victim}", "runs/r/" + "long" * 75, "runs/r/exports//1/x"]
+    for key in keys:
+        s3.put_object(key, b"hostile")
+    for _ in range(2):
+        folder = fetched(url, storage, "module")
+        assert os.listdir(folder).count("config.json") == 1
+        assert victim.read_bytes() == b"precious"
+    # The state of an earlier version may name such a file as one that was fetched.
+    status = os.stat(str(victim))
+    notes = {str(victim): [status.st_size, "", status.st_mtime_ns]}
+    with open(os.path.join(folder, ".synced.json"), "w") as file:
+        json.dump(notes, file)
+    fetched(url, storage, "module")
+    assert victim.read_bytes() == b"precious"
+
+
+def test_a_link_in_the_copy_is_not_followed_out_of_it(s3, storage, tmp_path):
+    url = f"{s3.bucket}/runs/r"
+    s3.put_object("runs/r/config.json", b"{}")
+    folder = fetched(url, storage, "module")
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    os.symlink(str(outside), os.path.join(folder, "exports"))
+    s3.put_object("runs/r/exports/pretexture.json", b"{}")
+    with pytest.raises(WorkdirError, match="exports leads out of"):
+        fetched(url, storage, "module")
+    assert not os.listdir(str(outside))

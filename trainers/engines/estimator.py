@@ -197,7 +197,10 @@ class Engine:
         folder = tempfile.mkdtemp(prefix="pretexture-")
         try:
             with together(self._place.workers):
-                go(self._estimator(folder, loop), lambda: dataset(source, index=True).map(_features_and_label))
+                go(
+                    self._estimator(folder, loop),
+                    lambda: dataset(source, index=True).map(_features_and_label),
+                )
         except (tf.errors.OpError, ConnectionError):
             if source.error is not None:  # which TensorFlow's words would bury
                 raise source.error from None
