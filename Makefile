@@ -42,11 +42,14 @@ $(VENV)/dev: $(SOURCES)
 $(LANES:%=%/dev): $(SOURCES)
 	$(call INSTALL,$(@D),$$(scripts/find_python.sh $(OLD_PYTHON)),dev$(,)tensorflow-cpu)
 
+# A worker for each core takes tests from the others when it has done its own.
+PYTEST = python -m pytest -n auto --maxprocesses 8 --dist worksteal
+
 test: $(VENV)/dev
-	$(VENV)/bin/python -m pytest tests
+	$(VENV)/bin/$(PYTEST) tests
 
 test-tf1 test-tf26: test-%: .venv-%/dev
-	.venv-$*/bin/python -m pytest tests
+	.venv-$*/bin/$(PYTEST) tests
 
 test-lanes: $(VENV)/dev $(LANES:%=%/dev)
 	PRETEXTURE_LANES="$(addsuffix /bin/python,$(abspath $(VENV) $(LANES)))" \

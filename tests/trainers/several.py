@@ -1,7 +1,9 @@
 """Runs of several real processes, by `scripts/launch.py`, and what they learned."""
 
+import contextlib
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -47,10 +49,12 @@ def done(process, status=0):
 
 
 def port():
-    """One that is free."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A free port, below those that the system gives to connections, which come at any moment."""
+    while True:
+        number = random.SystemRandom().randrange(10000, 32000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", number))
+            return number
 
 
 def npus(folder, count):
