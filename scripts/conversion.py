@@ -47,6 +47,7 @@ class Shard(NamedTuple):
         images: in order.
         class_names: of each image's class.
         skip: leave out the images that cannot be used.
+        max_pixels: largest image that is taken, in pixels.
         signature: changes with anything that changes the shard.
     """
 
@@ -56,11 +57,15 @@ class Shard(NamedTuple):
     images: List[Entry]
     class_names: List[str]
     skip: bool
+    max_pixels: int
     signature: str
 
 
 class Written(NamedTuple):
-    """What became of a shard: counts, and why images were left out, by name."""
+    """What became of a shard: counts, and why images were left out, by name.
+
+    Without records there is no file.
+    """
 
     records: int
     bytes: int
@@ -235,6 +240,10 @@ def _check_sight(shard: Shard, witness: cluster.Witness) -> None:
         ) from None
 
 
+class _NothingUsable(Exception):
+    """So that no empty shard is left."""
+
+
 def _write(shard: Shard, after_image: Callable[[], None]) -> Written:
     skipped: Dict[str, str] = {}
     encoded_anew = 0
@@ -242,7 +251,8 @@ def _write(shard: Shard, after_image: Callable[[], None]) -> Written:
         with TFRecordWriter(shard.path) as writer:
             for image, class_name in zip(shard.images, shard.class_names):
                 try:
-                    jpeg = image_folder.as_jpeg(os.path.join(shard.root, image.name))
+                    path = os.path.join(shard.root, image.name)
+                    jpeg = image_folder.as_jpeg(path, shard.max_pixels)
                 except ImageError as error:
                     if not shard.skip:
                         raise
@@ -252,10 +262,9 @@ def _write(shard: Shard, after_image: Callable[[], None]) -> Written:
                     writer.write(_example(image, class_name, jpeg))
                 after_image()
             if not writer.records:
-                raise ImageError(
-                    f"{next(iter(skipped.values()))}; nor can any other of the {len(skipped)} "
-                    f"images for {os.path.basename(shard.path)} be used"
-                )
+                raise _NothingUsable
+    except _NothingUsable:
+        return Written(0, 0, 0, skipped)
     except OSError as error:
         raise OSError(f"{shard.path}: {error.strerror or error}") from None
     return Written(writer.records, writer.bytes, encoded_anew, skipped)

@@ -1,8 +1,9 @@
 """Turns folders of images into TFRecord shards that the loader and the trainers read.
 
-SRC holds a folder of images for each class; or such folders in train/ and in val/, validation/ or
-test/; or simply images, without classes. OUT gets train-*-of-*, validation-*-of-* and
-dataset.json, which names the classes in the order of their labels and counts the records.
+SRC holds a folder of images for each class; or such folders in train/ (or training/) and in val/,
+valid/, validation/, test/ or testing/, in any case; or simply images, without classes. OUT gets
+train-*-of-*, validation-*-of-* and dataset.json, which names the classes in the order of their
+labels and counts the records.
 
 A JPEG is stored as it is; other formats, CMYK and photographs that lie on their side are encoded
 anew with quality 95. The same command again goes on where an earlier one was interrupted.
@@ -20,8 +21,11 @@ import math
 import os
 import sys
 import time
-from typing import Any, Callable, ContextManager, Dict, Iterator, List, Optional, Set, Tuple
+from typing import Any, Callable, ContextManager, Dict, Iterator, List, Optional, Set
 
+from pretexture.loader.json_text import parse_object
+from pretexture.loader.limits import MAX_PIXELS
+from pretexture.loader.printable import printable
 from pretexture.trainers.commandline import add_ray_flag, add_traceback_flag, short_errors, whole
 from pretexture.trainers.files import write_text
 from pretexture.trainers.interrupt import Interrupt
@@ -32,12 +36,17 @@ try:
     import demo_images
     import image_folder
     from conversion import Progress, Shard, Spread, Written
-    from image_folder import Found
+    from image_folder import Entry, Found
 except ImportError as error:  # Pillow or protobuf
     sys.exit(f"error: {error}; pip install 'pretexture[demo]'")
 
 SHARD_BYTES = 100_000_000
 MIN_SHARDS = {"train": 16, "validation": 4}
+# Shards of a small set have at least so many images: if all images of a shard turn out to be
+# unusable, the set has to be cut again. There are at least two training shards, so that one can be
+# held out.
+MIN_IMAGES = 8
+FEWEST_SHARDS = {"train": 2, "validation": 1}
 DEMO_SHARDS = {"train": 8, "validation": 2}
 
 DATASET = "dataset.json"
@@ -65,10 +74,10 @@ def _prepare(flags: argparse.Namespace) -> None:
     if flags.demo:
         flags.src, flags.out = _demo_images(flags.demo), flags.demo
         counts = {split: given or DEMO_SHARDS[split] for split, given in counts.items()}
-    print(f"looking through {flags.src}", flush=True)
-    found = image_folder.find(flags.src, flags.validation_fraction, flags.seed)
+    print(f"looking through {printable(flags.src)}", flush=True)
+    skip = flags.on_error == "skip"
+    found = image_folder.find(flags.src, flags.validation_fraction, flags.seed, skip)
     _report_found(flags.src, found)
-    shards = _plan(flags.src, flags.out, found, counts, flags.on_error == "skip")
     os.makedirs(flags.out, exist_ok=True)
 
     def spread(missing: List[Shard]) -> ContextManager[Iterator[Progress]]:
@@ -77,8 +86,56 @@ def _prepare(flags: argparse.Namespace) -> None:
         witness = os.path.join(flags.out, _MANIFEST)
         return conversion.on_ray(missing, flags.workers, flags.ray, witness)
 
-    written = _write_all(shards, flags.out, spread, flags.force)
-    _finish(flags.out, found.classes, shards, written)
+    # If all images of a shard are unusable, the set is cut again without them; the manifest keeps
+    # their names, so that the same command cuts it in the same way.
+    entries = {entry.name: entry for rows in found.splits.values() for entry in rows}
+    unusable = _known_unusable(flags.out, entries) if skip else {}
+    force = flags.force
+    while True:
+        found = _without(found, {name: note[2] for name, note in unusable.items()})
+        shards = _plan(flags.src, flags.out, found, counts, skip, flags.max_pixels)
+        written = _write_all(shards, flags.out, spread, force, unusable)
+        if all(counts.records for counts in written.values()):
+            break
+        for shard in written.values():
+            for name, reason in shard.skipped.items():
+                unusable[name] = [entries[name].size, entries[name].modified, reason]
+        force = True  # over the shards that were just written
+    _finish(flags.out, found, shards, written)
+
+
+def _known_unusable(out: str, entries: Dict[str, Entry]) -> Dict[str, List[Any]]:
+    """The images without which an earlier run cut the set, if they are as they were.
+
+    Returns: by name their size, time of modification, and what was wrong.
+    """
+    noted = _read_manifest(os.path.join(out, _MANIFEST)).get("unusable", {})
+    return {
+        name: [size, modified, reason]
+        for name, (size, modified, reason) in noted.items()
+        if name in entries and (entries[name].size, entries[name].modified) == (size, modified)
+    }
+
+
+def _without(found: Found, skipped: Dict[str, str]) -> Found:
+    """What was found, less the images that could not be used.
+
+    Raises: ImageError if none is left for training.
+    """
+    if not skipped:
+        return found
+    splits = {
+        split: [entry for entry in entries if entry.name not in skipped]
+        for split, entries in found.splits.items()
+    }
+    if not splits["train"]:
+        raise image_folder.ImageError(
+            f"{next(iter(skipped.values()))}; nor can any other image for training be used"
+        )
+    return found._replace(
+        splits={split: entries for split, entries in splits.items() if entries},
+        skipped={**found.skipped, **skipped},
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -105,13 +162,13 @@ def _parser() -> argparse.ArgumentParser:
         "--train-shards",
         type=whole,
         metavar="N",
-        help="number of shards (default: of about 100 MB, at least 16)",
+        help="number of shards (default: of about 100 MB, at least 16, fewer for under 128 images)",
     )
     parser.add_argument(
         "--validation-shards",
         type=whole,
         metavar="N",
-        help="number of shards (default: of about 100 MB, at least 4)",
+        help="number of shards (default: of about 100 MB, at least 4, fewer for under 32 images)",
     )
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="of the order of images (default: 0)"
@@ -124,7 +181,16 @@ def _parser() -> argparse.ArgumentParser:
         "--on-error",
         choices=("raise", "skip"),
         default="raise",
-        help="stop at an image that cannot be used (default), or leave it out and list it",
+        help="stop at an image, file or folder that cannot be used (default), or leave it out and "
+        "list it",
+    )
+    parser.add_argument(
+        "--max-pixels",
+        type=whole,
+        default=MAX_PIXELS,
+        metavar="N",
+        help="largest image that is taken, width x height; the loader's max_pixels must allow as "
+        "much (default: %(default)s)",
     )
     parser.add_argument(
         "--force", action="store_true", help="replace shards in OUT that are of other images"
@@ -146,33 +212,46 @@ def _demo_images(folder: str) -> str:
 def _report_found(src: str, found: Found) -> None:
     counts = ", ".join(f"{len(rows)} for {split}" for split, rows in found.splits.items())
     plural = "es" if len(found.classes) > 1 else ""
-    print(f"{src}: {len(found.classes)} class{plural}; images: {counts}")
+    print(f"{printable(src)}: {len(found.classes)} class{plural}; images: {counts}")
     if found.ignored:
-        print(f"  {len(found.ignored)} other files left out, {found.ignored[0]} for one")
+        example = printable(found.ignored[0])
+        print(f"  {len(found.ignored)} other files left out, {example} for one")
+    for doubt in found.doubts[:5]:
+        print(f"warning: {printable(doubt)}", file=sys.stderr)
+    if len(found.doubts) > 5:
+        print(f"warning: and {len(found.doubts) - 5} more of this kind", file=sys.stderr)
 
 
 def _plan(
-    src: str, out: str, found: Found, counts: Dict[str, Optional[int]], skip: bool
+    src: str,
+    out: str,
+    found: Found,
+    counts: Dict[str, Optional[int]],
+    skip: bool,
+    max_pixels: int,
 ) -> List[Shard]:
     """The shards that hold what was found, all of about the same number of images."""
     shards = []
     for split, entries in found.splits.items():
         count = counts[split]
         if count is None:
-            count = max(
-                MIN_SHARDS[split], math.ceil(sum(entry.size for entry in entries) / SHARD_BYTES)
-            )
+            few = max(FEWEST_SHARDS[split], len(entries) // MIN_IMAGES)
+            size = sum(entry.size for entry in entries)
+            count = max(min(MIN_SHARDS[split], few), math.ceil(size / SHARD_BYTES))
         count = min(count, len(entries))
         for number, images in enumerate(image_folder.in_shards(entries, count)):
             names = [found.classes[image.label] for image in images]
-            content = json.dumps([image_folder.QUALITY, images, names]).encode()
+            limit = [] if max_pixels == MAX_PIXELS else [max_pixels]
+            content = json.dumps([image_folder.QUALITY, images, names, *limit]).encode()
             path = os.path.join(out, f"{split}-{number:05d}-of-{count:05d}")
             signature = hashlib.sha256(content).hexdigest()
-            shards.append(Shard(split, path, src, images, names, skip, signature))
+            shards.append(Shard(split, path, src, images, names, skip, max_pixels, signature))
     return shards
 
 
-def _write_all(shards: List[Shard], out: str, spread: Spread, force: bool) -> Dict[str, Written]:
+def _write_all(
+    shards: List[Shard], out: str, spread: Spread, force: bool, unusable: Dict[str, List[Any]]
+) -> Dict[str, Written]:
     """Writes the shards that are not there yet; returns what became of each, by its file's name.
 
     The manifest has the signature of each shard from before it is written, which makes it known for
@@ -184,7 +263,7 @@ def _write_all(shards: List[Shard], out: str, spread: Spread, force: bool) -> Di
     planned = {os.path.basename(shard.path): shard for shard in shards}
     known = {
         name: entry
-        for name, entry in _read_manifest(manifest).items()
+        for name, entry in _read_manifest(manifest).get("shards", {}).items()
         if name in planned and entry["signature"] == planned[name].signature
     }
     _clear(out, set(known), force)
@@ -209,7 +288,7 @@ def _write_all(shards: List[Shard], out: str, spread: Spread, force: bool) -> Di
             }
             for name, shard in planned.items()
         }
-        write_text(manifest, json.dumps({"shards": entries}))
+        write_text(manifest, json.dumps({"shards": entries, "unusable": unusable}))
 
     def finished(shard: Shard, counts: Written) -> None:
         written[os.path.basename(shard.path)] = counts
@@ -227,11 +306,13 @@ def _write_all(shards: List[Shard], out: str, spread: Spread, force: bool) -> Di
 
 def _read_manifest(path: str) -> Dict[str, Any]:
     try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)["shards"]
+        with open(path, "rb") as file:
+            contents = parse_object(file.read(), path)
+        contents["shards"].items()
+        return contents
     except FileNotFoundError:
         return {}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, AttributeError) as error:
         raise ValueError(f"{path} is damaged ({error}); remove it") from None
 
 
@@ -279,9 +360,7 @@ def _in_parallel(
         bar.close()
 
 
-def _finish(
-    out: str, classes: Tuple[str, ...], shards: List[Shard], written: Dict[str, Written]
-) -> None:
+def _finish(out: str, found: Found, shards: List[Shard], written: Dict[str, Written]) -> None:
     """Writes dataset.json and says what has been made."""
     splits: Dict[str, Dict[str, Any]] = {}
     for shard in shards:
@@ -290,23 +369,37 @@ def _finish(
         split["records"] += written[name].records
         split["bytes"] += written[name].bytes
         split["shards"].append(name)
-    skipped = dict(sorted(item for counts in written.values() for item in counts.skipped.items()))
-    contents = {"classes": classes, "splits": splits, "skipped": skipped}
+    skipped = dict(found.skipped)
+    for counts in written.values():
+        skipped.update(counts.skipped)
+    contents = {
+        "classes": list(map(_utf8, found.classes)),
+        "splits": splits,
+        "skipped": {_utf8(name): _utf8(why) for name, why in sorted(skipped.items())},
+    }
     write_text(os.path.join(out, DATASET), json.dumps(contents, indent=2) + "\n")
 
     for name, split in splits.items():
         print(
-            f"{out}: {name}: {split['records']} records in {len(split['shards'])} shards, "
-            f"{split['bytes'] / 1e6:.1f} MB"
+            f"{printable(out)}: {name}: {split['records']} records in "
+            f"{len(split['shards'])} shards, {split['bytes'] / 1e6:.1f} MB"
         )
     encoded_anew = sum(counts.encoded_anew for counts in written.values())
     if encoded_anew:
         print(f"  {encoded_anew} images were encoded anew as JPEG")
     if skipped:
-        print(f"  {len(skipped)} images left out, all of them in dataset.json:")
+        print(f"  {len(skipped)} images or folders left out, all of them in dataset.json:")
         for reason in list(skipped.values())[:5]:
-            print(f"    {reason}")
-    print(f"next: python scripts/preview.py --data {out} --pipeline ROTATION --out sheet.png")
+            print(f"    {printable(reason)}")
+    print(
+        f"next: python scripts/preview.py --data {printable(out)} --pipeline ROTATION "
+        "--out sheet.png"
+    )
+
+
+def _utf8(name: str) -> str:
+    """A name as it is in a UTF-8 locale, whatever the locale is; other bytes become surrogates."""
+    return os.fsencode(name).decode("utf-8", "surrogateescape")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
+import errno
 import importlib.util
 import io
 import json
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -15,6 +17,7 @@ pytest.importorskip("google.protobuf")
 
 import image_folder
 import prepare
+import prepare_kills
 from PIL import Image
 from pretexture.loader import TFRecords, _core, imagenet
 from pretexture.loader.writer import parse_example
@@ -250,19 +253,187 @@ def test_broken_images_can_be_left_out_and_are_listed(tmp_path, capsys):
     about = description(out)
     assert set(about["skipped"]) == {f"bee/{name}" for name in BROKEN}
     assert about["splits"]["train"]["records"] == 8
-    assert "4 images left out" in capsys.readouterr().out
+    assert "4 images or folders left out" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         run(*arguments)  # shards with gaps do not count as finished where gaps are errors
 
 
-def test_an_image_that_no_shard_could_be_without_ends_the_run(tmp_path):
-    save(tmp_path / "src" / "a" / "good.jpg", pixels(0))
+def test_shards_without_any_usable_image_are_not_missed(tmp_path):
+    arguments = ("--train-shards", 4, "--validation-fraction", 0, "--on-error", "skip")
+    for number in range(3):
+        save(tmp_path / "src" / "a" / f"{number}.jpg", pixels(number))
     (tmp_path / "src" / "a" / "bad.jpg").write_bytes(b"")
-    with pytest.raises(SystemExit, match=r"bad\.jpg: .*nor can any other of the 1 images"):
-        run(
-            *(tmp_path / "src", tmp_path / "out", "--train-shards", 2),
-            *("--validation-fraction", 0, "--on-error", "skip"),
-        )
+    assert run(tmp_path / "src", tmp_path / "out", *arguments) == 0
+    about = description(tmp_path / "out")
+    assert about["splits"]["train"]["records"] == 3
+    assert about["splits"]["train"]["shards"] == [f"train-0000{i}-of-00003" for i in range(3)]
+    assert sorted(shard.name for shard in (tmp_path / "out").glob("train-*")) == [
+        f"train-0000{i}-of-00003" for i in range(3)
+    ]
+    assert list(about["skipped"]) == ["a/bad.jpg"]
+    # The same command finds everything done; another number of workers gives the same bytes.
+    shards = {path.name: path.read_bytes() for path in (tmp_path / "out").glob("train-*")}
+    assert run(tmp_path / "src", tmp_path / "out", *arguments) == 0
+    assert run(tmp_path / "src", tmp_path / "other", *arguments, "--workers", 2) == 0
+    for folder in ("out", "other"):
+        found = {path.name: path.read_bytes() for path in (tmp_path / folder).glob("train-*")}
+        assert found == shards
+
+
+def test_if_no_image_for_training_can_be_used_that_is_said(tmp_path):
+    (tmp_path / "src" / "a").mkdir(parents=True)
+    for number in range(3):
+        (tmp_path / "src" / "a" / f"{number}.jpg").write_bytes(b"")
+    with pytest.raises(SystemExit, match=r"\.jpg: .*nor can any other image for training be used"):
+        run(tmp_path / "src", tmp_path / "out", "--on-error", "skip", "--validation-fraction", 0)
+
+
+def test_small_sets_with_broken_images_are_converted_whatever_the_seed(tmp_path):
+    for number in range(18):
+        save(tmp_path / "src" / "a" / f"{number}.jpg", pixels(number))
+    for number in range(2):
+        (tmp_path / "src" / "a" / f"bad{number}.jpg").write_bytes(b"")
+    for seed in range(4):
+        out = tmp_path / str(seed)
+        assert run(tmp_path / "src", out, "--on-error", "skip", "--seed", seed) == 0
+        splits = description(out)["splits"].values()
+        assert sum(split["records"] for split in splits) == 18
+
+
+@pytest.mark.parametrize(
+    ("train", "held_out"),
+    [("train", "valid"), ("Training", "Test"), ("TRAIN", "Validation"), ("train", "testing")],
+)
+def test_the_usual_names_of_splits_are_known_in_any_case(train, held_out, tmp_path):
+    for split, count in ((train, 4), (held_out, 2)):
+        for name in ("a", "b"):
+            for number in range(count):
+                save(tmp_path / "src" / split / name / f"{number}.jpg", pixels(number))
+    assert run(tmp_path / "src", tmp_path / "out") == 0
+    about = description(tmp_path / "out")
+    assert about["classes"] == ["a", "b"]
+    assert {split: rows["records"] for split, rows in about["splits"].items()} == {
+        "train": 8,
+        "validation": 4,
+    }
+
+
+def test_a_layout_that_may_mean_something_else_is_warned_of(tmp_path, capsys):
+    for name in ("val/a", "val/b", "photos/1", "photos/2"):
+        save(tmp_path / "src" / name / "x.jpg", pixels(1))
+    assert run(tmp_path / "src", tmp_path / "out", "--validation-fraction", 0) == 0
+    said = capsys.readouterr().err
+    assert "the classes val have the names of splits" in said
+    assert f"if those are the classes, give {tmp_path / 'src' / 'photos'}" in said
+
+
+def test_two_folders_that_differ_in_case_alone_are_refused(tmp_path):
+    for name in ("train/a", "Train/a", "val/a"):
+        save(tmp_path / "src" / name / "x.jpg", pixels(1))
+    with pytest.raises(SystemExit, match=r"has the folders .*; keep one of them"):
+        run(tmp_path / "src", tmp_path / "out")
+
+
+@pytest.fixture
+def unlistable(monkeypatch):
+    """unlistable(path): to list that folder is not permitted, whoever asks."""
+    listdir, refused = os.listdir, set()
+
+    def listing(path="."):
+        if os.path.abspath(os.fspath(path)) in refused:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return listdir(path)
+
+    monkeypatch.setattr(os, "listdir", listing)
+    return lambda path: refused.add(str(path))
+
+
+def test_a_class_that_cannot_be_listed_shifts_no_other(tmp_path, unlistable, capsys):
+    for name in ("a", "b", "c"):
+        for number in range(3):
+            save(tmp_path / "src" / name / f"{number}.jpg", pixels(number))
+    unlistable(tmp_path / "src" / "b")
+    arguments = (tmp_path / "src", tmp_path / "out", "--validation-fraction", 0)
+    with pytest.raises(SystemExit, match=r"src/b: Permission denied; --on-error skip leaves it"):
+        run(*arguments)
+    assert run(*arguments, "--on-error", "skip") == 0
+    about = description(tmp_path / "out")
+    assert about["classes"] == ["a", "b", "c"]
+    assert list(about["skipped"]) == ["b"]
+    labels = {
+        found["image/class/text"][0]: found["image/class/label"][0]
+        for found in features(tmp_path / "out", "train")
+    }
+    assert labels == {b"a": 1, b"c": 3}
+    assert "src/b: Permission denied" in capsys.readouterr().out
+
+
+def test_links_pipes_and_sockets_are_named_and_never_waited_for(tmp_path):
+    folder = tmp_path / "src" / "a"
+    for number in range(3):
+        save(folder / f"{number}.jpg", pixels(number))
+    (folder / "dangling.jpg").symlink_to(tmp_path / "nowhere")
+    (folder / "circle.jpg").symlink_to(folder / "circle.jpg")
+    (folder / "device.jpg").symlink_to("/dev/zero")
+    os.mkfifo(str(folder / "pipe.jpg"))
+    arguments = (tmp_path / "src", tmp_path / "out", "--validation-fraction", 0)
+    with pytest.raises(SystemExit, match=r"src/a/\w+\.jpg: .*; --on-error skip leaves it out"):
+        run(*arguments)
+    assert run(*arguments, "--on-error", "skip") == 0
+    skipped = description(tmp_path / "out")["skipped"]
+    assert set(skipped) == {f"a/{name}.jpg" for name in ("dangling", "circle", "device", "pipe")}
+    assert "not a regular file" in skipped["a/pipe.jpg"]
+
+
+@pytest.mark.parametrize("orientation", [0, 1, 9, 65535])
+def test_an_orientation_that_is_none_keeps_the_bytes(orientation, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    pixels(0).save(buffer, "JPEG", exif=exif)
+    (tmp_path / "src" / "a").mkdir(parents=True)
+    (tmp_path / "src" / "a" / "x.jpg").write_bytes(buffer.getvalue())
+    assert run(tmp_path / "src", tmp_path / "out", "--validation-fraction", 0) == 0
+    (found,) = features(tmp_path / "out", "train")
+    assert found["image/encoded"] == [buffer.getvalue()]
+
+
+def test_there_is_one_limit_on_pixels_and_the_user_sets_it(tmp_path):
+    Image.new("L", (200, 100)).save(make(tmp_path / "src" / "a") / "large.png")
+    Image.new("L", (199, 100)).save(tmp_path / "src" / "a" / "fits.png")
+    before = Image.MAX_IMAGE_PIXELS
+    arguments = (tmp_path / "src", tmp_path / "out", "--validation-fraction", 0)
+    limit = ("--max-pixels", 19999)
+    with pytest.raises(SystemExit, match="claims 200x100 pixels, more than max_pixels=19999"):
+        run(*arguments, *limit)
+    assert run(*arguments, *limit, "--on-error", "skip") == 0
+    assert list(description(tmp_path / "out")["skipped"]) == ["a/large.png"]
+    assert run(*arguments, "--max-pixels", 20000, "--force") == 0
+    assert not description(tmp_path / "out")["skipped"]
+    assert before == Image.MAX_IMAGE_PIXELS
+
+
+def make(folder):
+    folder.mkdir(parents=True)
+    return folder
+
+
+def test_names_do_nothing_to_the_terminal_and_keep_their_bytes(tmp_path, capsys):
+    names = [b"caf\xe9", "图像".encode("gbk"), b"\x1b[31mred"]
+    for name in names:
+        folder = os.fsdecode(os.path.join(os.fsencode(str(tmp_path / "src")), name))
+        save(pathlib.Path(folder) / "x.jpg", pixels(0))
+        (pathlib.Path(folder) / "bad.jpg").write_bytes(b"")
+    assert (
+        run(tmp_path / "src", tmp_path / "out", "--on-error", "skip", "--validation-fraction", 0)
+        == 0
+    )
+    said = capsys.readouterr()
+    assert "\x1b" not in said.out + said.err
+    assert r"caf\xe9" in said.out
+    assert {f["image/class/text"][0] for f in features(tmp_path / "out", "train")} == set(names)
+    classes = description(tmp_path / "out")["classes"]
+    assert sorted(os.fsencode(name) for name in classes) == sorted(names)
 
 
 def test_images_without_classes_form_one(tmp_path):
@@ -439,3 +610,10 @@ def test_the_demo_has_about_a_thousand_images_and_photographs_without_overlap():
         if photograph.spans["train"][1] <= photograph.spans["val"][0]
     ]
     assert len(disjoint) >= 2
+
+
+def test_ten_kills_change_no_byte(tmp_path):
+    kills, runs, differences = prepare_kills.kill(tmp_path, 10, 120, seed=1)
+    assert kills == 10
+    assert runs >= 1
+    assert differences == []

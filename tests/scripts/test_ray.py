@@ -240,7 +240,7 @@ def test_a_node_that_sees_other_folders_is_named_before_anything_is_written(
 
 def test_a_folder_that_a_node_does_not_see_is_named(tmp_path):
     images = [conversion.Entry("a/1.png", 0, 10, 0)]
-    shard = conversion.Shard("train", str(tmp_path / "t"), "/nowhere", images, ["a"], False, "")
+    shard = conversion.Shard("train", str(tmp_path / "t"), "/nowhere", images, ["a"], False, 1, "")
     with pytest.raises(OSError, match=r"'/nowhere/a/1\.png'; all nodes must see /nowhere and /"):
         conversion._check_sight(shard, cluster.Witness("/nowhere/.prepare.json", b""))
 
