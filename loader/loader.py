@@ -1,7 +1,9 @@
 """The `Loader`: batches of views, epoch after epoch, with a state of a few integers."""
 
+import functools
 import logging
 import math
+import operator
 import os
 import re
 import threading
@@ -340,7 +342,7 @@ class Loader:
     def _check_memory(self, records: int) -> None:
         plan = self._plan
         shape = (records, *plan.views, plan.height, plan.width, 3)
-        self._batch_bytes = int(np.prod(shape, dtype=object)) * np.dtype(self.dtype).itemsize
+        self._batch_bytes = functools.reduce(operator.mul, shape) * np.dtype(self.dtype).itemsize
         if self._batch_bytes > _memory():
             raise ValueError(
                 f"a batch of {' x '.join(map(str, shape))} values of {self.dtype} takes "

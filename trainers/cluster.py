@@ -16,7 +16,7 @@ _ATTEMPTS = 4  # at an item whose worker is killed
 # none of its processors is free; for killed workers to go.
 _POLL = 0.2
 _PATIENCE = 30.0
-_FAREWELL = 10.0
+_FAREWELL = 1.0
 
 
 @contextlib.contextmanager

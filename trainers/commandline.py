@@ -14,6 +14,7 @@ from pretexture.loader import RecordError
 from pretexture.loader.remote import Storage
 
 from .files import is_full
+from .interrupt import PromptInterrupt
 from .npu_options import DEFAULTS as NPU
 from .npu_options import DUMP_MODES, PRECISION_MODES, NpuOptions
 from .recipes import Recipe
@@ -299,7 +300,8 @@ def short_errors(traceback: bool, on_error: Optional[str] = "") -> Iterator[None
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     try:
-        yield
+        with PromptInterrupt():
+            yield
     except KeyboardInterrupt:
         sys.exit(130)
     except (ValueError, OSError, ArithmeticError, ImportError) as error:

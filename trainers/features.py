@@ -343,8 +343,11 @@ class FeatureLoader:
         """Continues where another one was."""
         self._epoch, self._batch = state["epoch"], state["batch"]
 
+    def close(self) -> None:
+        """Does nothing."""
+
     def __enter__(self) -> "FeatureLoader":
         return self
 
     def __exit__(self, *error: Any) -> None:
-        pass
+        self.close()

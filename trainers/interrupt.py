@@ -1,36 +1,187 @@
-"""Ctrl-C as a request."""
+"""Ctrl-C ends a process within two seconds, and a training run with a checkpoint.
 
+Python handles a signal in the main thread, and only between two steps of Python code: a wait in
+compiled code, such as a step of TensorFlow that waits for another worker, is not ended by it. So
+another thread hears of each signal at once, from the file descriptor that Python writes it to
+(`signal.set_wakeup_fd`), and sees to it that the main thread does not wait for too long.
+"""
+
+import contextlib
+import os
 import signal
+import socket
 import threading
-from typing import Any, Optional
+import time
+from typing import Any, Callable, Iterator, Optional, TypeVar
+
+T = TypeVar("T")
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Seconds that the main thread has to handle a signal, and that a batch, or a step that takes part
+# in those of other workers, may take after one.
+_PATIENCE = 1.0
+_POLL = 0.05
+
+
+class _Watch:
+    """Tells of signals in a thread of its own, while the main thread may be in compiled code.
+
+    Args:
+        notice: is called with the number of a signal for which there is a Python handler.
+    """
+
+    def __init__(self, notice: Callable[[int], None]):
+        self._notice = notice
+
+    def __enter__(self) -> "_Watch":
+        self._hears, self._tells = socket.socketpair()
+        self._tells.setblocking(False)
+        self._before = signal.set_wakeup_fd(self._tells.fileno())
+        threading.Thread(target=self._listen, daemon=True).start()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        signal.set_wakeup_fd(self._before)
+        self._tells.close()
+
+    def _listen(self) -> None:
+        with self._hears:
+            while True:
+                numbers = self._hears.recv(64)
+                if not numbers:
+                    return
+                for number in numbers:
+                    if number in _SIGNALS:
+                        self._notice(number)
+
+
+def _in_main_thread() -> bool:
+    """Whether this is the only thread that may handle signals."""
+    return threading.current_thread() is threading.main_thread()
+
+
+class PromptInterrupt:
+    """A context in which Ctrl-C ends the process even if the main thread is in compiled code.
+
+    SIGINT raises KeyboardInterrupt, as always. If compiled code does not return to Python within a
+    second, the process ends at once with the exit status 128 + SIGINT. In another thread than the
+    main one, or where SIGINT has another handler, the context does nothing.
+    """
+
+    def __enter__(self) -> "PromptInterrupt":
+        self._watch: Optional[_Watch] = None
+        if _in_main_thread() and signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+            self._handled = threading.Event()
+            signal.signal(signal.SIGINT, self._handle)
+            self._watch = _Watch(self._notice)
+            self._watch.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self._watch is not None:
+            self._watch.__exit__()
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _handle(self, number: int, frame: Any) -> None:
+        self._handled.set()
+        raise KeyboardInterrupt
+
+    def _notice(self, number: int) -> None:
+        if number == signal.SIGINT and not self._handled.wait(_PATIENCE):
+            os._exit(128 + number)
+        self._handled.clear()
 
 
 class Interrupt:
     """A context in which the first SIGINT or SIGTERM is noted, and the second one kills.
 
+    Only the main thread gets signals; in others nothing is ever noted.
+
+    Args:
+        close: ends the wait for a batch, which then raises an error; None if none is waited for.
+
     Attributes:
         signal: the number of the one that came; None before.
-
-    Only the main thread gets signals; in others nothing is ever noted.
+        closed: whether `close` was called, because a batch did not come within a second.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, close: Optional[Callable[[], None]] = None) -> None:
         self.signal: Optional[int] = None
+        self.closed = False
+        self._close = close
+        self._waits_since: Optional[float] = None
+        self._steps_since: Optional[float] = None
+        self._longest_step = 0.0
+        self._noticed = False
+        self._ended = threading.Event()
 
     def __enter__(self) -> "Interrupt":
-        if threading.current_thread() is threading.main_thread():
+        self._before = {}
+        if _in_main_thread():
             self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
-        else:
-            self._before = {}
+            self._watch = _Watch(self._notice)
+            self._watch.__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
+        self._ended.set()
+        if self._before:
+            self._watch.__exit__()
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def awaited(self, batches: Iterator[T]) -> Iterator[T]:
+        """The same batches; after a signal it ends if the next one does not come in a second."""
+        try:
+            while True:
+                self._waits_since = time.monotonic()
+                try:
+                    batch = next(batches, None)
+                finally:
+                    self._waits_since = None
+                if batch is None:
+                    return
+                yield batch
+        except Exception:
+            if not self.closed:
+                raise
+
+    @contextlib.contextmanager
+    def stepping(self) -> Iterator[None]:
+        """Around a step in which this process waits for others.
+
+        After a signal the process ends if the step takes more than a second and three times as long
+        as the longest one before: another worker is stuck or gone. No checkpoint can be made then,
+        because a checkpoint takes all workers.
+        """
+        began = self._steps_since = time.monotonic()
+        try:
+            yield
+        finally:
+            self._steps_since = None
+            self._longest_step = max(self._longest_step, time.monotonic() - began)
 
     def _note(self, number: int, frame: Any) -> None:
         self.signal = number
         for each in _SIGNALS:
             signal.signal(each, signal.SIG_DFL)
+
+    def _notice(self, number: int) -> None:
+        if self._noticed:  # the second one, while compiled code keeps `_note` from the first one
+            os._exit(128 + number)
+        self._noticed = True
+        self.signal = number
+        threading.Thread(target=self._end_waits, args=(number,), daemon=True).start()
+
+    def _end_waits(self, number: int) -> None:
+        began = time.monotonic()
+        while not self._ended.wait(_POLL):
+            now = time.monotonic()
+            waits_since, steps_since = self._waits_since, self._steps_since
+            if self._close and waits_since and now - max(began, waits_since) > _PATIENCE:
+                self.closed = True
+                self._close()
+                return
+            patience = max(_PATIENCE, 3 * self._longest_step)
+            if steps_since and now - max(began, steps_since) > patience:
+                os._exit(128 + number)

@@ -6,7 +6,7 @@ import math
 import signal
 import sys
 import time
-from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple
 
 import numpy as np
 import tensorflow as tf
@@ -231,7 +231,7 @@ def _fit(
     began = time.monotonic()
     with contextlib.ExitStack() as stack:
         stack.enter_context(loader)
-        interrupt = stack.enter_context(Interrupt())
+        interrupt = stack.enter_context(Interrupt(loader.close))
         report = None
         if chief:
             report = Report(folder, step, config.steps, len(loader), batch_size, options.log_steps)
@@ -253,10 +253,13 @@ def _fit(
 
         after = _AfterStep(options, step, report, interrupt, save)
         if interrupt.signal is None or place.workers > 1:
-            engine.fit(loader, config.steps, after)
-        else:
-            after.signal = interrupt.signal
+            with _quiet_if_asked(interrupt):
+                engine.fit(loader, config.steps, after, interrupt)
+        if interrupt.closed and place.workers > 1:  # others may be in a step: no checkpoint
+            raise KeyboardInterrupt
         step = engine.step
+        if step < config.steps:
+            after.signal = after.signal or interrupt.signal
         save()
         engine.wait()
 
@@ -270,6 +273,17 @@ def _fit(
         ):
             say(line)
     return Outcome(step, config.steps, after.signal, chief)
+
+
+@contextlib.contextmanager
+def _quiet_if_asked(interrupt: Interrupt) -> Iterator[None]:
+    """After a signal, what other workers miss because they end is not an error."""
+    try:
+        yield
+    except ConnectionError:
+        if interrupt.signal is None:
+            raise
+        raise KeyboardInterrupt from None
 
 
 def _own_state(state: Mapping[str, Any], loader: Any) -> Dict[str, Any]:

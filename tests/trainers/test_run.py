@@ -244,15 +244,3 @@ def test_ctrl_c_saves_a_checkpoint_and_ends_the_run(shards, tmp_path):
     assert run_module.Checkpoints(str(tmp_path)).steps == [step]
     assert f"interrupted after step {step:,} of 1,000,000" in output
     assert "the same command goes on with it" in output and "Traceback" not in output
-
-
-def test_a_second_ctrl_c_kills(shards, tmp_path, monkeypatch):
-    from pretexture.trainers.interrupt import Interrupt
-
-    before = signal.getsignal(signal.SIGINT)
-    with Interrupt() as interrupt:
-        assert interrupt.signal is None
-        os.kill(os.getpid(), signal.SIGINT)
-        assert interrupt.signal == signal.SIGINT
-        assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
-    assert signal.getsignal(signal.SIGINT) == before

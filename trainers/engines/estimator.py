@@ -17,6 +17,7 @@ import tensorflow as tf
 from pretexture.loader.tensorflow import dataset
 
 from .. import checkpoints, optimization
+from ..interrupt import Interrupt
 from ..layers import Scope
 from ..npu_options import DEFAULTS, NpuOptions
 from ..recipes import Recipe
@@ -151,15 +152,18 @@ class Engine:
         values, _ = checkpoints.read(path, ["global_step"])
         self._path, self._made = path, int(values["global_step"])
 
-    def fit(self, loader: Any, steps: int, after: Any) -> None:
+    def fit(
+        self, loader: Any, steps: int, after: Any, interrupt: Optional[Interrupt] = None
+    ) -> None:
         """Trains until so many steps have been made in all; see `tf2.Engine.fit`.
 
         A device that loops makes several steps between two calls of `after`. Of several workers
         only the first one's wishes count; the others end with it.
         """
+        interrupt = interrupt or Interrupt()
         loop = self._place.loop
         whole = self._made + max(0, steps - self._made) // loop * loop
-        if self._made < whole and not self._train_until(loader, whole, loop, after):
+        if self._made < whole and not self._train_until(loader, whole, loop, after, interrupt):
             return
         if self._made < steps:
             with tempfile.TemporaryDirectory(prefix="pretexture-") as folder:
@@ -167,14 +171,17 @@ class Engine:
                     state = self.loader_state(loader)
                     self._path = checkpoints.Checkpoints(folder).save(whole, self.state(), state)
                     loader.load_state_dict(state)
-                self._train_until(loader, steps, 1, after)
+                self._train_until(loader, steps, 1, after, interrupt)
 
-    def _train_until(self, loader: Any, steps: int, loop: int, after: Any) -> bool:
-        """Trains in loops of `loop` steps; returns False where `after` ended it."""
-        source = _Source(endless(loader), loader.element_spec, self._task)
+    def _train_until(
+        self, loader: Any, steps: int, loop: int, after: Any, interrupt: Interrupt
+    ) -> bool:
+        """Trains in loops of `loop` steps; returns False if that was ended early."""
+        batches = interrupt.awaited(endless(loader))
+        source = _Source(batches, loader.element_spec, self._task)
         hook = _Training(self, source, after, loop)
         self._run(source, loop, lambda e, feed: e.train(feed, hooks=[hook], max_steps=steps))
-        return not hook.stopped
+        return not (hook.stopped or interrupt.closed)
 
     def measure(
         self, loader: Any, after: Callable[[int, int], None]
@@ -306,7 +313,10 @@ class Engine:
     def _initial(self) -> Dict[str, np.ndarray]:
         """The state before the first step."""
         with tf.Graph().as_default():
-            batch = Batch(*(v1.placeholder(part.dtype, part.shape) for part in self._spec))
+            batch = {
+                name: v1.placeholder(part.dtype, part.shape)
+                for name, part in self._spec._asdict().items()
+            }
             spec = self._model_fn(*_features_and_label(batch), tf.estimator.ModeKeys.TRAIN)
             with v1.Session() as session:
                 session.run(v1.global_variables_initializer())

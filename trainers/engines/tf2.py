@@ -1,5 +1,6 @@
 """Steps as `tf.function`s, run eagerly: TensorFlow 2 on CPU, GPU and, by `npu_device`, on NPU."""
 
+import contextlib
 import time
 from typing import Any, Callable, Dict, Mapping, Optional, Tuple
 
@@ -7,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from .. import checkpoints, optimization
+from ..interrupt import Interrupt
 from ..layers import Scope
 from ..npu_options import DEFAULTS, NpuOptions
 from ..recipes import Recipe
@@ -150,7 +152,9 @@ class Engine:
         """
         return self._make_step(batch, (False, False), 0)[0]
 
-    def fit(self, loader: Any, steps: int, after: Any) -> None:
+    def fit(
+        self, loader: Any, steps: int, after: Any, interrupt: Optional[Interrupt] = None
+    ) -> None:
         """Trains on a loader's batches until so many steps have been made in all.
 
         Args:
@@ -161,16 +165,21 @@ class Engine:
                 `shows(step)` says whether it will look at the images. Meanwhile `state` and
                 `loader_state` are those after the step. With several workers it is also told what
                 any of them had wished for before the step, by `wishes()`.
+            interrupt: ends the training, too, if it closes the loader.
         """
-        batches = endless(loader)
+        interrupt = interrupt or Interrupt()
+        batches = interrupt.awaited(endless(loader))
         step = self.step
         several = self._place.workers > 1
         while step < steps:
             asked = time.monotonic()
-            batch, skipped = next(batches)
+            batch, skipped = next(batches, (None, 0))
+            if batch is None:
+                return
             waited = time.monotonic() - asked
             wishes = after.wishes() if several else (False, False)
-            values, agreed, skipped = self._make_step(batch, wishes, skipped)
+            with interrupt.stepping() if several else contextlib.nullcontext():
+                values, agreed, skipped = self._make_step(batch, wishes, skipped)
             step += 1
             image = batch.image if after.shows(step) else None
             if not after(step, values, waited, image, skipped, agreed if several else None):
