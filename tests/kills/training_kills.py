@@ -2,16 +2,18 @@
 
     python tests/kills/training_kills.py --kills 300
 
-Every other kill comes while a checkpoint is being written: as soon as a file of it appears, or a few
-milliseconds later. The others come at any moment, also before the first step. When a run has been
-killed some times it goes on to its end. Then its metrics must be those of the undisturbed run, line
-by line, and its last checkpoint must have the same values, bit for bit. Ends with status 1 if not.
+Every other kill comes while a checkpoint is being written: as soon as a file of it appears, or a
+few milliseconds later. The others come at any moment, also before the first step. When a run has
+been killed some times it goes on to its end. Then its metrics must be those of the undisturbed run,
+line by line, and its last checkpoint must have the same values, bit for bit. Ends with status 1 if
+not.
 
 One process imports TensorFlow and forks for each run, before it computes anything, so that a kill
 takes a second.
 """
 
 import argparse
+import contextlib
 import io
 import os
 import random
@@ -21,6 +23,7 @@ import sys
 import tempfile
 import time
 import traceback
+from typing import Set, Tuple
 
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
 sys.path.insert(0, os.path.join(ROOT, "trainers"))
@@ -50,6 +53,7 @@ def main() -> int:
     choice = random.Random(flags.seed)
     tiny.register(lambda mapping, key, value: mapping.update({key: value}))
     with tempfile.TemporaryDirectory() as folder:
+        os.environ["XDG_CACHE_HOME"] = os.path.join(folder, "cache")
         _write_shards(folder)
         whole = os.path.join(folder, "whole")
         began = time.monotonic()
@@ -60,10 +64,11 @@ def main() -> int:
             run = os.path.join(folder, f"run-{runs}")
             runs += 1
             for _ in range(min(KILLS_A_RUN, flags.kills - kills)):
+                before = _unfinished(run)
                 if not _kill(folder, run, choice, seconds, at_checkpoint=kills % 2 == 1):
                     break  # it has come to its end before
                 kills += 1
-                writing += _was_writing(run)
+                writing += not _unfinished(run) <= before
             _finish(folder, run)
             same = _same(run, whole)
             differing += not same
@@ -120,6 +125,7 @@ def _kill(
         seconds: that a whole run takes.
         at_checkpoint: whether to wait for a checkpoint that is being written.
     """
+    before = _unfinished(run)
     child = _fork(folder, run)
     began = time.monotonic()
     # A moment of the first quarter leaves steps for the kills after it.
@@ -128,7 +134,7 @@ def _kill(
         if time.monotonic() - began < moment:
             time.sleep(0.0005)
             continue
-        if at_checkpoint and not _was_writing(run):
+        if at_checkpoint and _unfinished(run) <= before:
             continue
         if at_checkpoint:
             time.sleep(choice.uniform(0, LATE))
@@ -138,15 +144,18 @@ def _kill(
     return False
 
 
-def _was_writing(run: str) -> bool:
-    """Whether a checkpoint in the run's folder is not complete."""
-    try:
-        names = os.listdir(run)
-    except FileNotFoundError:
-        return False
-    whole = {name.rpartition(".")[0] for name in names if name.endswith(".index")}
-    data = {name.rpartition(".")[0] for name in names if ".data-" in name}
-    return any(name.startswith(".model.ckpt-") for name in names) or bool(data - whole)
+def _unfinished(run: str) -> Set[Tuple[str, int]]:
+    """The files of checkpoints that are not complete, each with when it was last written."""
+    found, whole = {}, set()
+    with contextlib.suppress(FileNotFoundError):
+        for entry in os.scandir(run):
+            name, _, ending = entry.name.rpartition(".")
+            if ending == "index":
+                whole.add(name)
+            if entry.name.startswith((".model.ckpt-", "model.ckpt-")):
+                with contextlib.suppress(FileNotFoundError):  # renamed meanwhile
+                    found[entry.name] = entry.stat().st_mtime_ns
+    return {(name, when) for name, when in found.items() if name.rpartition(".")[0] not in whole}
 
 
 def _same(run: str, whole: str) -> bool:

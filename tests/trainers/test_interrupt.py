@@ -33,9 +33,7 @@ def test_the_first_signal_is_noted_and_the_second_one_kills():
 
 
 # What compiled code does that no signal ends: for many minutes.
-COMPILED = (
-    "import hashlib; print('ready', flush=True); hashlib.pbkdf2_hmac('md5', b'', b'', 2**30)"
-)
+COMPILED = "import hashlib; print('ready', flush=True); hashlib.pbkdf2_hmac('md5', b'', b'', 2**30)"
 
 
 def _interrupted(program, *numbers):
