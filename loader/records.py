@@ -260,7 +260,7 @@ def imagenet(root: Path, split: str, **kwargs) -> TFRecords:
             shards).
         **kwargs: as for `TFRecords`. For shards that TensorFlow Datasets has named
             (`imagenet2012-train.tfrecord-00000-of-01024`), image_key, label_key and label_offset
-            default to "image", "label" and 0.
+            default to "image", "label" and 0, unless the first record has TF-Slim's features.
 
     Raises: ValueError for another split, or for a split of a single training shard;
         FileNotFoundError where the shards, or some of them, are missing.
@@ -282,7 +282,7 @@ def imagenet(root: Path, split: str, **kwargs) -> TFRecords:
         raise FileNotFoundError(f"there is no folder {root}")
     entries = _numbered(root, name, listed)
     shards = [listed[entry] for entry in entries]
-    if ".tfrecord-" in entries[0]:  # the names and the features of TensorFlow Datasets
+    if ".tfrecord-" in entries[0] and _has_tfds_features(shards[0], kwargs):
         kwargs = {**_TFDS, **kwargs}
     if split in ("train", "val"):
         held_out = max(1, round(len(shards) * 40 / 1024))
@@ -294,6 +294,21 @@ def imagenet(root: Path, split: str, **kwargs) -> TFRecords:
             )
         shards = shards[-held_out:] if split == "val" else shards[:-held_out]
     return TFRecords(shards, **kwargs)
+
+
+def _has_tfds_features(shard: Any, options: Mapping[str, Any]) -> bool:
+    """Whether records that TensorFlow Datasets has named have its features, or TF-Slim's.
+
+    The first record tells; for shards at URLs the names alone do, because they are not read yet.
+    """
+    if not isinstance(shard, str) or is_url(shard):
+        return True
+    options = {name: value for name, value in options.items() if name not in _TFDS}
+    for features in (_TFDS, {}):
+        with contextlib.suppress(RecordError, IndexError):
+            TFRecords([shard], **{**options, **features})[0]
+            return features == _TFDS
+    return True
 
 
 def _entries(folder: str) -> Dict[str, str]:

@@ -18,7 +18,7 @@ from .interrupt import PromptInterrupt
 from .npu_options import DEFAULTS as NPU
 from .npu_options import DUMP_MODES, PRECISION_MODES, NpuOptions
 from .recipes import Recipe
-from .record_options import DEFAULT_RECORDS, RecordOptions
+from .record_options import DEFAULT_RECORDS, FEATURES, RecordOptions
 
 # The fields of a recipe that linear evaluation reads, and those that pretraining does.
 LINEAR_FIELDS = (
@@ -165,13 +165,13 @@ def storage(flags: argparse.Namespace) -> Storage:
     return Storage(flags.cache_dir, getattr(flags, "cache_size", None), flags.endpoint_url)
 
 
-def add_record_flags(parser: argparse.ArgumentParser, default: str = "%s") -> None:
+def add_record_flags(parser: argparse.ArgumentParser, default: str = "") -> None:
     """Adds what `record_options` takes, None by default.
 
     Args:
         parser: to add flags to.
-        default: how the help describes the default of a flag on which results depend; "%s" is what
-            `RecordOptions` has.
+        default: how the help describes the default of a flag on which results depend; "" if it
+            depends on the data.
     """
     group = parser.add_argument_group("how records are read")
     group.add_argument(
@@ -188,15 +188,15 @@ def add_record_flags(parser: argparse.ArgumentParser, default: str = "%s") -> No
         f"be used (default: {DEFAULT_RECORDS.max_pixels:,})",
     )
     names = {
-        "image_key": (str, "NAME", "feature that holds the encoded image"),
-        "label_key": (str, "NAME", "feature that holds the class label"),
-        "label_offset": (int, "N", "subtracted from labels; 0 if the labels count from 0"),
+        "image_key": ("NAME", "feature that holds the encoded image", "image/encoded", "image"),
+        "label_key": ("NAME", "feature that holds the class label", "image/class/label", "label"),
+        "label_offset": ("N", "subtracted from labels; 0 if the labels count from 0", "1", "0"),
     }
-    for name, (kind, metavar, text) in names.items():
-        words = default.replace("%s", str(getattr(DEFAULT_RECORDS, name)))
+    for name, (metavar, text, usual, tfds) in names.items():
+        words = default or f"{usual}, or {tfds} for shards of TensorFlow Datasets"
         group.add_argument(
             f"--{name.replace('_', '-')}",
-            type=kind,
+            type=int if metavar == "N" else str,
             metavar=metavar,
             help=f"{text} (default: {words})",
         )
@@ -307,12 +307,12 @@ def short_errors(traceback: bool, on_error: Optional[str] = "") -> Iterator[None
     except (ValueError, OSError, ArithmeticError, ImportError) as error:
         if traceback:
             raise
-        hint = ""
         if is_full(error):
             sys.exit(_no_space(error))
-        if isinstance(error, RecordError) and on_error not in ("", "skip"):
-            hint = "; --on-error skip leaves out records that cannot be used, and counts them"
-        sys.exit(f"error: {_first_paragraph(error)}{hint}")
+        words = _first_paragraph(error)
+        if isinstance(error, RecordError) and on_error != "":
+            words = _with_flags(words, on_error == "skip")
+        sys.exit(f"error: {words}")
     except MemoryError as error:
         if traceback:
             raise
@@ -329,6 +329,19 @@ def short_errors(traceback: bool, on_error: Optional[str] = "") -> Iterator[None
         sys.exit(f"error: the device has too little memory for this --batch-size: {error}")
     finally:
         log.removeHandler(handler)
+
+
+def _with_flags(words: str, skips: bool) -> str:
+    """The words about a record that cannot be used, with the flags that may mend it."""
+    for name in ("max_pixels", *FEATURES):
+        words = words.replace(f"{name}=", f"--{name.replace('_', '-')}=")
+    if "has no feature" in words:
+        return f"{words}; --image-key and --label-key name the features"
+    if "label" in words:
+        return words
+    if skips:
+        return words
+    return f"{words}; --on-error skip leaves out records that cannot be used, and counts them"
 
 
 def _no_space(error: Exception) -> str:

@@ -15,6 +15,7 @@ from .extraction import Job, on_ray
 from .features import FeatureLoader, extract, in_order
 from .files import write_text
 from .recipes import Recipe
+from .record_options import FEATURES
 from .remote_workdir import absolute, contents, copy_of, fetched, open_workdir
 from .representation import FrozenFeatures, Representation
 from .run import Options, fit
@@ -121,7 +122,7 @@ def linear_eval(
             "end_points": list(frozen.sizes),
             "paths": list(records[name].paths),
             "records": count(name),
-            **options.records.features,
+            **{feature: getattr(records[name], feature) for feature in FEATURES},
         }
         size = sum(frozen.sizes.values())
         with contextlib.ExitStack() as stack:
@@ -156,7 +157,7 @@ def linear_eval(
         task = Linear(recipe, frozen.features, frozen.sizes)
         train = loader("train", recipe.batch_size, training=True)
     engine = backend.Engine(recipe, task, train.element_spec, len(train), options.seed, place)
-    outcome = fit(recipe, options, engine, train, train.num_records, place, say, module)
+    outcome = fit(recipe, options, engine, train, records["train"], place, say, module)
     if outcome.interrupted:
         return outcome.interrupted
 

@@ -1,9 +1,12 @@
 """How records are read, and what happens to those that cannot be used; needs no TensorFlow."""
 
 import dataclasses
-from typing import Any, Dict
+from typing import Any, Dict, Optional
 
 from pretexture.loader.limits import MAX_PIXELS
+
+# What `TFRecords` is told; what a run learns depends on it.
+FEATURES = ("image_key", "label_key", "label_offset")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -11,26 +14,25 @@ class RecordOptions:
     """What `TFRecords` and `Loader` are told about the records.
 
     Attributes:
-        image_key, label_key: features with the encoded image and the class label.
-        label_offset: subtracted from labels; 0 for data whose labels count from 0.
+        image_key, label_key: features with the encoded image and the class label; None for those
+            of the data's layout, see `imagenet`.
+        label_offset: subtracted from labels, 0 for data whose labels count from 0; None for that of
+            the data's layout.
         on_error: "raise" ends the run at a record that cannot be used; "skip" leaves it out.
         max_pixels: largest image that is decoded; a larger one is a record that cannot be used.
     """
 
-    image_key: str = "image/encoded"
-    label_key: str = "image/class/label"
-    label_offset: int = 1
+    image_key: Optional[str] = None
+    label_key: Optional[str] = None
+    label_offset: Optional[int] = None
     on_error: str = "raise"
     max_pixels: int = MAX_PIXELS
 
     @property
     def features(self) -> Dict[str, Any]:
-        """The arguments of `TFRecords`; what a run learns depends on them."""
-        return {
-            "image_key": self.image_key,
-            "label_key": self.label_key,
-            "label_offset": self.label_offset,
-        }
+        """The arguments of `imagenet` that are not left to the data's layout."""
+        values = {name: getattr(self, name) for name in FEATURES}
+        return {name: value for name, value in values.items() if value is not None}
 
     @property
     def loading(self) -> Dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple
 
 import numpy as np
 import tensorflow as tf
-from pretexture.loader import Loader, Pipeline, imagenet
+from pretexture.loader import Loader, Pipeline, TFRecords, imagenet
 from pretexture.loader.remote import DEFAULT_STORAGE, Storage
 
 from . import engines, tasks
@@ -22,7 +22,7 @@ from .npu_options import DEFAULTS, NpuOptions
 from .optimization import schedule
 from .progress import duration
 from .recipes import Recipe
-from .record_options import DEFAULT_RECORDS, RecordOptions
+from .record_options import DEFAULT_RECORDS, FEATURES, RecordOptions
 from .remote_workdir import Workdir, absolute, open_workdir
 from .report import Report, passes
 from .splits import overlap
@@ -130,7 +130,7 @@ def pretrain(
         **options.records.loading,
     )
     engine = backend.Engine(recipe, task, loader.element_spec, len(loader), options.seed, place)
-    return fit(recipe, options, engine, loader, loader.num_records, place, say, workdir=workdir)
+    return fit(recipe, options, engine, loader, loader.records, place, say, workdir=workdir)
 
 
 def share(batch_size: int, place: Any) -> int:
@@ -149,7 +149,7 @@ def fit(
     options: Options,
     engine: Any,
     loader: Any,
-    records: int,
+    records: TFRecords,
     place: Any,
     say: Callable[[str], None],
     module: str = "",
@@ -160,9 +160,9 @@ def fit(
     Args:
         recipe, options, say, workdir: as for `pretrain`.
         engine: of the module that `engines.choose` gives.
-        loader: a `Loader`, or what has its iteration, `len`, `state_dict` and `load_state_dict`;
-            it is closed at the end.
-        records: in the training split.
+        loader: a `Loader`, or what has its iteration, `len`, `num_records`, `state_dict` and
+            `load_state_dict`; it is closed at the end.
+        records: those of the training split.
         place: where, as the engine's `open_device` gives it. Of several workers only the first
             writes and says anything.
         module: the export that linear evaluation is about.
@@ -172,14 +172,14 @@ def fit(
     config = Config(
         recipe=recipe,
         seed=options.seed,
-        records=records,
+        records=loader.num_records,
         steps_per_epoch=len(loader),
         steps=math.ceil(recipe.epochs * len(loader)) if options.steps is None else options.steps,
         parameters=engine.parameters,
         data=absolute(options.data),
         tensorflow=tf.__version__,
         module=module,
-        **options.records.features,
+        **{name: getattr(records, name) for name in FEATURES},
     )
     with workdir or open_workdir(options.workdir, options.storage, "train", place.worker) as opened:
         try:

@@ -10,7 +10,7 @@ from pretexture.loader.json_text import parse_object
 
 from .files import write_text
 from .recipes import Recipe
-from .record_options import DEFAULT_RECORDS
+from .record_options import FEATURES
 
 CONFIG = "config.json"
 
@@ -37,7 +37,7 @@ class Config:
         data: folder of the shards, absolute.
         tensorflow: its version.
         module: the export that was evaluated; empty where a network was trained.
-        image_key, label_key, label_offset: how records were read; see `RecordOptions`.
+        image_key, label_key, label_offset: how records were read; see `TFRecords`.
     """
 
     recipe: Recipe
@@ -49,14 +49,14 @@ class Config:
     data: str
     tensorflow: str
     module: str = ""
-    image_key: str = DEFAULT_RECORDS.image_key
-    label_key: str = DEFAULT_RECORDS.label_key
-    label_offset: int = DEFAULT_RECORDS.label_offset
+    image_key: str = "image/encoded"
+    label_key: str = "image/class/label"
+    label_offset: int = 1
 
     @property
     def features(self) -> Dict[str, Any]:
         """How records were read."""
-        return {name: getattr(self, name) for name in DEFAULT_RECORDS.features}
+        return {name: getattr(self, name) for name in FEATURES}
 
 
 def write_config(folder: str, config: Config) -> None:

@@ -516,6 +516,27 @@ def test_shards_named_by_tfds_are_found(tmp_path):
         imagenet(tmp_path, "train")
 
 
+@pytest.mark.parametrize(
+    "features,offset",
+    [(("image", "label"), 0), (("image/encoded", "image/class/label"), 1)],
+    ids=["tfds", "slim"],
+)
+def test_shards_named_by_tfds_have_the_features_of_the_first_record(
+    tmp_path, images, features, offset
+):
+    writer = pytest.importorskip("pretexture.loader.writer")
+    for i in range(2):
+        with writer.TFRecordWriter(tmp_path / TFDS.format("train", i, 2)) as shard:
+            for number in range(3 * i, 3 * i + 3):
+                values = (images[number], number + offset)
+                shard.write(writer.example(dict(zip(features, values))))
+    records = imagenet(tmp_path, "trainval", cache_dir=tmp_path / "cache")
+    assert [record.label for record in records] == list(range(6))
+    assert [record.image for record in records] == images[:6]
+    other = imagenet(tmp_path, "trainval", label_offset=-1, cache_dir=tmp_path / "cache")
+    assert other[0].label == offset + 1
+
+
 @pytest.mark.parametrize("form", ["{}-{:05}-of-{:05}", TFDS])
 def test_shards_in_a_folder_for_each_split_are_found(tmp_path, form):
     for name, count in (("train", 3), ("validation", 2)):

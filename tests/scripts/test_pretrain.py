@@ -1,9 +1,11 @@
 import dataclasses
+import re
 
 import evaluate
 import linear_eval
 import pretrain
 import pytest
+from pretexture.loader.writer import TFRecordWriter, example
 from pretexture.trainers import commandline
 from pretexture.trainers.recipes import CHOICES, RECIPES, Recipe
 from pretexture.trainers.record_options import RecordOptions
@@ -88,6 +90,40 @@ def test_a_record_that_cannot_be_used_is_named_with_the_flag_that_leaves_it_out(
     said = capsys.readouterr()
     assert "\nskipped 1 records that could not be used" in said.out
     assert "skipped: " in said.err and said.err.rstrip().endswith(", 1 skipped")
+
+
+@pytest.mark.parametrize(
+    "flags,message",
+    [
+        ([], r"the label 0 less --label-offset=1 is below 0; .*, use --label-offset=0"),
+        (["--label-offset", "0"], None),
+        (
+            ["--image-key", "picture"],
+            "no feature 'picture' .*'image/encoded'.*; --image-key and --label-key name",
+        ),
+        (["--label-offset", "0", "--num-classes", "2"], "is of class 2, .*: give --num-classes"),
+        (
+            ["--label-offset", "0", "--max-pixels", "9"],
+            "than --max-pixels=9; --on-error skip",
+        ),
+    ],
+)
+def test_an_error_of_a_record_names_the_flag_that_mends_it(flags, message, images, tmp_path):
+    pytest.importorskip("tensorflow")
+    for i in range(2):  # labels count from 0
+        with TFRecordWriter(tmp_path / f"train-{i:05}-of-00002") as shard:
+            for number in range(8):
+                features = {"image/encoded": images[number], "image/class/label": number % 3}
+                shard.write(example(features))
+    arguments = ["supervised-small", "--data", str(tmp_path), "--workdir", str(tmp_path / "run")]
+    arguments += ["--filters-factor", "0.0625", "--batch-size", "8", "--train-split", "trainval"]
+    arguments += ["--steps", "1", "--device", "cpu", "--num-classes", "3", *flags]
+    if message is None:
+        assert pretrain.main(arguments) == 0
+        return
+    with pytest.raises(SystemExit) as exit:
+        pretrain.main(arguments)
+    assert re.search(message, exit.value.code) and "\n" not in exit.value.code
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ def test_ctrl_c_ends_the_wait_for_a_batch_with_a_checkpoint(shards, tmp_path, ba
     engine = backend.Engine(recipe, tasks.build(recipe), loader.element_spec, len(loader), 0, place)
     options = Options(shards, str(tmp_path / "stuck"), steps=9, log_steps=1, device="cpu")
     said = []
-    outcome = fit(recipe, options, engine, loader, len(records), place, said.append)
+    outcome = fit(recipe, options, engine, loader, records, place, said.append)
     assert (outcome.step, outcome.interrupted) == (batches, signal.SIGINT)
     steps = Checkpoints(str(tmp_path / "stuck")).steps
     if not batches:
