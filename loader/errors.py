@@ -3,6 +3,7 @@
 from typing import Optional
 
 from .printable import printable
+from .redaction import redacted
 
 
 class PipelineError(ValueError):
@@ -13,7 +14,7 @@ class RecordError(ValueError):
     """A record that cannot be read, parsed or decoded.
 
     The message reads `PATH at byte OFFSET (record NUMBER): reason`, with all that a terminal might
-    obey escaped.
+    obey escaped, and without the secrets of a URL.
 
     Attributes:
         path: the shard.
@@ -25,7 +26,7 @@ class RecordError(ValueError):
 
     def __init__(self, path: str, offset: int, record: Optional[int], reason: str):
         number = "" if record is None else f" (record {record})"
-        super().__init__(f"{printable(path)} at byte {offset}{number}: {printable(reason)}")
+        super().__init__(printable(redacted(f"{path} at byte {offset}{number}: {reason}")))
         self.path = path
         self.offset = offset
         self.record = record

@@ -75,8 +75,9 @@ def cache_folder() -> str:
 
 
 def make_private(folder: str) -> None:
-    """Makes a folder, and those above it, readable by this user alone if it is new."""
+    """Makes a folder, and those above it; what is new can be read by this user alone."""
+    folder = os.path.abspath(folder)
     if not os.path.isdir(folder):
-        os.makedirs(os.path.dirname(os.path.abspath(folder)), exist_ok=True)
+        make_private(os.path.dirname(folder))
         with contextlib.suppress(FileExistsError):
             os.mkdir(folder, 0o700)

@@ -30,6 +30,7 @@ from .errors import RecordError
 from .index import Index, local_index, remote_index
 from .json_text import parse_object
 from .paths import Path
+from .redaction import redacted
 from .remote import (
     FetchError,
     MissingError,
@@ -243,7 +244,7 @@ class TFRecords(collections.abc.Sequence):
 
     def __repr__(self) -> str:
         more = f" and {len(self.paths) - 1} more" if len(self.paths) > 1 else ""
-        return f"TFRecords({self.paths[0]!r}{more})"
+        return f"TFRecords({redacted(self.paths[0])!r}{more})"
 
 
 def imagenet(root: Path, split: str, **kwargs) -> TFRecords:
@@ -287,10 +288,11 @@ def imagenet(root: Path, split: str, **kwargs) -> TFRecords:
     if split in ("train", "val"):
         held_out = max(1, round(len(shards) * 40 / 1024))
         if held_out == len(shards):
+            root = redacted(root)
             options = "".join(f", {key}={kwargs[key]!r}" for key in _TFDS if key in kwargs)
             raise ValueError(
                 f"{root} has a single training shard, which cannot be split into train and val; "
-                f"use trainval and test, or TFRecords({str(shards[0])!r}{options})"
+                f"use trainval and test, or TFRecords({join(root, entries[0])!r}{options})"
             )
         shards = shards[-held_out:] if split == "val" else shards[:-held_out]
     return TFRecords(shards, **kwargs)
@@ -323,6 +325,7 @@ def _shard_name(name: str) -> "re.Pattern[str]":
 
 def _numbered(root: str, name: str, entries: Iterable[str]) -> List[str]:
     """Which of a folder's entries are the shards of that name, in order."""
+    root = redacted(root)
     found: Dict[Tuple[int, str], Dict[int, str]] = {}
     for entry in entries:
         match = _shard_name(name).fullmatch(entry)
@@ -355,20 +358,21 @@ def _remote_listing(root: str, storage: Storage) -> Mapping[str, Any]:
     if not root.startswith(("http://", "https://")):
         return remote.entries(root)
     description = join(root, DATASET)
+    shown = redacted(description)
     try:
-        splits = parse_object(remote.read(description), description)["splits"].values()
+        splits = parse_object(remote.read(description), shown)["splits"].values()
         names = [name for split in splits for name in split["shards"]]
         if not all(is_safe_name(name) and "/" not in name for name in names):
             raise ValueError("a shard's name is not that of a file in the folder")
         return {name: join(root, name) for name in names}
     except MissingError:
         raise FileNotFoundError(
-            f"there is no {description}, and a web server does not list the shards that it has; "
+            f"there is no {shown}, and a web server does not list the shards that it has; "
             "scripts/prepare.py writes that file beside them"
         ) from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"{description} does not name the shards: {type(error).__name__}: {error}"
+            f"{shown} does not name the shards: {type(error).__name__}: {error}"
         ) from error
 
 
@@ -388,7 +392,7 @@ def _remote_files(
                 raise _folder_error(pattern) from None
         files = remote.match(pattern)
         if not files:
-            raise FileNotFoundError(f"no file matches {pattern}")
+            raise FileNotFoundError(f"no file matches {redacted(pattern)}")
         return files
     shards: Sequence[Any] = pattern_or_paths
     urls = [shard.url if isinstance(shard, RemoteFile) else os.fsdecode(shard) for shard in shards]
@@ -396,7 +400,8 @@ def _remote_files(
     if schemes <= {""}:
         return None
     if len(schemes) > 1:
-        raise ValueError(f"shards must be of one kind of URL, and {urls[0]} and {urls[-1]} are not")
+        some = f"{redacted(urls[0])} and {redacted(urls[-1])}"
+        raise ValueError(f"shards must be of one kind of URL, and {some} are not")
     files = [shard for shard in shards if isinstance(shard, RemoteFile)]
     if len(files) == len(shards):
         return files
@@ -422,6 +427,7 @@ def _resolve(pattern_or_paths: Union[Path, Sequence[Path]]) -> List[str]:
 
 
 def _folder_error(folder: str) -> IsADirectoryError:
+    folder = redacted(folder)
     return IsADirectoryError(
         f"{folder} is a folder; name its shards, such as {join(folder, 'train-*')}, or use "
         "imagenet(folder, split)"

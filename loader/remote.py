@@ -4,6 +4,7 @@
 fsspec makes of it.
 """
 
+import asyncio
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -13,12 +14,16 @@ import os
 import random
 import re
 import threading
+import time
 import urllib.parse
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, TypeVar
 
 from .paths import cache_folder
+from .printable import printable
+from .redaction import RedactingFilter, redacted
 
 _log = logging.getLogger("pretexture.loader")
+_log.addFilter(RedactingFilter())
 
 # How often a file is asked for, and the seconds before the second time; twice as many before each
 # further one.
@@ -34,6 +39,8 @@ _REQUESTS = 16  # at a time, for the sizes of files
 # What says that a file is another one, in the words of different file systems.
 _VERSIONS = ("ETag", "etag", "md5Hash", "Content-MD5", "LastModified", "Last-Modified", "mtime")
 
+_GLANCE = 0.2  # seconds between two looks at whether a request is still wanted
+
 T = TypeVar("T")
 
 
@@ -46,7 +53,8 @@ class FetchError(OSError):
     """
 
     def __init__(self, url: str, reason: str):
-        super().__init__(f"{url}: {reason}")
+        reason = printable(redacted(reason))
+        super().__init__(f"{printable(redacted(url))}: {reason}")
         self.url = url
         self.reason = reason
 
@@ -93,7 +101,7 @@ class Storage:
     cache_dir: Optional[str] = None
     cache_size: Optional[int] = None
     endpoint_url: Optional[str] = None
-    storage_options: Optional[Mapping[str, Any]] = None
+    storage_options: Optional[Mapping[str, Any]] = dataclasses.field(default=None, repr=False)
 
     @property
     def folder(self) -> str:
@@ -161,7 +169,7 @@ class Remote:
 
         def glob() -> Mapping[str, Any]:
             self._fs.invalidate_cache()
-            return self._fs.glob(self._path(pattern), detail=True)
+            return self._call("glob", self._path(pattern), detail=True)
 
         found = self._persist(pattern, glob)
         files = {path: info for path, info in found.items() if _is_file(path, info)}
@@ -185,9 +193,11 @@ class Remote:
             self._fs.invalidate_cache()
             try:
                 if deep:
-                    return list(self._fs.find(root, detail=True).values())
-                return self._fs.ls(root, detail=True)
-            except FileNotFoundError:
+                    return list(self._call("find", root, detail=True).values())
+                return self._call("ls", root, detail=True)
+            except FileNotFoundError as error:
+                if not _is_missing(error):
+                    raise
                 return []
 
         infos = {
@@ -211,7 +221,7 @@ class Remote:
 
     def read(self, url: str) -> bytes:
         """The contents of a small file. Raises: MissingError, FetchError."""
-        return self._persist(url, lambda: self._fs.cat_file(self._path(url)))
+        return self._persist(url, lambda: self._call("cat_file", self._path(url)))
 
     def fetch(self, file: RemoteFile, path: str) -> None:
         """Copies a file to `path`, whole. Raises: MissingError, FetchError, Stopped."""
@@ -239,7 +249,8 @@ class Remote:
         return self._persist(file.url, get)
 
     def _get(self, file: RemoteFile, path: str) -> None:
-        self._fs.get_file(self._path(file.url), path, callback=_until(self._stopped))
+        callback = _until(self._stopped, file.size)
+        self._call("get_file", self._path(file.url), path, callback=callback)
         size = os.path.getsize(path)
         if size != file.size:
             raise OSError(f"{size} bytes came, and the listing says {file.size}")
@@ -248,15 +259,9 @@ class Remote:
         """Copies a local file to a URL; returns what is there then. Raises FetchError."""
 
         def put() -> RemoteFile:
-            if self._fs.async_impl:
-                from fsspec.asyn import sync
-
-                # A server may say nothing at all when it is asked whether to send.
-                patience = SILENCE + os.path.getsize(path) / SLOWEST
-                to = self._path(url)
-                sync(self._fs.loop, self._fs._put_file, path, to, timeout=patience)
-            else:
-                self._fs.put_file(path, self._path(url))
+            # A server may say nothing at all when it is asked whether to send.
+            patience = SILENCE + os.path.getsize(path) / SLOWEST
+            self._call("put_file", path, self._path(url), patience=patience)
             self._fs.invalidate_cache()
             (file,) = self._described([url], {})
             return file
@@ -268,7 +273,7 @@ class Remote:
 
         def remove() -> None:
             with contextlib.suppress(FileNotFoundError):
-                self._fs.rm_file(self._path(url))
+                self._call("rm_file", self._path(url))
 
         self._persist(url, remove)
 
@@ -286,7 +291,7 @@ class Remote:
         def describe(url: str) -> RemoteFile:
             info = infos.get(self._path(url), {})
             if info.get("size") is None:
-                info = self._persist(url, lambda: self._fs.info(self._path(url)))
+                info = self._persist(url, lambda: self._call("info", self._path(url)))
             if info["type"] != "file":
                 raise IsADirectoryError(f"{url} is a folder")
             if info.get("size") is None:
@@ -295,7 +300,37 @@ class Remote:
             return RemoteFile(url, int(info["size"]), version)
 
         with concurrent.futures.ThreadPoolExecutor(_REQUESTS) as pool:
-            return list(pool.map(describe, urls))
+            try:
+                return list(pool.map(describe, urls))
+            except KeyboardInterrupt:
+                self._stopped.set()  # for the threads, which are waited for
+                raise
+
+    def _call(
+        self, method: str, *args: Any, patience: Optional[float] = None, **kwargs: Any
+    ) -> Any:
+        """Calls a method of the file system. It ends as soon as `stopped` is set, or on Ctrl-C.
+
+        Raises: Stopped; TimeoutError after `patience` seconds; whatever the method raises.
+        """
+        if not self._fs.async_impl:
+            return getattr(self._fs, method)(*args, **kwargs)
+        request = getattr(self._fs, f"_{method}")(*args, **kwargs)
+        future = asyncio.run_coroutine_threadsafe(request, self._fs.loop)
+        began = time.monotonic()
+        try:
+            while True:
+                try:
+                    return future.result(_GLANCE)
+                except concurrent.futures.TimeoutError:
+                    if future.done():  # it is the request that timed out
+                        raise
+                if self._stopped.is_set():
+                    raise Stopped
+                if patience is not None and time.monotonic() - began > patience:
+                    raise TimeoutError(f"no answer within {patience:.0f} s")
+        finally:
+            future.cancel()
 
     def _persist(self, url: str, act: Callable[[], T], missing: str = "there is no such file") -> T:
         """What `act` returns, the first time that it does."""
@@ -305,9 +340,12 @@ class Remote:
                 return act()
             except (FetchError, Stopped):
                 raise
-            except FileNotFoundError as error:
-                raise MissingError(url, missing) from error
             except Exception as error:
+                if isinstance(error, FileNotFoundError):
+                    if _is_missing(error):
+                        raise MissingError(url, missing) from error
+                    # fsspec says so of every failure of a web server, too.
+                    error = error.__cause__ if isinstance(error.__cause__, Exception) else error
                 reason = _reason(error)
                 if _lasting(error):
                     raise FetchError(url, reason) from error
@@ -390,16 +428,34 @@ def _add_http_options(options: Dict[str, Any]) -> None:
     options["headers"] = {"Accept-Encoding": "identity", **options.get("headers", {})}
 
 
-def _until(stopped: threading.Event) -> Any:
-    """A callback of fsspec that ends a transfer when `stopped` is set."""
+def _until(stopped: threading.Event, size: int) -> Any:
+    """A callback of fsspec that ends a transfer when `stopped` is set, or at too many bytes."""
     from fsspec.callbacks import Callback
+
+    came = 0
 
     class Until(Callback):
         def relative_update(self, inc: int = 1) -> None:
+            nonlocal came
+            came += inc
             if stopped.is_set():
                 raise Stopped
+            if came > size:
+                raise OSError(f"more bytes come than the {size} that the listing says")
 
     return Until()
+
+
+def _is_missing(error: FileNotFoundError) -> bool:
+    """Whether a file is known to be missing; a server that fails may know nothing of it."""
+    cause = error.__cause__
+    if cause is None or isinstance(cause, FileNotFoundError):
+        return True
+    status = getattr(cause, "status", None)  # aiohttp's
+    if isinstance(status, int):
+        return status in (404, 410)
+    network = isinstance(cause, (OSError, asyncio.TimeoutError))
+    return not (network or type(cause).__module__.partition(".")[0] == "aiohttp")
 
 
 def _lasting(error: Exception) -> bool:

@@ -8,6 +8,7 @@ holds is removed, the least recently used first.
 
 import collections
 import contextlib
+import errno
 import fcntl
 import hashlib
 import logging
@@ -18,6 +19,9 @@ import shutil
 import threading
 from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
+from . import _core
+from .paths import make_private
+from .redaction import url_title
 from .remote import FetchError, Remote, RemoteFile, Stopped
 
 _log = logging.getLogger("pretexture.loader")
@@ -25,6 +29,8 @@ _log = logging.getLogger("pretexture.loader")
 FETCHERS = 4  # threads; each has a connection of its own
 _LOCK = ".lock"
 _PART = ".part"
+# The names of copies, whole and not: a title, a hash, and of parts the size.
+_OWN = re.compile(r".+\.[0-9a-f]{16}(\.\d+\.part)?")
 _POLL = 0.1  # seconds between two looks at what others do
 _PATIENCE = 1.0  # seconds to wait for room
 _PINS = 256  # copies that a reader keeps open; a descriptor each
@@ -48,13 +54,13 @@ class ShardCache:
     """
 
     def __init__(self, folder: str, size: Optional[int] = None):
-        os.makedirs(folder, exist_ok=True)
+        make_private(folder)
         self.folder = folder
         if size is None:
             taken = 0
             for entry in os.scandir(folder):
                 with contextlib.suppress(FileNotFoundError):  # another process removes it
-                    taken += entry.stat().st_size
+                    taken += entry.stat(follow_symlinks=False).st_size
             size = (shutil.disk_usage(folder).free + taken) * 9 // 10
         self.size = size
 
@@ -77,7 +83,7 @@ class ShardCache:
 
         Raises: what `fetch` raises; Stopped; OSError where the folder cannot be written.
         """
-        name = re.sub(r"[^\w.-]", "_", file.url.rpartition("/")[2])[-100:]
+        name = url_title(file.url)
         key = hashlib.sha256("\0".join(map(str, file)).encode()).hexdigest()[:16]
         path = os.path.join(self.folder, f"{name}.{key}")
         part = f"{path}.{file.size}{_PART}"
@@ -115,15 +121,15 @@ class ShardCache:
             taken = 0
             copies: List[Tuple[int, int, str]] = []
             for entry in os.scandir(self.folder):
-                if entry.name == _LOCK:
-                    continue
+                if not (_OWN.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)):
+                    continue  # the lock, or something that is not ours to remove
                 if entry.name.endswith(_PART):
                     # What a killed process has left goes; the others will be as long as they say.
                     if not _remove(entry.path):
                         taken += int(entry.name[: -len(_PART)].rpartition(".")[2])
                     continue
                 with contextlib.suppress(FileNotFoundError):
-                    status = entry.stat()
+                    status = entry.stat(follow_symlinks=False)
                     taken += status.st_size
                     copies.append((status.st_mtime_ns, status.st_size, entry.path))
             for _, size, path in sorted(copies):
@@ -135,7 +141,8 @@ class ShardCache:
 
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:
-        with open(os.path.join(self.folder, _LOCK), "w") as file:
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        with open(os.open(os.path.join(self.folder, _LOCK), flags, 0o600), "w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
@@ -143,7 +150,8 @@ class ShardCache:
 def _open(path: str, flags: int, lock: int) -> Optional[int]:
     """A descriptor with a lock; None where there is no file or somebody else holds it."""
     try:
-        descriptor = os.open(path, flags | os.O_CLOEXEC, 0o666)
+        flags |= os.O_CLOEXEC | os.O_NOFOLLOW
+        descriptor = _with_room(lambda: os.open(path, flags, 0o600))
     except FileNotFoundError:
         return None
     try:
@@ -155,6 +163,16 @@ def _open(path: str, flags: int, lock: int) -> Optional[int]:
         pass
     os.close(descriptor)
     return None
+
+
+def _with_room(make: Callable[[], int]) -> int:
+    """The descriptor that `make` returns; if there are too many, Loaders close shards for it."""
+    while True:
+        try:
+            return make()
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE) or not _core.close_oldest_file():
+                raise
 
 
 def _remove(path: str) -> bool:
@@ -232,7 +250,7 @@ class RemoteShards:
         except FetchError as error:
             raise ValueError(error.reason) from error
         try:
-            return os.dup(descriptor)
+            return _with_room(lambda: os.dup(descriptor))
         finally:
             self._leave(shard)
 

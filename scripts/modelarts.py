@@ -22,6 +22,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import pretrain
 from pretexture.loader.json_text import parse_object
+from pretexture.loader.redaction import redacted
 from pretexture.loader.remote import join
 from pretexture.trainers import commandline, environment
 from pretexture.trainers.files import digest, write_text
@@ -50,7 +51,9 @@ def main(arguments: Optional[List[str]] = None) -> int:
         command += ["--cache-dir", flags.cache_dir]
     known, ignored = _known(command, rest)
     if ignored:
-        print(f"not known to scripts/pretrain.py, and ignored: {' '.join(ignored)}")
+        # Not their values, some of which are secrets.
+        names = [argument.partition("=")[0] for argument in ignored if argument.startswith("-")]
+        print(f"not known to scripts/pretrain.py, and ignored: {' '.join(names)}")
     # Ranks of a machine would copy to the same folders.
     with commandline.short_errors("--traceback" in known):
         files = None if _processes() > 1 else _moxing_files()
@@ -61,7 +64,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     data = os.path.join(cache, "data", title(flags.data_url))
     run = os.path.join(cache, "run", title(flags.train_url))
     with commandline.short_errors("--traceback" in known):
-        print(f"copying {flags.data_url} to {data}", flush=True)
+        print(f"copying {redacted(flags.data_url)} to {data}", flush=True)
         _moxing(files.copy_parallel, flags.data_url, data)
     local = [*command, "--data", data, "--workdir", run, *known]
     return pretrain.main(local, MoxingWorkdir(files, flags.train_url, run))
@@ -194,7 +197,7 @@ def _moxing(function: Any, *arguments: str) -> Any:
         return function(*arguments)
     except Exception as error:  # moxing does not say which it raises
         words = " ".join(map(str, arguments))
-        raise OSError(f"moxing.file.{function.__name__} {words}: {error}") from error
+        raise OSError(redacted(f"moxing.file.{function.__name__} {words}: {error}")) from error
 
 
 def _moxing_files() -> Any:

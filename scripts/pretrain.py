@@ -9,6 +9,7 @@ import argparse
 import sys
 from typing import Any, List, Optional
 
+from pretexture.loader.redaction import redacted
 from pretexture.trainers import commandline
 from pretexture.trainers.recipes import RECIPES
 
@@ -34,7 +35,8 @@ def main(arguments: Optional[List[str]] = None, workdir: Any = None) -> int:
     if outcome.interrupted:
         return commandline.interrupted(outcome.interrupted, outcome.chief)
     if outcome.chief:
-        print(f"next: python scripts/evaluate.py --workdir {flags.workdir} --data {flags.data}")
+        command = f"scripts/evaluate.py --workdir {flags.workdir} --data {flags.data}"
+        print(redacted(f"next: python {command}"))
     return 0
 
 

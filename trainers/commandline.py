@@ -11,6 +11,7 @@ import tempfile
 from typing import Any, Callable, Dict, Iterator, Optional, Sequence, Tuple
 
 from pretexture.loader import RecordError
+from pretexture.loader.redaction import redacted
 from pretexture.loader.remote import Storage
 
 from .files import is_full
@@ -312,7 +313,7 @@ def short_errors(traceback: bool, on_error: Optional[str] = "") -> Iterator[None
         words = _first_paragraph(error)
         if isinstance(error, RecordError) and on_error != "":
             words = _with_flags(words, on_error == "skip")
-        sys.exit(f"error: {words}")
+        sys.exit(f"error: {redacted(words)}")
     except MemoryError as error:
         if traceback:
             raise

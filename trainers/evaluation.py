@@ -8,6 +8,7 @@ import time
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Set, Tuple
 
 from pretexture.loader import Loader, imagenet
+from pretexture.loader.redaction import redacted
 from pretexture.loader.remote import DEFAULT_STORAGE, FetchError, Storage
 
 from . import engines, tasks
@@ -19,7 +20,7 @@ from .metrics import read_lines
 from .npu_options import DEFAULTS, NpuOptions
 from .progress import Bar
 from .record_options import RecordOptions
-from .remote_workdir import Workdir, open_workdir
+from .remote_workdir import Workdir, absolute, open_workdir
 from .splits import overlap
 from .workdir import WorkdirError, read_config
 
@@ -80,7 +81,10 @@ class Evaluation:
         self._engine = backend.Engine(
             recipe, task, self._loader.element_spec, config.steps_per_epoch, config.seed, place
         )
-        warning = overlap(config.data, recipe.train_split, data, self._split, storage)
+        same = config.data == redacted(absolute(data))
+        warning = overlap(
+            data if same else config.data, recipe.train_split, data, self._split, storage
+        )
         if warning:
             print(warning, file=sys.stderr)
 

@@ -7,6 +7,7 @@ import os
 from typing import Any, Callable, Dict, List, Optional, Sequence, Union
 
 from pretexture.loader import Loader, Pipeline, imagenet, ops
+from pretexture.loader.redaction import redacted
 
 from . import engines
 from .checkpoints import checkpoint_path
@@ -115,7 +116,7 @@ def linear_eval(
     def cached(name: str, batch_size: int) -> FeatureLoader:
         folder = os.path.join(run, "features", name)
         key = {
-            "module": absolute(module),
+            "module": redacted(absolute(module)),
             "contents": module_contents,
             "pipeline": recipe.pipeline,
             "pooling": [recipe.pooling, recipe.max_features, recipe.combine_patches],
@@ -135,7 +136,7 @@ def linear_eval(
                     contents=module_contents,
                     end_points=list(frozen.sizes),
                     recipe=recipe,
-                    data=absolute(options.data),
+                    data=redacted(absolute(options.data)),
                     split=splits[name],
                     storage=options.storage,
                     records=count(name),

@@ -15,6 +15,8 @@ import re
 import threading
 from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Tuple, TypeVar, Union
 
+from pretexture.loader.paths import make_private
+from pretexture.loader.redaction import RedactingFilter, redacted, url_title
 from pretexture.loader.remote import (
     FetchError,
     MissingError,
@@ -31,6 +33,7 @@ from .metrics import METRICS
 from .workdir import CONFIG, WorkdirError
 
 _log = logging.getLogger("pretexture.trainers")
+_log.addFilter(RedactingFilter())
 
 T = TypeVar("T")
 
@@ -116,7 +119,7 @@ class RemoteWorkdir:
         self._synced: Dict[str, Synced] = {}
 
     def __enter__(self) -> "RemoteWorkdir":
-        os.makedirs(self.folder, exist_ok=True)
+        make_private(self.folder)
         self._lock = open(os.path.join(self.folder, ".lock"), "w")
         try:
             at_once = 0 if self._use in _READING else fcntl.LOCK_NB
@@ -124,8 +127,8 @@ class RemoteWorkdir:
         except BlockingIOError:
             self._lock.close()
             raise WorkdirError(
-                f"another process on this machine works on {self._url} in {self.folder}: end that "
-                f"one, or give another --cache-dir"
+                f"another process on this machine works on {redacted(self._url)} in {self.folder}: "
+                "end that one, or give another --cache-dir"
             ) from None
         try:
             notes = read_notes(self._path(_SYNCED), Synced)
@@ -145,7 +148,7 @@ class RemoteWorkdir:
             elif isinstance(error, Exception):
                 self.push()
             if isinstance(error, WorkdirError):  # who gave the URL does not know the copy
-                raise WorkdirError(str(error).replace(self.folder, self._url)) from error
+                raise WorkdirError(str(error).replace(self.folder, redacted(self._url))) from error
 
     def pull(self) -> None:
         """Makes the copy follow what has changed at the URL since they were last the same.
@@ -277,7 +280,9 @@ def open_workdir(name: str, storage: Storage, use: str, worker: int = 0) -> Work
     Raises: WorkdirError for a URL to which nothing can be written.
     """
     if use not in _READING and re.match("https?://", name, re.IGNORECASE):
-        raise WorkdirError(f"{name}: nothing can be written there; give a path or an s3:// URL")
+        raise WorkdirError(
+            f"{redacted(name)}: nothing can be written there; give a path or an s3:// URL"
+        )
     return RemoteWorkdir(name, storage, use, worker) if is_url(name) else LocalWorkdir(name)
 
 
@@ -298,7 +303,7 @@ def title(url: str) -> str:
     """A name for what is at a URL, and for nothing else: its last part and a hash of all."""
     url = url.rstrip("/")
     key = hashlib.sha256(url.encode()).hexdigest()[:12]
-    return re.sub(r"[^\w.-]", "_", url.rpartition("/")[2]) + f"-{key}"
+    return f"{url_title(url)}-{key}"
 
 
 def absolute(name: str) -> str:

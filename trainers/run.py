@@ -11,6 +11,7 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple
 import numpy as np
 import tensorflow as tf
 from pretexture.loader import Loader, Pipeline, TFRecords, imagenet
+from pretexture.loader.redaction import redacted
 from pretexture.loader.remote import DEFAULT_STORAGE, Storage
 
 from . import engines, tasks
@@ -176,7 +177,7 @@ def fit(
         steps_per_epoch=len(loader),
         steps=math.ceil(recipe.epochs * len(loader)) if options.steps is None else options.steps,
         parameters=engine.parameters,
-        data=absolute(options.data),
+        data=redacted(absolute(options.data)),
         tensorflow=tf.__version__,
         module=module,
         **{name: getattr(records, name) for name in FEATURES},
@@ -383,8 +384,8 @@ def _plan(config: Config, options: Options, device: str, step: int) -> List[str]
     words.append(f"weight decay {recipe.weight_decay:g}")
     lines = [
         f"task      {recipe.task}",
-        f"data      {options.data}, split {recipe.train_split}: {config.records:,} images, "
-        f"{config.steps_per_epoch:,} steps of {recipe.batch_size} an epoch",
+        f"data      {redacted(options.data)}, split {recipe.train_split}: {config.records:,} "
+        f"images, {config.steps_per_epoch:,} steps of {recipe.batch_size} an epoch",
         f"views     {recipe.pipeline}",
         f"heads     {config.parameters:,} parameters on the frozen {config.module}"
         if config.module
@@ -393,7 +394,8 @@ def _plan(config: Config, options: Options, device: str, step: int) -> List[str]
         f"device    {device}, TensorFlow {config.tensorflow}",
         f"training  {', '.join(words)}",
         f"steps     {config.steps:,}, {config.steps / config.steps_per_epoch:.3g} epochs",
-        f"workdir   {options.workdir}" + (f", taken up again after step {step:,}" if step else ""),
+        f"workdir   {redacted(options.workdir)}"
+        + (f", taken up again after step {step:,}" if step else ""),
     ]
     warning = overlap(
         options.data, recipe.train_split, options.data, recipe.eval_split, options.storage

@@ -4,6 +4,7 @@ import os
 from typing import Optional
 
 from pretexture.loader import imagenet
+from pretexture.loader.redaction import redacted
 from pretexture.loader.remote import Storage, is_url
 
 
@@ -31,8 +32,8 @@ def overlap(
         return None
     return (
         f"warning: {len(shared)} shards of the evaluation split {eval_split} are part of the "
-        f"training split {train_split}, {shared[0]} for one: accuracy on them is no measure of "
-        f"what generalises"
+        f"training split {train_split}, {redacted(shared[0])} for one: accuracy on them is no "
+        f"measure of what generalises"
     )
 
 

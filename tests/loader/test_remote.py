@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import http.server
 import json
 import logging
 import os
@@ -640,3 +641,142 @@ def test_a_web_servers_list_of_shards_names_files_of_its_folder_alone(name, tmp_
     with pytest.raises(ValueError, match="does not name the shards"):
         imagenet(f"http://127.0.0.1:{server.server_port}", "trainval")
     server.shutdown()
+
+
+class Lying(http.server.BaseHTTPRequestHandler):
+    """A web server that answers GET by `answer(handler)`, and HEAD with a size of 100 bytes."""
+
+    def log_message(self, *arguments):
+        pass
+
+    def do_HEAD(self):
+        self.send_response(200)
+        self.send_header("Content-Length", "100")
+        self.end_headers()
+
+    def do_GET(self):
+        self.server.answer(self)
+
+
+@pytest.fixture
+def lying():
+    """lying(answer): the URL of a file on such a server."""
+    servers = []
+
+    def make(answer, head=None):
+        handler = type("Handler", (Lying,), {"do_HEAD": head} if head else {})
+        servers.append(http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler))
+        servers[-1].answer = answer
+        servers[-1].daemon_threads = True
+        threading.Thread(target=servers[-1].serve_forever, args=(0.01,), daemon=True).start()
+        return f"http://127.0.0.1:{servers[-1].server_port}/train-00000-of-00001"
+
+    yield make
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_body_longer_than_announced_is_not_kept(lying, tmp_path, short_pauses):
+    sent = []
+
+    def endless(handler):
+        handler.send_response(200)
+        handler.end_headers()
+        with contextlib.suppress(OSError):
+            for _ in range(1000):
+                sent.append(handler.wfile.write(bytes(1 << 20)))
+
+    records = TFRecords([lying(endless)], cache_dir=tmp_path, cache_size=1 << 20)
+    with pytest.raises(OSError, match="more bytes come than the 100 that the listing says"):
+        len(records)
+    assert max(sent) < 1000 << 20
+    assert sum(path.stat().st_size for path in (tmp_path / "shards").iterdir()) == 0
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 504, 429])
+def test_a_server_that_fails_does_not_say_that_a_file_is_missing(
+    status, lying, tmp_path, short_pauses
+):
+    asked = []
+
+    def fail(handler):
+        asked.append(handler.path)
+        handler.send_response(status)
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+
+    with pytest.raises(OSError, match=rf"{status}.*the last of 6 tries") as info:
+        TFRecords(lying(fail, fail), cache_dir=tmp_path)
+    assert not isinstance(info.value, FileNotFoundError)
+    assert len(asked) >= 6
+
+
+def test_a_server_that_refuses_connections_does_not_say_that_a_file_is_missing(
+    tmp_path, short_pauses
+):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}/train-00000-of-00001"
+        with pytest.raises(OSError, match="the last of 6 tries") as info:
+            TFRecords(url, cache_dir=tmp_path)
+    assert not isinstance(info.value, FileNotFoundError)
+
+
+def test_a_file_that_is_not_there_is_missing_at_once(lying, tmp_path):
+    def missing(handler):
+        handler.send_error(404)
+
+    with pytest.raises(FileNotFoundError, match="there is no such file"):
+        TFRecords(lying(missing, missing), cache_dir=tmp_path)
+
+
+def test_room_is_made_of_what_is_the_caches_own(s3, many, tmp_path):
+    folder = tmp_path / "cache" / "shards"
+    folder.mkdir(parents=True)
+    victim = tmp_path / "victim"
+    victim.write_bytes(bytes(10 << 20))
+    (folder / "precious").write_bytes(bytes(10 << 20))
+    (folder / "link.0123456789abcdef").symlink_to(victim)
+    records = _open(s3, s3.put(many), tmp_path, cache_size=1)
+    assert len(records) > 0
+    assert (folder / "precious").exists()
+    assert victim.stat().st_size == 10 << 20
+    assert (folder / "link.0123456789abcdef").is_symlink()
+
+
+MUTE = """
+import os, signal, sys, threading
+from pretexture.loader import Loader, TFRecords
+kind, url, cache = sys.argv[1:]
+threading.Timer(1, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+try:
+    records = TFRecords([url] if kind != "glob" else url, cache_dir=cache)
+    len(records)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+"""
+
+
+@pytest.mark.parametrize("kind", ["describe", "fetch", "accept"])
+def test_a_mute_server_does_not_hold_up_ctrl_c(kind, lying, tmp_path):
+    silent = threading.Event()
+
+    def mute(handler):
+        silent.wait(100)
+
+    if kind == "accept":
+        listener = socket.socket()
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(1)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/train-00000-of-00001"
+    else:
+        url = lying(mute, mute if kind == "describe" else None)
+    run = subprocess.run(
+        [sys.executable, "-c", MUTE, kind, url, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=40,  # against minutes
+    )
+    silent.set()
+    assert run.stdout == "interrupted\n", run.stderr

@@ -324,7 +324,7 @@ class Engine:
                 return session.run(v1.get_collection(_STATE)[0])
 
 
-def _features_and_label(batch: Dict[str, tf.Tensor]) -> Tuple[Dict[str, tf.Tensor], tf.Tensor]:
+def _features_and_label(batch: Any) -> Tuple[Dict[str, tf.Tensor], tf.Tensor]:
     """A batch as an Estimator takes it."""
     return {"image": batch["image"], "index": batch["index"]}, batch["label"]
 
