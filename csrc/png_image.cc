@@ -58,6 +58,8 @@ struct PngDecoder::State {
     if (info == nullptr) return false;
     png_set_read_fn(png, this, Read);
     png_set_user_limits(png, PNG_UINT_31_MAX, PNG_UINT_31_MAX);  // `limits` has its own
+    // Keeps no texts: a thousand of a few kilobytes can become eight megabytes each.
+    png_set_chunk_cache_max(png, 1);
     png_read_info(png, info);
     width = png_get_image_width(png, info);
     height = png_get_image_height(png, info);
@@ -97,7 +99,7 @@ struct PngDecoder::State {
         png_read_row(png, y >= top && y < bottom ? region + (y - top) * stride : other, nullptr);
       }
     }
-    if (bottom == height) png_read_end(png, nullptr);
+    if (bottom == height) png_read_end(png, info);
     return true;
   }
 

@@ -4,6 +4,7 @@ import io
 import struct
 import subprocess
 import sys
+import zlib
 
 import pytest
 from pretexture.loader import Loader, RecordError, TFRecords, _core
@@ -67,6 +68,31 @@ def test_many_scans_of_a_large_image_are_refused():
     data = progressive(side, 1200, side**2 // 64 // 8)
     with pytest.raises(ValueError, match="scans of 8192x8192 pixels, which would take too long"):
         _core.decode_jpeg(data)
+
+
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_compressed_texts_of_a_png_take_no_memory(tmp_path):
+    text = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(b"x" * 7_900_000, 9))
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 8, 2, 0, 0, 0))
+    rows = chunk(b"IDAT", zlib.compress((b"\0" + b"abc" * 8) * 8))
+    end = chunk(b"IEND", b"")
+    path = tmp_path / "texts.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + head + text * 40 + rows + text * 40 + end)
+    script = (
+        "import re, sys\n"
+        "from pretexture.loader import _core\n"
+        "peak = lambda: int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])\n"
+        "data, before = open(sys.argv[1], 'rb').read(), peak()\n"
+        "assert (_core.decode_jpeg(data) == list(b'abc')).all()\n"
+        "print(peak() - before)"
+    )
+    run = [sys.executable, "-c", script, str(path)]
+    kilobytes = int(subprocess.run(run, check=True, stdout=subprocess.PIPE).stdout)
+    assert kilobytes < 50_000  # the texts have 630 MB
 
 
 # One record, and a limit that lets it through: it would take a minute and more.
