@@ -10,18 +10,20 @@
 #   make wheel    a wheel that needs nothing but NumPy, in dist/
 #   make clean    removes all that the targets made
 #
-# Proof: make sanitize (the C++ tests under AddressSanitizer and UBSan), make bench-instructions (that
-# nothing has become slower, in instructions an image).
+# Proof: make sanitize (the C++ tests under AddressSanitizer and UBSan), make fuzz SECONDS=60 (that
+# long for each parser), make bench-instructions (that nothing has become slower, in instructions an
+# image).
 
 PYTHON ?= python3
 VENV ?= .venv
 DATA ?= ../shared/data/imagenet-sample
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/*)
+SECONDS ?= 60
 LANES := .venv-tf1 .venv-tf26
 
 PIP_INSTALL = $(1)/bin/python -m pip install -q --disable-pip-version-check
 
-.PHONY: demo test test-tf1 test-tf26 test-lanes sanitize lint bench bench-instructions wheel clean
+.PHONY: demo test test-tf1 test-tf26 test-lanes sanitize fuzz lint bench bench-instructions wheel clean
 
 # $(VENV)/EXTRAS: an editable install with these extras, redone when the C++ sources change.
 define INSTALL
@@ -63,11 +65,23 @@ sanitize: $(VENV)/dev
 	$(VENV)/bin/cmake --build build/sanitize
 	$(VENV)/bin/ctest --test-dir build/sanitize --output-on-failure
 
+# The parsers get inputs that libFuzzer, or Atheris for those in Python, makes up.
+fuzz: $(VENV)/dev
+	@scripts/system_packages.sh clang
+	@$(call PIP_INSTALL,$(VENV)) cmake ninja
+	@test -d build/fuzz/python || $(call PIP_INSTALL,$(VENV)) --target build/fuzz/python atheris
+	$(VENV)/bin/cmake -S . -B build/fuzz -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+	  -DCMAKE_MAKE_PROGRAM=$(abspath $(VENV))/bin/ninja -DCMAKE_CXX_COMPILER=clang++ \
+	  -DPRETEXTURE_FUZZ=ON
+	$(VENV)/bin/cmake --build build/fuzz
+	PYTHONPATH=build/fuzz/python $(VENV)/bin/python tests/fuzz/run.py --seconds $(SECONDS)
+
 # mypy looks for the packages where they are installed: under `pretexture`.
 lint: $(VENV)/dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/clang-format --dry-run -Werror csrc/*.h csrc/*.cc csrc/*.inc tests/csrc/*.h tests/csrc/*.cc
+	$(VENV)/bin/clang-format --dry-run -Werror csrc/*.h csrc/*.cc csrc/*.inc tests/csrc/*.h \
+	  tests/csrc/*.cc tests/fuzz/*.h tests/fuzz/*.cc
 	@mkdir -p build/lint/pretexture
 	@for p in loader permutations trainers; do ln -sfn ../../../$$p build/lint/pretexture/$$p; done
 	MYPYPATH=build/lint $(VENV)/bin/mypy -p pretexture.loader -p pretexture.permutations \

@@ -3,6 +3,7 @@
 # (as root, or with passwordless sudo); says which to install where it is not.
 #
 #   system_packages.sh build      a C++ compiler, libjpeg-turbo and libpng with headers
+#   system_packages.sh clang      clang with libFuzzer and the sanitizers' libraries
 #   system_packages.sh valgrind   valgrind
 set -eu
 
@@ -11,6 +12,11 @@ missing() {
     build)
       ! command -v c++ >/dev/null 2>&1 ||
         ! printf '#include <stdio.h>\n#include <jpeglib.h>\n#include <png.h>\n' | c++ -xc++ -E - >/dev/null 2>&1
+      ;;
+    clang)
+      ! command -v clang++ >/dev/null 2>&1 ||
+        ! echo 'extern "C" int LLVMFuzzerTestOneInput(const char*, unsigned long) { return 0; }' |
+          clang++ -xc++ -fsanitize=fuzzer,address - -o /dev/null 2>/dev/null
       ;;
     valgrind) ! command -v valgrind >/dev/null 2>&1 ;;
     *) echo "unknown package group: $1" >&2 && exit 2 ;;
@@ -34,6 +40,7 @@ for group in "$@"; do
       debian="g++ libjpeg-dev libpng-dev"
       fedora="gcc-c++ libjpeg-turbo-devel libpng-devel" brew="jpeg-turbo libpng"
       ;;
+    clang) debian="clang libclang-rt-dev" fedora="clang compiler-rt" brew="llvm" ;;
     valgrind) debian="valgrind" fedora="valgrind" brew="valgrind" ;;
   esac
   if command -v apt-get >/dev/null 2>&1; then
