@@ -1,4 +1,5 @@
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -28,41 +29,61 @@ class _Losses(list):
         return True
 
 
-def _losses(recipe, data, steps):
+def _losses(recipe, data, steps, seed=0):
     losses = _Losses()
     with Loader(
-        imagenet(data, recipe.train_split), recipe.pipeline, recipe.batch_size, training=True
+        imagenet(data, recipe.train_split),
+        recipe.pipeline,
+        recipe.batch_size,
+        training=True,
+        seed=seed,
     ) as loader:
         make = engines.choose().Engine
-        engine = make(recipe, tasks.build(recipe), loader.element_spec, len(loader), 0)
+        engine = make(recipe, tasks.build(recipe), loader.element_spec, len(loader), seed)
         engine.fit(loader, steps, losses)
     return losses
 
 
-# What the mean loss of the last ten steps is to fall below, as a share of that of the first ten. Of
-# what fell when this was written, about half is left for other rounding.
-FALLS = {
-    "supervised": 0.8,
-    "rotation": 0.5,
-    "exemplar": 0.87,
-    "jigsaw": 0.83,
-    "relative_patch_location": 0.6,
+class Learning(NamedTuple):
+    """How a recipe is trained for sixty steps, and what the loss must do.
+
+    The mean loss of the last ten steps, as a share of that of the first ten, depends on rounding:
+    on the processor's vector instructions, the TensorFlow and the seed. `below` is so far from what
+    was seen that none of these decides.
+    """
+
+    rate: float  # times the recipe's; a gentler rate makes the result depend less on rounding
+    seeds: int  # whose shares are averaged
+    below: float
+    seen: str
+
+
+LEARNING = {
+    "supervised": Learning(0.1, 3, 0.8, "0.36 (AVX2), 0.41 (AVX-512); single seeds 0.28 to 0.54"),
+    "rotation": Learning(1, 1, 0.5, "0.21, 0.22"),
+    "exemplar": Learning(1, 2, 0.87, "0.79, 0.79"),
+    "jigsaw": Learning(1, 1, 0.83, "0.04, 0.05"),
+    "relative_patch_location": Learning(1, 1, 0.6, "0.21, 0.24"),
 }
 
 
-@pytest.mark.parametrize("name", FALLS)
+@pytest.mark.parametrize("name", LEARNING)
 def test_a_small_recipe_learns(name, data):
-    recipe = RECIPES[f"{name}-small"]
+    learning, recipe = LEARNING[name], RECIPES[f"{name}-small"]
     recipe = dataclasses.replace(
         recipe,
         filters_factor=0.5,
         batch_size=8,
+        lr=recipe.lr * learning.rate,
         lr_scale_batch_size=recipe.lr_scale_batch_size * 8 // recipe.batch_size,  # the same rate
         warmup_epochs=0.0,
         decay_epochs=(),
     )
-    losses = _losses(recipe, data, 60)
-    assert np.mean(losses[-10:]) < FALLS[name] * np.mean(losses[:10])
+    shares = []
+    for seed in range(learning.seeds):
+        losses = _losses(recipe, data, 60, seed)
+        shares.append(np.mean(losses[-10:]) / np.mean(losses[:10]))
+    assert np.mean(shares) < learning.below, shares
 
 
 # Loss of a guess: of classes, of permutations, of positions; the margin for triplets.
