@@ -89,22 +89,24 @@ uint32_t Order::RecordAt(uint32_t epoch, uint32_t position) const {
   const uint64_t begin = window * window_size - (window > short_window ? missing : 0);
   uint64_t end = (window + 1) * window_size - (window >= short_window ? missing : 0);
   end = std::min<uint64_t>(end, records);
-  uint32_t place = Permute(seed, epoch, kOrderWindow, window, static_cast<uint32_t>(end - begin),
+  // In 64 bits, because blocks may be as large as the data set.
+  uint64_t place = Permute(seed, epoch, kOrderWindow, window, static_cast<uint32_t>(end - begin),
                            static_cast<uint32_t>(position - begin));
-  uint32_t slot = place / block;
-  if (window == short_window && place >= (short_at % blocks) * block) {
+  uint64_t slot = place / block;
+  const uint64_t short_slot = short_at % blocks;
+  if (window == short_window && place >= short_slot * block) {
     // Count through the short block: those after it start `missing` records earlier.
-    const uint32_t short_slot = short_at % blocks;
-    const uint32_t short_end = (short_slot + 1) * block - missing;
-    if (place >= short_end) {
+    if (place >= (short_slot + 1) * block - missing) {
       place += missing;
       slot = place / block;
     } else {
       slot = short_slot;
     }
   }
-  const uint32_t source = Permute(seed, epoch, kOrderBlocks, 0, count, window * blocks + slot);
-  return source * block + place % block;
+  const uint64_t index = uint64_t{window} * blocks + slot;
+  const uint32_t source =
+      Permute(seed, epoch, kOrderBlocks, 0, count, static_cast<uint32_t>(index));
+  return static_cast<uint32_t>(uint64_t{source} * block + place % block);
 }
 
 }  // namespace pretexture

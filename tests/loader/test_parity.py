@@ -287,6 +287,15 @@ def test_the_order_of_an_epoch_is_the_same(seed, epoch, n, data):
         ) == record_at(seed, epoch, n, kind, position)
 
 
+@pytest.mark.parametrize("position", [0, 1, 2**31, 4009075879])
+def test_the_order_of_blocks_as_large_as_the_data_set_is_the_same(position):
+    n, shuffle = 4009075880, WindowShuffle(2**31 + 1, 2)
+    for epoch in (0, 84017304):
+        assert _core.record_at(
+            0, epoch, n, "window", shuffle.block, shuffle.blocks, position
+        ) == record_at(0, epoch, n, shuffle, position)
+
+
 @given(st.binary(max_size=300))
 def test_checksums_are_the_same(data):
     assert _core.masked_crc32c(data) == reference_records.masked_crc32c(data)
