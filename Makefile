@@ -10,9 +10,9 @@
 #   make wheel    a wheel that needs nothing but NumPy, in dist/
 #   make clean    removes all that the targets made
 #
-# Proof: make sanitize (the C++ tests under AddressSanitizer and UBSan), make fuzz SECONDS=60 (that
-# long for each parser), make bench-instructions (that nothing has become slower, in instructions an
-# image).
+# Proof: make sanitize (the C++ tests under AddressSanitizer and UBSan, then under ThreadSanitizer),
+# make fuzz SECONDS=60 (that long for each parser), make bench-instructions (that nothing has become
+# slower, in instructions an image).
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -57,13 +57,19 @@ test-lanes: $(VENV)/dev $(LANES:%=%/dev)
 	PRETEXTURE_LANES="$(addsuffix /bin/python,$(abspath $(VENV) $(LANES)))" \
 	  $(VENV)/bin/python -m pytest tests/trainers/test_lanes.py
 
+# $(call SANITIZE,folder,option)
+define SANITIZE
+$(VENV)/bin/cmake -S . -B build/$(1) -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+  -DCMAKE_MAKE_PROGRAM=$(abspath $(VENV))/bin/ninja \
+  -DPRETEXTURE_TESTS=ON -D$(2)=ON -DPRETEXTURE_WERROR=ON
+$(VENV)/bin/cmake --build build/$(1)
+$(VENV)/bin/ctest --test-dir build/$(1) --output-on-failure
+endef
+
 sanitize: $(VENV)/dev
 	@$(call PIP_INSTALL,$(VENV)) cmake ninja
-	$(VENV)/bin/cmake -S . -B build/sanitize -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo \
-	  -DCMAKE_MAKE_PROGRAM=$(abspath $(VENV))/bin/ninja \
-	  -DPRETEXTURE_TESTS=ON -DPRETEXTURE_SANITIZE=ON -DPRETEXTURE_WERROR=ON
-	$(VENV)/bin/cmake --build build/sanitize
-	$(VENV)/bin/ctest --test-dir build/sanitize --output-on-failure
+	$(call SANITIZE,sanitize,PRETEXTURE_SANITIZE)
+	$(call SANITIZE,tsan,PRETEXTURE_TSAN)
 
 # The parsers get inputs that libFuzzer, or Atheris for those in Python, makes up.
 fuzz: $(VENV)/dev

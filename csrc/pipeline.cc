@@ -194,11 +194,10 @@ std::shared_ptr<Batch> Pipeline::Next(std::chrono::milliseconds patience) {
   };
   ready_.wait_for(lock, patience, [&] { return front_is_done() || stop_; });
   stats_.waiting += Nanoseconds(Clock::now() - begin);
-  if (!front_is_done()) {
-    if (out_of_memory_) throw std::bad_alloc();
-    if (stop_) throw std::runtime_error("the Loader was closed while a batch was awaited");
-    return nullptr;
-  }
+  // Once it is closed, records whose rendering was broken off count as done.
+  if (out_of_memory_) throw std::bad_alloc();
+  if (stop_) throw std::runtime_error("the Loader was closed while a batch was awaited");
+  if (!front_is_done()) return nullptr;
   std::shared_ptr<Batch> batch = std::move(under_way_.front());
   under_way_.pop_front();
   handed_over_ = Clock::now();

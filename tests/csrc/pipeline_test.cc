@@ -9,8 +9,10 @@
 #include <memory>
 #include <mutex>
 #include <set>
+#include <stdexcept>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "jpegs.h"
@@ -349,6 +351,76 @@ TEST(a_batch_beyond_all_memory_is_refused) {
   config.format.views = 1 << 30;
   config.format.height = config.format.width = 1 << 16;
   CHECK_THROWS(Pipeline(GoodData().records, config), "more memory than any machine has");
+}
+
+// Batches that are sought in mid-epoch by one thread and taken by others, while further ones read
+// statistics and forget files, until someone closes the pipeline: for ThreadSanitizer above all.
+TEST(eight_threads_make_the_same_batches_whoever_seeks_takes_and_closes) {
+  const Data data(BrokenExamples());
+  for (const bool skip : {false, true}) {
+    PipelineConfig config = Config(1, 5);
+    config.skip_errors = skip;
+    config.drop_remainder = false;
+    std::vector<std::pair<uint32_t, Content>> expected;  // the place of a fault; where none is, all
+    const auto outcome = [](const Batch& batch) {
+      const bool sound = batch.fault_place == UINT32_MAX;
+      return std::make_pair(batch.fault_place, sound ? Of(batch) : Content());
+    };
+    constexpr uint32_t kEpochs = 3;
+    uint32_t per_epoch;
+    {
+      Pipeline pipeline(data.records, config);
+      per_epoch = pipeline.BatchesPerEpoch();
+      pipeline.Seek(0, 0);
+      while (expected.size() < size_t{kEpochs} * per_epoch) {
+        expected.push_back(outcome(*Next(&pipeline)));
+      }
+    }
+    config.threads = 8;
+    config.prefetch = 3;
+    std::atomic<int> taken{0};
+    for (int round = 0; round < 12; ++round) {
+      Pipeline pipeline(data.records, config);
+      std::atomic<bool> done{false}, wrong{false};
+      std::vector<std::thread> users;
+      for (int user = 0; user < 2; ++user) {
+        users.emplace_back([&] {
+          try {
+            while (!done) {
+              const auto batch = pipeline.Next(std::chrono::milliseconds(20));
+              if (!batch || batch->epoch >= kEpochs) continue;
+              ++taken;
+              const size_t at = size_t{batch->epoch} * per_epoch + batch->number;
+              if (outcome(*batch) != expected[at]) wrong = true;
+            }
+          } catch (const std::runtime_error&) {  // it was closed
+          }
+        });
+      }
+      users.emplace_back([&] {
+        Random random(static_cast<uint64_t>(round));
+        while (!done) {
+          const int at = random.Between(0, static_cast<int>(kEpochs * per_epoch) - 1);
+          pipeline.Seek(static_cast<uint32_t>(at) / per_epoch,
+                        static_cast<uint32_t>(at) % per_epoch);
+          std::this_thread::sleep_for(std::chrono::milliseconds(random.Between(0, 6)));
+        }
+      });
+      users.emplace_back([&] {
+        for (size_t i = 0; !done; ++i) {
+          pipeline.GetStats();
+          pipeline.TakeSkipped();
+          pipeline.Forget(i % 2);
+          std::this_thread::yield();
+        }
+      });
+      for (const int before = taken; taken < before + 10;) std::this_thread::yield();
+      if (round % 2) pipeline.Close();
+      done = true;
+      for (std::thread& user : users) user.join();
+      CHECK(!wrong);
+    }
+  }
 }
 
 TEST(where_nothing_can_be_used_skipping_ends_with_an_error) {
