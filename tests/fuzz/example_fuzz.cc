@@ -158,7 +158,8 @@ void Compare(const Bytes& data, const LabelRule& rule) {
             "the image is not within the record");
     image.assign(span.data, span.data + span.size);
   }
-  // Ours passes over parts that it does not need, so it may accept a record that is malformed elsewhere.
+  // Ours passes over parts that it does not need, so it may accept a record that is malformed
+  // elsewhere.
   std::map<std::string, Feature> features;
   try {
     features = ParseAll(data);
