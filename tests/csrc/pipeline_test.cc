@@ -625,6 +625,7 @@ TEST(a_shard_that_is_forgotten_while_it_is_being_opened_is_not_kept) {
   Next(&pipeline);
   Next(&pipeline);
   CHECK_EQ(gates.asked(0), 2);
+  gates.Shut();  // for the thread, which may have gone on to the other shard
 }
 
 }  // namespace
