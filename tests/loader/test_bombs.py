@@ -103,8 +103,8 @@ loader = Loader(TFRecords(sys.argv[1]), "resize(32)", 1, threads=2, max_pixels=2
 {body}
 """
 INTERRUPTED = """
-import signal
-threading.Timer(0.5, lambda: signal.raise_signal(signal.SIGINT)).start()
+import os, signal
+threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
 try:
     next(iter(loader))
 except KeyboardInterrupt:
@@ -125,7 +125,6 @@ print("left")
 """
 
 
-@pytest.mark.skipif(sys.version_info < (3, 8), reason="raise_signal came with Python 3.8")
 @pytest.mark.parametrize(
     ("body", "said"),
     [(INTERRUPTED, "interrupted"), (CLOSED, "closed while a batch was awaited"), (LEFT, "left")],
