@@ -283,8 +283,15 @@ def test_a_label_that_is_no_class_names_its_record(labels, message):
     _supervised(4).check_labels(np.array([0, 3, 2], np.int32), np.array([20, 21, 22]))
 
 
-@pytest.mark.parametrize("label,message", [(7, "record 5 is of class 7"), (-1, "record 5 has no")])
-def test_training_and_evaluation_refuse_a_label_that_is_no_class(shards, tmp_path, label, message):
+@pytest.mark.parametrize(
+    ("stored", "message"),
+    [
+        (8, "record 5 is of class 7"),
+        (-1, "record 5 has no"),
+        (0, r"\(record 5\): the label 0 less label_offset=1 is below 0"),
+    ],
+)
+def test_training_and_evaluation_refuse_a_label_that_is_no_class(shards, tmp_path, stored, message):
     recipe = dataclasses.replace(
         RECIPES["supervised"],
         pipeline="resize(12)",
@@ -295,14 +302,12 @@ def test_training_and_evaluation_refuse_a_label_that_is_no_class(shards, tmp_pat
     )
     good, bad = tmp_path / "good", tmp_path / "bad"
     image = imagenet(shards, "test")[0].image
-    for folder, last in ((good, 6), (bad, label)):
+    for folder, last in ((good, 7), (bad, stored)):
         folder.mkdir()
         for name in ("train-00000-of-00001", "validation-00000-of-00001"):
             with TFRecordWriter(folder / name) as writer:
-                for number in (0, 6, 0, 6, 0, last):
-                    # The class of a record counts from 1; one that says 0 has none.
-                    features = {"image/encoded": image, "image/class/label": number + 1}
-                    writer.write(example(features))
+                for label in (1, 7, 1, 7, 1, last):  # which count from 1
+                    writer.write(example({"image/encoded": image, "image/class/label": label}))
 
     def train(data):
         options = Options(str(data), str(tmp_path / f"run-{data.name}"), steps=2, device="cpu")
