@@ -9,6 +9,7 @@ import argparse
 import sys
 from typing import Any, Dict, List, Optional
 
+from pretexture.loader.printable import printable
 from pretexture.trainers import commandline
 
 
@@ -40,7 +41,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
 
 
 def _spell(value: Any) -> str:
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+    return f"{value:.4f}" if isinstance(value, float) else printable(str(value))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -12,6 +12,7 @@ import os
 import sys
 from typing import List, Optional
 
+from pretexture.loader.printable import printable
 from pretexture.loader.remote import join
 from pretexture.trainers import commandline
 from pretexture.trainers.recipes import LINEAR_EVAL
@@ -49,7 +50,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
         title = f"{outcome.images:,} images of {flags.data}"
         with open_workdir(flags.workdir, options.storage, "train") as workdir:
             accuracy_bars({"": outcome.end_points}, os.path.join(workdir.folder, CHART), title)
-    print(f"{join(flags.workdir, linear.RESULTS)}, {join(flags.workdir, CHART)}")
+    print(printable(f"{join(flags.workdir, linear.RESULTS)}, {join(flags.workdir, CHART)}"))
     return 0
 
 

@@ -9,6 +9,7 @@ import argparse
 import sys
 from typing import Any, List, Optional
 
+from pretexture.loader.printable import printable
 from pretexture.loader.redaction import redacted
 from pretexture.trainers import commandline
 from pretexture.trainers.recipes import RECIPES
@@ -36,7 +37,7 @@ def main(arguments: Optional[List[str]] = None, workdir: Any = None) -> int:
         return commandline.interrupted(outcome.interrupted, outcome.chief)
     if outcome.chief:
         command = f"scripts/evaluate.py --workdir {flags.workdir} --data {flags.data}"
-        print(redacted(f"next: python {command}"))
+        print(printable(redacted(f"next: python {command}")))
     return 0
 
 

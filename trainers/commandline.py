@@ -11,6 +11,7 @@ import tempfile
 from typing import Any, Callable, Dict, Iterator, Optional, Sequence, Tuple
 
 from pretexture.loader import RecordError
+from pretexture.loader.printable import printable
 from pretexture.loader.redaction import redacted
 from pretexture.loader.remote import Storage
 
@@ -298,6 +299,7 @@ def short_errors(traceback: bool, on_error: Optional[str] = "") -> Iterator[None
         on_error: the value of --on-error; "" for a command without that flag.
     """
     log, handler = logging.getLogger("pretexture"), logging.StreamHandler()
+    handler.setFormatter(_OneLine())
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     try:
@@ -346,7 +348,8 @@ def _with_flags(words: str, skips: bool) -> str:
 
 
 def _no_space(error: Exception) -> str:
-    name = getattr(error, "filename", None) or _first_paragraph(error)
+    name = getattr(error, "filename", None)
+    name = printable(os.fsdecode(name)) if name else _first_paragraph(error)
     return f"error: no space left on the device: {name}; make room, and run the same command again"
 
 
@@ -414,7 +417,14 @@ def _numbers(text: str) -> Tuple[float, ...]:
 
 
 def _first_paragraph(error: BaseException) -> str:
-    return " ".join(str(error).split("\n\n")[0].split())
+    return printable(" ".join(str(error).split("\n\n")[0].split()))
+
+
+class _OneLine(logging.Formatter):
+    """Formats what is logged in one line, with nothing in it that a terminal might obey."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 _PARSERS: Dict[Any, Callable[[str], Any]] = {

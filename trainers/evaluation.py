@@ -8,6 +8,7 @@ import time
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Set, Tuple
 
 from pretexture.loader import Loader, imagenet
+from pretexture.loader.printable import printable
 from pretexture.loader.redaction import redacted
 from pretexture.loader.remote import DEFAULT_STORAGE, FetchError, Storage
 
@@ -86,7 +87,7 @@ class Evaluation:
             data if same else config.data, recipe.train_split, data, self._split, storage
         )
         if warning:
-            print(warning, file=sys.stderr)
+            print(printable(warning), file=sys.stderr)
 
     def run(self, step: int) -> Dict[str, Any]:
         """The metrics of a step's checkpoint, also written as `eval-SPLIT.json`.
@@ -202,7 +203,7 @@ def _follow(
             try:
                 opened.pull()
             except FetchError as error:  # the run may last longer than that
-                print(f"warning: {error}", file=sys.stderr)
+                print(printable(f"warning: {error}"), file=sys.stderr)
             steps, total = _progress(workdir)
             for step in steps:
                 if step in done:

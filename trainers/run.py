@@ -11,6 +11,7 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple
 import numpy as np
 import tensorflow as tf
 from pretexture.loader import Loader, Pipeline, TFRecords, imagenet
+from pretexture.loader.printable import printable
 from pretexture.loader.redaction import redacted
 from pretexture.loader.remote import DEFAULT_STORAGE, Storage
 
@@ -227,7 +228,7 @@ def _fit(
     if chief:
         write_config(folder, config)
         for line in _plan(config, options, place.words, step):
-            say(line)
+            say(printable(line))
 
     began = time.monotonic()
     with contextlib.ExitStack() as stack:
@@ -272,7 +273,7 @@ def _fit(
         for line in _result(
             config, options, metrics, first, step, seconds, after.waited, after.signal
         ):
-            say(line)
+            say(printable(line))
     return Outcome(step, config.steps, after.signal, chief)
 
 

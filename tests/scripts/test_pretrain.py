@@ -181,3 +181,23 @@ def test_evaluating_a_folder_without_a_run_is_an_error_of_one_line(tmp_path):
     pytest.importorskip("tensorflow")
     with pytest.raises(SystemExit, match=r"error: .* holds no run"):
         evaluate.main(["--workdir", str(tmp_path), "--data", str(tmp_path)])
+
+
+def test_no_name_reaches_the_terminal_as_an_escape(write_shards, images, tmp_path, capsys):
+    pytest.importorskip("tensorflow")
+    folder = tmp_path / "red\x1b[31m\x07\u202e"
+    data, run = folder / "data", folder / "run"
+    data.mkdir(parents=True)
+    write_shards(data, images[:8], 2)
+    write_shards(data, [*images[:2], b"no image"], 1, "validation")
+    where = ["--data", str(data), "--workdir", str(run)]
+    arguments = ["rotation-small", *where, "--filters-factor", "0.0625", "--batch-size", "8"]
+    arguments += ["--train-split", "trainval", "--eval-split", "test", "--steps", "1"]
+    assert pretrain.main([*arguments, "--device", "cpu"]) == 0
+    assert evaluate.main([*where, "--device", "cpu", "--on-error", "skip"]) == 0
+    with pytest.raises(SystemExit) as exit:
+        evaluate.main([*where, "--device", "cpu"])
+    said = capsys.readouterr()
+    for text in (said.out, said.err, exit.value.code):
+        assert r"red\x1b[31m\x07\u202e" in text
+        assert not set(text) & {"\x1b", "\x07", "\u202e"}
