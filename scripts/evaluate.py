@@ -50,8 +50,16 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--workdir", required=True, metavar="DIR|URL", help="the run's folder")
-    parser.add_argument("--data", required=True, metavar="DIR|URL", help="folder of shards")
+    parser.add_argument(
+        "--workdir",
+        required=True,
+        type=commandline.place,
+        metavar="DIR|URL",
+        help="the run's folder",
+    )
+    parser.add_argument(
+        "--data", required=True, type=commandline.place, metavar="DIR|URL", help="folder of shards"
+    )
     parser.add_argument(
         "--split",
         choices=("train", "val", "trainval", "test"),

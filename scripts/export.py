@@ -98,14 +98,21 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--workdir", metavar="DIR|URL", help="a run's folder")
+    which.add_argument(
+        "--workdir", type=commandline.place, metavar="DIR|URL", help="a run's folder"
+    )
     which.add_argument(
         "--published",
+        type=commandline.place,
         metavar="PATH",
         help="a checkpoint, such as model.ckpt-25000, or the folder of a run or hub module",
     )
     parser.add_argument(
-        "--out", required=True, metavar="DIR", help="to make; an export that is there is replaced"
+        "--out",
+        required=True,
+        type=commandline.place,
+        metavar="DIR",
+        help="to make; an export that is there is replaced",
     )
     parser.add_argument(
         "--step",
@@ -140,9 +147,14 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     fixed = parser.add_argument_group("further files, for one size of image and batch")
-    fixed.add_argument("--frozen", metavar="FILE.pb", help="writes a frozen graph")
     fixed.add_argument(
-        "--om", metavar="FILE.om", help="writes an offline model with Huawei's compiler atc"
+        "--frozen", type=commandline.place, metavar="FILE.pb", help="writes a frozen graph"
+    )
+    fixed.add_argument(
+        "--om",
+        type=commandline.place,
+        metavar="FILE.om",
+        help="writes an offline model with Huawei's compiler atc",
     )
     fixed.add_argument("--soc-version", metavar="NAME", help="of the NPU, such as Ascend310")
     fixed.add_argument("--size", type=_size, metavar="H[,W]", help="of an image, in pixels")

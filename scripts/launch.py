@@ -23,7 +23,13 @@ import tempfile
 from typing import Dict, List, Optional, Tuple
 
 from pretexture.loader.json_text import parse_object
-from pretexture.trainers.commandline import add_traceback_flag, count, short_errors, whole
+from pretexture.trainers.commandline import (
+    add_traceback_flag,
+    count,
+    place,
+    short_errors,
+    whole,
+)
 from pretexture.trainers.environment import SECRET
 from pretexture.trainers.environment import secret as check_secret
 from processes import Group
@@ -253,6 +259,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--rank-table",
+        type=place,
         metavar="FILE",
         help=f"where HCCL finds NPUs (default, on one machine: made from {HCCN})",
     )

@@ -67,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--module",
         required=True,
+        type=commandline.place,
         metavar="DIR|URL",
         help="the export whose end points are evaluated",
     )

@@ -109,9 +109,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder, or its URL")
+    parser.add_argument(
+        "runs", nargs="+", type=commandline.place, metavar="RUN", help="a run's folder, or its URL"
+    )
     parser.add_argument(
         "--out",
+        type=commandline.place,
         metavar="FILE",
         help="the picture (default: curves.png in the first run; here, if that is at a URL)",
     )

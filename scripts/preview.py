@@ -25,6 +25,7 @@ from pretexture.loader.remote import Remote, Storage, is_url, join
 from pretexture.trainers.commandline import (
     add_storage_flags,
     add_traceback_flag,
+    place,
     short_errors,
     storage,
     whole,
@@ -94,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME|TEXT",
         help=f"{', '.join(presets.ALL)}, or step(args)|step(args)|…",
     )
-    parser.add_argument("--out", required=True, metavar="PNG", help="the sheet")
+    parser.add_argument("--out", required=True, type=place, metavar="PNG", help="the sheet")
     parser.add_argument(
         "--split",
         choices=("train", "val", "trainval", "test"),

@@ -227,7 +227,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--data", required=True, metavar="DIR", help="folder of shards")
+    parser.add_argument(
+        "--data", required=True, type=commandline.place, metavar="DIR", help="folder of shards"
+    )
     parser.add_argument(
         "--num-classes",
         type=commandline.whole,
@@ -236,11 +238,16 @@ def _parser() -> argparse.ArgumentParser:
         help="class labels of the data (default: 10)",
     )
     parser.add_argument(
-        "--workdir", default="runs/study", metavar="DIR", help="(default: runs/study)"
+        "--workdir",
+        default="runs/study",
+        type=commandline.place,
+        metavar="DIR",
+        help="(default: runs/study)",
     )
     parser.add_argument(
         "--out",
         default="docs/study.md",
+        type=commandline.place,
         metavar="FILE",
         help="the document; what stands between its marks is replaced (default: docs/study.md)",
     )

@@ -11,9 +11,10 @@ import tempfile
 from typing import Any, Callable, Dict, Iterator, Optional, Sequence, Tuple
 
 from pretexture.loader import RecordError
+from pretexture.loader.paths import expand
 from pretexture.loader.printable import printable
 from pretexture.loader.redaction import redacted
-from pretexture.loader.remote import Storage
+from pretexture.loader.remote import Storage, is_url
 
 from .files import is_full
 from .interrupt import PromptInterrupt
@@ -73,8 +74,12 @@ def chosen_recipe(flags: argparse.Namespace, recipe: Recipe, names: Sequence[str
 
 def add_run_flags(parser: argparse.ArgumentParser) -> None:
     """Adds --data, --workdir and what a run needs to know besides its recipe."""
-    parser.add_argument("--data", required=True, metavar="DIR|URL", help="folder of shards")
-    parser.add_argument("--workdir", required=True, metavar="DIR|URL", help="the run's folder")
+    parser.add_argument(
+        "--data", required=True, type=place, metavar="DIR|URL", help="folder of shards"
+    )
+    parser.add_argument(
+        "--workdir", required=True, type=place, metavar="DIR|URL", help="the run's folder"
+    )
     add_storage_flags(parser)
     add_record_flags(parser)
     parser.add_argument(
@@ -144,6 +149,7 @@ def add_storage_flags(parser: argparse.ArgumentParser, data: bool = True) -> Non
     group = parser.add_argument_group("data and runs at URLs: s3://, obs://, gs://, https://, …")
     group.add_argument(
         "--cache-dir",
+        type=place,
         metavar="DIR",
         help="for copies and indexes (default: $XDG_CACHE_HOME/pretexture or ~/.cache/pretexture)",
     )
@@ -237,9 +243,14 @@ def add_machine_flags(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="training steps between two looks of the host, on TensorFlow 1.15 (default: 1)",
     )
-    group.add_argument("--profiling-dir", metavar="DIR", help="where it writes a profile")
     group.add_argument(
-        "--dump-dir", metavar="DIR", help="where it writes what operations take and give"
+        "--profiling-dir", type=place, metavar="DIR", help="where it writes a profile"
+    )
+    group.add_argument(
+        "--dump-dir",
+        type=place,
+        metavar="DIR",
+        help="where it writes what operations take and give",
     )
     group.add_argument("--dump-steps", metavar="N|N|…", help="which steps (default: all)")
     group.add_argument(
@@ -387,6 +398,14 @@ def count(text: str) -> int:
     if value < 0:
         raise argparse.ArgumentTypeError(f"must be 0 or more, not {value}")
     return value
+
+
+def place(text: str) -> str:
+    """A path, in which `~` is expanded, or a URL."""
+    try:
+        return text if is_url(text) else expand(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _address(text: str) -> str:

@@ -92,6 +92,16 @@ def test_a_record_that_cannot_be_used_is_named_with_the_flag_that_leaves_it_out(
     assert "skipped: " in said.err and said.err.rstrip().endswith(", 1 skipped")
 
 
+def test_a_path_may_begin_with_the_home_directory(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    needed = ["rotation", "--data=~/d", "--workdir=~/w", "--cache-dir=~/c"]
+    flags = pretrain._parser().parse_args(needed)
+    found = (flags.data, flags.workdir, flags.cache_dir)
+    assert found == tuple(str(tmp_path / name) for name in "dwc")
+    flags = evaluate._parser().parse_args(["--data", "s3://b/~/d", "--workdir", "~/w"])
+    assert (flags.data, flags.workdir) == ("s3://b/~/d", str(tmp_path / "w"))
+
+
 @pytest.mark.parametrize(
     "flags,message",
     [
