@@ -49,7 +49,10 @@ def _fetches(engine, training):
         return [*graph.outputs, *graph.control_outputs]
     from pretexture.trainers.engines import estimator
 
-    batch = tasks.Batch(*(v1.placeholder(part.dtype, part.shape) for part in engine._spec))
+    batch = {
+        name: v1.placeholder(part.dtype, part.shape)
+        for name, part in engine._spec._asdict().items()
+    }
     modes = tf.estimator.ModeKeys
     if training:
         spec = engine._model_fn(*estimator._features_and_label(batch), modes.TRAIN)
