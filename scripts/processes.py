@@ -12,6 +12,7 @@ from typing import IO, Any, Deque, Dict, List, Sequence, Tuple
 
 _TAIL = 20  # lines of standard error that are said again at the end
 _PATIENCE = 30.0  # seconds from a request to end to a kill
+_NOTICE = 3.0  # seconds in which workers notice by themselves that one of them is gone, and say so
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # How processes end that were asked to, and saved what they had.
 _ON_REQUEST = tuple(128 + number for number in _SIGNALS)
@@ -114,12 +115,15 @@ class Group:
     def _wait(self) -> Any:
         """Waits until all have ended; returns the number of the first that failed, or None."""
         failed = None
-        deadline = float("inf")
+        asked = deadline = float("inf")
         left = len(self._processes)
         while left:
             try:
                 number = self._ended.get(timeout=0.2)
             except queue.Empty:
+                if time.monotonic() > asked:
+                    self._send(signal.SIGTERM)
+                    asked = float("inf")
                 if time.monotonic() > deadline:
                     self._send(signal.SIGKILL)
                 continue
@@ -129,7 +133,7 @@ class Group:
                 deadline = time.monotonic() + _PATIENCE
                 # Those that know already are left to save what they have.
                 if not self._signal and self._processes[number].returncode not in _ON_REQUEST:
-                    self._send(signal.SIGTERM)
+                    asked = time.monotonic() + _NOTICE
         return failed
 
     def _send(self, number: int) -> None:
