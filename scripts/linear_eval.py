@@ -13,6 +13,7 @@ import sys
 from typing import List, Optional
 
 from pretexture.loader.printable import printable
+from pretexture.loader.redaction import redacted
 from pretexture.loader.remote import join
 from pretexture.trainers import commandline
 from pretexture.trainers.recipes import LINEAR_EVAL
@@ -47,10 +48,11 @@ def main(arguments: Optional[List[str]] = None) -> int:
         except ImportError as error:
             print(f"no chart: {error}; pip install 'pretexture[demo]'", file=sys.stderr)
             return 0
-        title = f"{outcome.images:,} images of {flags.data}"
+        title = f"{outcome.images:,} images of {redacted(flags.data)}"
         with open_workdir(flags.workdir, options.storage, "train") as workdir:
             accuracy_bars({"": outcome.end_points}, os.path.join(workdir.folder, CHART), title)
-    print(printable(f"{join(flags.workdir, linear.RESULTS)}, {join(flags.workdir, CHART)}"))
+    files = f"{join(flags.workdir, linear.RESULTS)}, {join(flags.workdir, CHART)}"
+    print(printable(redacted(files)))
     return 0
 
 

@@ -104,7 +104,7 @@ class Evaluation:
         self._engine.restore_model(checkpoint_path(self._workdir, step))
         self._loader.load_state_dict({**self._loader.state_dict(), "epoch": 0, "batch": 0})
         images, means = measure(self._engine, self._loader)
-        about = {"step": step, "data": self._data, "split": self._split, "images": images}
+        about = {"step": step, "data": redacted(self._data), "split": self._split, "images": images}
         result = {**about, **left_out(self._loader, images), **means}
         stem = os.path.join(self._workdir, f"eval-{self._split}")
         write_text(f"{stem}.json", json.dumps(result, indent=2) + "\n")

@@ -9,6 +9,7 @@ from typing import Callable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 from pretexture.loader import Loader, Pipeline, TFRecords, imagenet
+from pretexture.loader.redaction import redacted
 from pretexture.loader.remote import Storage
 
 from . import cluster
@@ -99,8 +100,8 @@ def _check_sight(job: Job) -> None:
         job.images()
     except (OSError, ValueError) as error:
         raise OSError(
-            f"{error}; all nodes must see {job.module} and {job.data}, the same folders at the "
-            "same paths"
+            f"{error}; all nodes must see {job.module} and {redacted(job.data)}, the same folders "
+            "at the same paths"
         ) from None
 
 
@@ -129,8 +130,8 @@ def _computer(
     )
     if loader.num_records != job.records:
         raise ValueError(
-            f"{job.data} has {loader.num_records} records here, not the {job.records} of the "
-            "machine that asks"
+            f"{redacted(job.data)} has {loader.num_records} records here, not the {job.records} of "
+            "the machine that asks"
         )
     parts = in_order(loader, frozen.compute)
 

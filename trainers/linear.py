@@ -121,7 +121,7 @@ def linear_eval(
             "pipeline": recipe.pipeline,
             "pooling": [recipe.pooling, recipe.max_features, recipe.combine_patches],
             "end_points": list(frozen.sizes),
-            "paths": list(records[name].paths),
+            "paths": [redacted(path) for path in records[name].paths],
             "records": count(name),
             **{feature: getattr(records[name], feature) for feature in FEATURES},
         }
@@ -136,7 +136,7 @@ def linear_eval(
                     contents=module_contents,
                     end_points=list(frozen.sizes),
                     recipe=recipe,
-                    data=redacted(absolute(options.data)),
+                    data=absolute(options.data),
                     split=splits[name],
                     storage=options.storage,
                     records=count(name),
@@ -170,9 +170,9 @@ def linear_eval(
     ) as batches:
         images, means = measure(engine, batches)
     results = Results(
-        module=module,
+        module=redacted(module),
         step=representation.step,
-        data=options.data,
+        data=redacted(options.data),
         split=recipe.eval_split,
         images=images,
         skipped=count("eval") - images,

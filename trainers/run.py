@@ -180,7 +180,7 @@ def fit(
         parameters=engine.parameters,
         data=redacted(absolute(options.data)),
         tensorflow=tf.__version__,
-        module=module,
+        module=redacted(module),
         **{name: getattr(records, name) for name in FEATURES},
     )
     with workdir or open_workdir(options.workdir, options.storage, "train", place.worker) as opened:
