@@ -4,7 +4,8 @@
 #   make demo     from photographs to a trained network, in about five minutes
 #   make test     the whole test suite on this Python with current TensorFlow; make test-tf1 on
 #                 Python 3.7 with TensorFlow 1.15, make test-tf26 on 3.9 with 2.6, as Ascend has
-#                 them; make test-lanes takes runs from each of the three to the others
+#                 them; make test-backends with PyTorch and NVIDIA DALI; make test-lanes takes runs
+#                 from each of the three TensorFlows to the others
 #   make lint     formatting, lint, types and compiler warnings
 #   make bench    this loader against the others, on DATA=folder-of-shards
 #   make wheel    a wheel that needs nothing but NumPy, in dist/
@@ -21,21 +22,43 @@ SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/*)
 SECONDS ?= 60
 LANES := .venv-tf1 .venv-tf26
 
-PIP_INSTALL = $(1)/bin/python -m pip install -q --disable-pip-version-check
+PIP_INSTALL = $(1)/bin/python -m pip install $(QUIET) --disable-pip-version-check
+QUIET := -q
 
-.PHONY: demo test test-tf1 test-tf26 test-lanes sanitize fuzz lint bench bench-instructions wheel clean
+.PHONY: demo test test-tf1 test-tf26 test-backends test-lanes sanitize fuzz lint bench \
+  bench-instructions wheel clean
 
-# $(VENV)/EXTRAS: an editable install with these extras, redone when the C++ sources change.
+# $(call INSTALL,folder,interpreter,extras): an editable install with these extras in a virtual
+# environment. Done again when the C++ sources change.
 define INSTALL
 @scripts/system_packages.sh build
 @test -x $(1)/bin/python || { python=$(2) && $$python -m venv $(1); }
 @$(call PIP_INSTALL,$(1)) --upgrade pip
 $(call PIP_INSTALL,$(1)) -e ".[$(3)]"
-@touch $@
 endef
+
+# A server that speaks S3. By itself and after s3fs: pip tries hundreds of combinations of the two,
+# unless aiobotocore says which boto3 goes with it.
+define INSTALL_S3_SERVER
+$(call PIP_INSTALL,$(@D)) "aiobotocore[boto3]; python_version >= '3.10'" \
+  "moto[server]>=5.0; python_version >= '3.10'"
+endef
+
+$(VENV)/demo: QUIET :=
+$(VENV)/demo: $(SOURCES)
+	@echo "Installing TensorFlow, the plots and the photographs (some 400 MB, once), then compiling:"
+	$(call INSTALL,$(VENV),$(PYTHON),demo$(,)tensorflow-cpu)
+	@touch $@
 
 $(VENV)/dev: $(SOURCES)
 	$(call INSTALL,$(VENV),$(PYTHON),dev$(,)tensorflow-cpu$(,)demo)
+	$(INSTALL_S3_SERVER)
+	@touch $@
+
+.venv-backends/dev: $(SOURCES)
+	$(call INSTALL,$(@D),$(PYTHON),test-backends$(,)tensorflow-cpu)
+	$(INSTALL_S3_SERVER)
+	@touch $@
 
 , := ,
 
@@ -43,6 +66,7 @@ $(VENV)/dev: $(SOURCES)
 .venv-tf26/dev: OLD_PYTHON := 3.9
 $(LANES:%=%/dev): $(SOURCES)
 	$(call INSTALL,$(@D),$$(scripts/find_python.sh $(OLD_PYTHON)),dev$(,)tensorflow-cpu)
+	@touch $@
 
 # A worker for each core takes tests from the others when it has done its own.
 PYTEST = python -m pytest -n auto --maxprocesses 8 --dist worksteal
@@ -52,6 +76,10 @@ test: $(VENV)/dev
 
 test-tf1 test-tf26: test-%: .venv-%/dev
 	.venv-$*/bin/$(PYTEST) tests
+
+# Those of the backends that no other target installs. Both packages run on a CPU as well.
+test-backends: .venv-backends/dev
+	.venv-backends/bin/$(PYTEST) -k "dali or torch" tests/loader tests/scripts
 
 test-lanes: $(VENV)/dev $(LANES:%=%/dev)
 	PRETEXTURE_LANES="$(addsuffix /bin/python,$(abspath $(VENV) $(LANES)))" \
@@ -112,13 +140,13 @@ wheel: $(VENV)/dev
 RUN = $(VENV)/bin/python scripts/
 RECIPE_PIPELINE = $$($(VENV)/bin/python -c \
   "from pretexture.trainers.recipes import RECIPES; print(RECIPES['rotation-small'].pipeline)")
-demo: $(VENV)/dev
+demo: $(VENV)/demo
 	$(RUN)prepare.py --demo demo-data
 	@rm -rf runs/demo && mkdir -p runs/demo
 	$(RUN)preview.py --data demo-data --pipeline "$(RECIPE_PIPELINE)" --count 6 \
 	  --out runs/demo/views.png
 	$(RUN)pretrain.py rotation-small --data demo-data --workdir runs/demo \
-	  --train-split trainval --eval-split test
+	  --train-split trainval --eval-split test --epochs 6 --decay-epochs 4,5.3
 	$(RUN)evaluate.py --workdir runs/demo --data demo-data
 	$(RUN)plot.py runs/demo
 	@echo
@@ -128,6 +156,6 @@ demo: $(VENV)/dev
 	@echo "  $(RUN)pretrain.py rotation-small --data shards --workdir runs/rotation"
 
 clean:
-	rm -rf build dist .venv $(LANES) runs/demo demo-data .pytest_cache .mypy_cache \
+	rm -rf build dist .venv .venv-backends $(LANES) runs/demo demo-data .pytest_cache .mypy_cache \
 	  .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
