@@ -5,6 +5,7 @@ import io
 import itertools
 import logging
 import os
+import signal
 import subprocess
 
 import numpy as np
@@ -13,6 +14,9 @@ import pytest
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 if "PYTEST_XDIST_WORKER" in os.environ:  # pytest runs a process on each core
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+
+# A shell starts its background jobs with Ctrl-C ignored, and all that they start inherits it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -214,9 +214,11 @@ def test_a_second_signal_kills():
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_is_passed_on_once_and_nothing_is_started_again(number):
     program = (
-        "import signal, sys, time\n"
+        "import os, signal, sys, time\n"
+        "def say(words):\n"  # unlike print, while a print is under way as well
+        "    os.write(1, f'{words}\\n'.encode())\n"
         "def end(number, frame):\n"
-        "    print('signal', number); time.sleep(0.5); print('saved'); sys.exit(128 + number)\n"
+        "    say(f'signal {int(number)}'); time.sleep(0.5); say('saved'); sys.exit(128 + number)\n"
         "signal.signal(signal.SIGINT, end); signal.signal(signal.SIGTERM, end)\n"
         "print('ready'); time.sleep(100)\n"
     )
