@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("tensorflow")
 
 import several
+from pretexture.trainers.engines import meeting
 from pretexture.trainers.engines.meeting import meet
 
 SECRET = "a secret of a test"
@@ -223,3 +224,19 @@ def test_a_port_that_is_taken_is_an_error(no_hang):
             ConnectionError, match=f"cannot listen at its address .*:{port}: Address"
         ):
             meet([f"127.0.0.1:{port}", "127.0.0.1:1"], 0)
+
+
+def test_nobody_listens_at_the_port_when_the_others_are_let_go(no_hang):
+    addresses = _addresses(2)
+    host, _, port = addresses[0].rpartition(":")
+    first, outcome = _start(addresses, 0)
+    connection = None
+    while connection is None:
+        with contextlib.suppress(ConnectionRefusedError):
+            connection = socket.create_connection((host, int(port)), 5)
+    with connection:
+        assert meeting._is_let_go(meeting._Waiting(addresses, 1, 60.0), connection)
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((host, int(port)), 5)
+    first.join(30)
+    assert outcome == [True]

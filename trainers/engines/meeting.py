@@ -185,6 +185,9 @@ def _receive(waiting: _Waiting) -> None:
                 break
             waiting.go_on(sorted(expected - visitors.workers))
         others = [visitor for visitor in visitors.all if visitor.worker is not None]
+        # Who is let go connects to TensorFlow at this port, and must not be heard here, since that
+        # connection would be reset.
+        server.close()
         for other in others:
             try:
                 other.socket.settimeout(_SILENCE)
