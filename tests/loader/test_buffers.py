@@ -98,7 +98,6 @@ def test_memory_does_not_grow_over_many_epochs(shards):
 
         before = run(5)
         assert run(25) < before + 2 * batch_bytes
-    del loader
 
     def make_loaders(number):
         for _ in range(number):

@@ -235,7 +235,9 @@ def test_nobody_listens_at_the_port_when_the_others_are_let_go(no_hang):
         with contextlib.suppress(ConnectionRefusedError):
             connection = socket.create_connection((host, int(port)), 5)
     with connection:
-        assert meeting._is_let_go(meeting._Waiting(addresses, 1, 60.0), connection)
+        waiting = meeting._Waiting(addresses, 1, 60.0)
+        assert meeting._introduce(waiting, connection) == (True, "")
+        assert meeting._is_let_go(waiting, connection)
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection((host, int(port)), 5)
     first.join(30)
