@@ -28,44 +28,38 @@ QUIET := -q
 .PHONY: demo test test-tf1 test-tf26 test-backends test-lanes sanitize fuzz lint bench \
   bench-instructions wheel clean
 
-# $(call INSTALL,folder,interpreter,extras): an editable install with these extras in a virtual
-# environment. Done again when the C++ sources change.
+# $(call INSTALL,interpreter,extras,packages): an editable install with these extras in the virtual
+# environment that the target stands in, then these packages. Done again when the C++ sources change.
 define INSTALL
 @scripts/system_packages.sh build
-@test -x $(1)/bin/python || { python=$(2) && $$python -m venv $(1); }
-@$(call PIP_INSTALL,$(1)) --upgrade pip
-$(call PIP_INSTALL,$(1)) -e ".[$(3)]"
+@test -x $(@D)/bin/python || { python=$(1) && $$python -m venv $(@D); }
+@$(call PIP_INSTALL,$(@D)) --upgrade pip
+$(call PIP_INSTALL,$(@D)) -e ".[$(2)]"
+$(if $(3),$(call PIP_INSTALL,$(@D)) $(3))
+@touch $@
 endef
+
+, := ,
 
 # A server that speaks S3, installed last: both s3fs and moto want a certain boto3, and pip gets lost
 # among the combinations unless s3fs is there already.
-define INSTALL_S3_SERVER
-$(call PIP_INSTALL,$(@D)) s3fs "moto[server]>=5.0; python_version >= '3.10'"
-endef
+S3_SERVER := s3fs "moto[server]>=5.0; python_version >= '3.10'"
 
 $(VENV)/demo: QUIET :=
 $(VENV)/demo: $(SOURCES)
 	@echo "Installing TensorFlow, the plots and the photographs (some 400 MB, once), then compiling:"
-	$(call INSTALL,$(VENV),$(PYTHON),demo$(,)tensorflow-cpu)
-	@touch $@
+	$(call INSTALL,$(PYTHON),demo$(,)tensorflow-cpu)
 
 $(VENV)/dev: $(SOURCES)
-	$(call INSTALL,$(VENV),$(PYTHON),dev$(,)tensorflow-cpu$(,)demo)
-	$(INSTALL_S3_SERVER)
-	@touch $@
+	$(call INSTALL,$(PYTHON),dev$(,)tensorflow-cpu$(,)demo,$(S3_SERVER))
 
 .venv-backends/dev: $(SOURCES)
-	$(call INSTALL,$(@D),$(PYTHON),test-backends$(,)tensorflow-cpu)
-	$(INSTALL_S3_SERVER)
-	@touch $@
-
-, := ,
+	$(call INSTALL,$(PYTHON),test-backends$(,)tensorflow-cpu,$(S3_SERVER))
 
 .venv-tf1/dev: OLD_PYTHON := 3.7
 .venv-tf26/dev: OLD_PYTHON := 3.9
 $(LANES:%=%/dev): $(SOURCES)
-	$(call INSTALL,$(@D),$$(scripts/find_python.sh $(OLD_PYTHON)),dev$(,)tensorflow-cpu)
-	@touch $@
+	$(call INSTALL,$$(scripts/find_python.sh $(OLD_PYTHON)),dev$(,)tensorflow-cpu)
 
 # A worker for each core takes tests from the others when it has done its own.
 PYTEST = python -m pytest -n auto --maxprocesses 8 --dist worksteal
@@ -76,7 +70,7 @@ test: $(VENV)/dev
 test-tf1 test-tf26: test-%: .venv-%/dev
 	.venv-$*/bin/$(PYTEST) tests
 
-# Those of the backends that no other target installs. Both packages run on a CPU as well.
+# The tests that need PyTorch or DALI, which no other target installs; both run on a CPU as well.
 test-backends: .venv-backends/dev
 	.venv-backends/bin/$(PYTEST) -k "dali or torch" tests/loader tests/scripts
 

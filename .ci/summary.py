@@ -1,8 +1,8 @@
 """Adds up what pytest did in all lanes: summary.py FOLDER_OF_JUNIT_FILES [FAILED_TARGET …].
 
 A test that one lane skips and another one runs is not skipped. The tests that no lane could run are
-listed with their reasons; the last line says how many there are. Exits with 1 where a test or a
-target failed.
+listed with their reasons; the last line says how many there are. Exits with 1 if a test or a target
+failed.
 """
 
 import collections
@@ -14,10 +14,17 @@ from typing import Dict, Iterator, List, NamedTuple, Optional, Set
 
 
 class Outcome(NamedTuple):
-    """What became of one test in one lane; `kind` is passed, failed or skipped."""
+    """What became of one test in one lane.
+
+    Attributes:
+        module: where the test is.
+        name: its name; None if the whole module was skipped or could not be imported.
+        kind: passed, failed or skipped.
+        reason: why it was skipped.
+    """
 
     module: str
-    name: Optional[str]  # None: the whole module was skipped
+    name: Optional[str]
     kind: str
     reason: str
 
@@ -28,13 +35,10 @@ def _outcomes(path: str) -> Iterator[Outcome]:
         kind, reason = "passed", ""
         for child in case:
             if child.tag in ("failure", "error"):
-                kind, reason = "failed", child.get("message", "")
+                kind = "failed"
             elif child.tag == "skipped" and kind == "passed":
                 kind, reason = "skipped", child.get("message", "")
-        if not where:  # a module that could not be collected, or did not want to be
-            yield Outcome(name, None, kind, reason)
-        else:
-            yield Outcome(where, name, kind, reason)
+        yield Outcome(where, name, kind, reason) if where else Outcome(name, None, kind, reason)
 
 
 def main(folder: str, failed_targets: List[str]) -> int:

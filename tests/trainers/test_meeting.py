@@ -228,13 +228,9 @@ def test_a_port_that_is_taken_is_an_error(no_hang):
 
 def test_nobody_listens_at_the_port_when_the_others_are_let_go(no_hang):
     addresses = _addresses(2)
-    host, _, port = addresses[0].rpartition(":")
+    host, port = addresses[0].split(":")
     first, outcome = _start(addresses, 0)
-    connection = None
-    while connection is None:
-        with contextlib.suppress(ConnectionRefusedError):
-            connection = socket.create_connection((host, int(port)), 5)
-    with connection:
+    with _connect(addresses) as connection:
         waiting = meeting._Waiting(addresses, 1, 60.0)
         assert meeting._introduce(waiting, connection) == (True, "")
         assert meeting._is_let_go(waiting, connection)
