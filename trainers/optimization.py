@@ -15,6 +15,9 @@ Step = Tuple[tf.Tensor, tf.Variable]
 # What TensorFlow 1 called the variables that an optimiser keeps for each of the model's.
 _SLOTS = {"momentum": "Momentum", "m": "Adam", "v": "Adam_1"}
 
+# The products of Adam's decay rates over the steps made, for its correction of the bias.
+_POWERS = ("beta1_power", "beta2_power")
+
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
@@ -163,7 +166,8 @@ def state(
     """An optimiser's variables, under the names that they have in the published code.
 
     That is `module/conv2d/kernel/Momentum`, or `/Adam` and `/Adam_1` with `beta1_power` and
-    `beta2_power`. In their own names TensorFlow numbers the optimisers of a process.
+    `beta2_power`. The names that TensorFlow gives them differ with where the update was built: in
+    the condition of a loss scale they are `cond/beta1_power`, and several optimisers are numbered.
 
     Args:
         optimizer: after its first update has been built.
@@ -173,8 +177,7 @@ def state(
     for slot in optimizer.get_slot_names():
         for name, variable in variables.items():
             found[f"{name}/{_SLOTS[slot]}"] = optimizer.get_slot(variable, slot)
-    for variable in optimizer.variables():
-        for power in ("beta1_power", "beta2_power"):
-            if variable.name.startswith(power):
-                found[power] = variable
+    if isinstance(optimizer, tf.compat.v1.train.AdamOptimizer):
+        # There is no public way to them but by their names.
+        found.update(zip(_POWERS, optimizer._get_beta_accumulators()))
     return found

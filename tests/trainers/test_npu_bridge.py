@@ -11,10 +11,11 @@ import pytest
 tf = pytest.importorskip("tensorflow")
 
 import several  # noqa: E402
+import taken_up  # noqa: E402
 import tiny  # noqa: E402
 from device_rules import broken  # noqa: E402
 from learned import learned, wait_for_step  # noqa: E402
-from pretexture.trainers.checkpoints import CheckpointError  # noqa: E402
+from pretexture.trainers.checkpoints import CheckpointError, Checkpoints, read  # noqa: E402
 from pretexture.trainers.evaluation import evaluate  # noqa: E402
 from pretexture.trainers.metrics import read_metrics  # noqa: E402
 from pretexture.trainers.npu_options import NpuOptions  # noqa: E402
@@ -190,6 +191,31 @@ def test_a_step_that_overflows_is_left_out_and_halves_the_scale(
     first, last = (several.variables(tmp_path, step) for step in (1, 3))
     assert np.array_equal(first["module/conv2d/kernel"], last["module/conv2d/kernel"])
     assert not first["module/conv2d/kernel/Momentum"].any() and last["good_steps"] == 0
+
+
+@pytest.mark.parametrize("optimizer,loss_scale", taken_up.KINDS)
+def test_every_optimizer_is_taken_up_again(shards, tmp_path, calls, optimizer, loss_scale):
+    recipe = dataclasses.replace(RECIPE, optimizer=optimizer, loss_scale=loss_scale or 0.0, lr=0.1)
+    npu = FULL if loss_scale is None else NpuOptions()
+    for folder, steps in (("whole", 6), ("parts", taken_up.BEFORE), ("parts", 6)):
+        _train(shards, tmp_path / folder, recipe, steps=steps, npu=npu)
+    assert learned(tmp_path / "parts") == learned(tmp_path / "whole")
+    taken_up.assert_powers(tmp_path / "parts", optimizer)
+
+
+@pytest.mark.parametrize("lacking", ["beta1_power", "module/conv2d/kernel/Adam_1"])
+def test_a_checkpoint_that_lacks_a_variable_is_refused(shards, tmp_path, calls, lacking):
+    adam = dataclasses.replace(RECIPE, optimizer="adam")
+    _train(shards, tmp_path, adam, steps=2)
+    (path,) = (str(index)[: -len(".index")] for index in tmp_path.glob("model.ckpt-2.index"))
+    values = several.variables(tmp_path, 2)
+    _, loader_state = read(path, [])
+    del values[lacking]
+    for file in tmp_path.glob("model.ckpt-2.*"):
+        file.unlink()
+    Checkpoints(str(tmp_path)).save(2, values, loader_state)
+    with pytest.raises(CheckpointError, match=f"has no variable {lacking}$"):
+        _train(shards, tmp_path, adam, steps=4)
 
 
 def test_graphs_that_go_to_the_device_break_no_rule(shards, tmp_path, calls):

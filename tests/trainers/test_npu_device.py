@@ -3,6 +3,7 @@
 The device must be opened before anything else of TensorFlow, so each run has a process of its own.
 """
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 tf = pytest.importorskip("tensorflow")
 
 import several  # noqa: E402
+import taken_up  # noqa: E402
 import tiny  # noqa: E402
 from device_rules import broken  # noqa: E402
 from learned import learned, wait_for_step  # noqa: E402
@@ -87,12 +89,32 @@ def test_the_device_is_opened_first_as_the_options_say(shards, tmp_path):
     }
 
 
-def test_the_graph_that_goes_to_the_device_breaks_no_rule(monkeypatch):
+@pytest.fixture
+def plugin(monkeypatch):
+    """The stand-in, with a device that is open."""
     monkeypatch.syspath_prepend(several.PLUGINS)
     import npu_device
 
     monkeypatch.setattr(npu_device, "_opened", True)
-    place = places.Npu(npu_device, NpuOptions())
+    return npu_device
+
+
+@pytest.mark.parametrize("optimizer,loss_scale", taken_up.KINDS)
+def test_every_optimizer_is_taken_up_again(tmp_path, plugin, optimizer, loss_scale):
+    recipe = dataclasses.replace(
+        tiny.ROTATION, optimizer=optimizer, loss_scale=loss_scale or 0.0, lr=0.1
+    )
+    mode = "must_keep_origin_dtype" if loss_scale is None else "allow_fp32_to_fp16"
+    place = places.Npu(plugin, NpuOptions(precision_mode=mode))
+
+    def engine():
+        return tf2.Engine(recipe, tasks.build(recipe), tiny.specification(6), 6, 0, place)
+
+    taken_up.assert_taken_up(engine, tmp_path, optimizer)
+
+
+def test_the_graph_that_goes_to_the_device_breaks_no_rule(plugin):
+    place = places.Npu(plugin, NpuOptions())
     task = tasks.build(tiny.ROTATION)
     graph = tf2.Engine(tiny.ROTATION, task, tiny.specification(6), 6, 0, place)._compiled()
     graph = graph.get_concrete_function().graph

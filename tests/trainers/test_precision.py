@@ -6,12 +6,13 @@ import pytest
 
 tf = pytest.importorskip("tensorflow")
 
+import taken_up  # noqa: E402
 import tiny  # noqa: E402
 from learned import learned  # noqa: E402
-from pretexture.loader import Batch as LoaderBatch  # noqa: E402
 from pretexture.trainers import optimization, tasks  # noqa: E402
 from pretexture.trainers.checkpoints import Checkpoints  # noqa: E402
 from pretexture.trainers.engines import tf2  # noqa: E402
+from pretexture.trainers.engines.places import Place, Strategy  # noqa: E402
 from pretexture.trainers.evaluation import evaluate  # noqa: E402
 from pretexture.trainers.layers import Scope  # noqa: E402
 from pretexture.trainers.optimization import LossScale  # noqa: E402
@@ -26,14 +27,6 @@ with_bfloat16 = pytest.mark.skipif(
 )
 
 RECIPE = dataclasses.replace(tiny.ROTATION, warmup_epochs=0.0, decay_epochs=(), lr=1.0)
-
-
-def _batch(seed=0):
-    """Six images, bright on one side, in their four turns."""
-    random = np.random.RandomState(seed)
-    image = random.uniform(-0.3, 0.3, (6, 12, 12, 3)) + np.linspace(1, -1, 12)[:, None, None]
-    turns = np.stack([np.rot90(image, k, (1, 2)) for k in range(4)], 1).astype(np.float32)
-    return LoaderBatch(turns, np.tile(np.arange(4, dtype=np.int32), (6, 1)), np.arange(6))
 
 
 def _engine(recipe=RECIPE, seed=0):
@@ -97,7 +90,7 @@ def test_bfloat16_learns_as_float32_does():
     losses = {}
     for precision in ("float32", "mixed"):
         engine = _engine(dataclasses.replace(RECIPE, precision=precision))
-        losses[precision] = [engine.train(_batch(step))["loss"] for step in range(60)]
+        losses[precision] = [engine.train(tiny.turned(step))["loss"] for step in range(60)]
     assert losses["mixed"] != losses["float32"]
     np.testing.assert_allclose(losses["mixed"], losses["float32"], rtol=0.05, atol=0.01)
     assert np.mean(losses["mixed"][-10:]) < 0.6 * np.mean(losses["mixed"][:10])
@@ -126,14 +119,14 @@ def test_float16_learns_as_float32_does(half):
     losses = {}
     for precision in ("float32", "mixed"):
         engine = _engine(dataclasses.replace(half(2.0**10, 2000), precision=precision))
-        losses[precision] = [engine.train(_batch(step))["loss"] for step in range(30)]
+        losses[precision] = [engine.train(tiny.turned(step))["loss"] for step in range(30)]
     assert losses["mixed"] != losses["float32"]
     np.testing.assert_allclose(losses["mixed"], losses["float32"], rtol=0.02, atol=0.01)
 
 
 def test_the_scale_is_doubled_after_so_many_good_steps(half):
     engine = _engine(half(8.0, 3))
-    scales = [engine.train(_batch(step))["loss_scale"] for step in range(8)]
+    scales = [engine.train(tiny.turned(step))["loss_scale"] for step in range(8)]
     assert scales == [8, 8, 8, 16, 16, 16, 32, 32]
     assert engine.state()["loss_scale"].numpy() == 32
     assert engine.state()["good_steps"].numpy() == 2
@@ -142,7 +135,7 @@ def test_the_scale_is_doubled_after_so_many_good_steps(half):
 def test_a_step_whose_gradients_overflow_is_left_out_and_halves_the_scale(half):
     engine = _engine(half(2.0**40, 5))  # far beyond float16's largest, 65504
     before = _values(engine)
-    first = engine.train(_batch())
+    first = engine.train(tiny.turned(0))
     after = _values(engine)
     assert first["loss_scale"] == 2.0**40 and np.isfinite(first["loss"])
     assert engine.step == 1
@@ -154,7 +147,7 @@ def test_a_step_whose_gradients_overflow_is_left_out_and_halves_the_scale(half):
     assert any(name.endswith("/Momentum") for name in before)
     assert all(np.all(np.isfinite(value)) for value in after.values())
 
-    scales = [engine.train(_batch(step))["loss_scale"] for step in range(1, 60)]
+    scales = [engine.train(tiny.turned(step))["loss_scale"] for step in range(1, 60)]
     assert engine.step == 60
     halved = [after < before for before, after in zip(scales, scales[1:])]
     assert halved[:15] == [True] * 15 and not all(halved)
@@ -179,13 +172,27 @@ def test_a_good_step_after_a_bad_one_starts_the_count_anew():
 def test_the_scale_is_part_of_the_checkpoint(half, tmp_path):
     recipe = half(2.0**6, 3)
     whole, first = _engine(recipe), _engine(recipe)
-    expected = [whole.train(_batch(step)) for step in range(8)]
+    expected = [whole.train(tiny.turned(step)) for step in range(8)]
     for step in range(4):
-        first.train(_batch(step))
+        first.train(tiny.turned(step))
     path = Checkpoints(str(tmp_path)).save(4, first.state(), {"batch": 4})
     names = dict(tf.train.list_variables(path))
     assert names["loss_scale"] == names["good_steps"] == []
     second = _engine(recipe, seed=0)
     assert second.restore(path) == {"batch": 4}
     assert second.state()["loss_scale"].numpy() == 2.0**7
-    assert [second.train(_batch(step)) for step in range(4, 8)] == expected[4:]
+    assert [second.train(tiny.turned(step)) for step in range(4, 8)] == expected[4:]
+
+
+@pytest.mark.parametrize("strategy", [False, True])
+@pytest.mark.parametrize("optimizer,loss_scale", taken_up.KINDS)
+def test_every_optimizer_is_taken_up_again(tmp_path, optimizer, loss_scale, strategy):
+    recipe = dataclasses.replace(RECIPE, optimizer=optimizer, loss_scale=loss_scale or 0.0, lr=0.1)
+    place = Strategy(tf.distribute.MirroredStrategy(["CPU:0"]), "CPU") if strategy else Place()
+    scaled = loss_scale is not None
+    place.loss_scale = lambda *how: LossScale(recipe.loss_scale, 8.0, 2) if scaled else None
+
+    def engine():
+        return tf2.Engine(recipe, tasks.build(recipe), tiny.specification(6), 6, 0, place)
+
+    taken_up.assert_taken_up(engine, tmp_path, optimizer)

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import tensorflow as tf
 from pretexture.loader import ArraySpec, Batch
 from pretexture.trainers import models
@@ -44,6 +45,14 @@ def specification(images):
         ArraySpec((images, 4), "int32"),
         ArraySpec((images,), "int64"),
     )
+
+
+def turned(seed):
+    """A batch of `specification(6)`: images that are bright on one side, in their four turns."""
+    random = np.random.RandomState(seed)
+    image = random.uniform(-0.3, 0.3, (6, 12, 12, 3)) + np.linspace(1, -1, 12)[:, None, None]
+    turns = np.stack([np.rot90(image, k, (1, 2)) for k in range(4)], 1).astype(np.float32)
+    return Batch(turns, np.tile(np.arange(4, dtype=np.int32), (6, 1)), np.arange(6))
 
 
 class Tiny(tf.Module):

@@ -1,0 +1,52 @@
+"""Training that is stopped and taken up again, by every optimiser, with every kind of loss scale."""
+
+import itertools
+
+import pytest
+import several
+import tiny
+from pretexture.trainers.checkpoints import CheckpointError, Checkpoints
+
+# An optimiser, and a loss scale: None for none, 0 for one that changes.
+KINDS = list(itertools.product(("sgd", "adam"), (None, 128.0, 0.0)))
+BEFORE = 3  # steps before it is stopped
+
+
+def assert_powers(folder, optimizer):
+    """The checkpoint after step BEFORE has Adam's decay rates to the power of the step to come."""
+    found = several.variables(folder, BEFORE)
+    powers = {name: value for name, value in found.items() if name.endswith("_power")}
+    expected = {"beta1_power": 0.9 ** (BEFORE + 1), "beta2_power": 0.999 ** (BEFORE + 1)}
+    assert powers.keys() == (expected.keys() if optimizer == "adam" else set())
+    for name, value in powers.items():
+        assert abs(value - expected[name]) < 1e-6
+
+
+def assert_taken_up(engine, folder, optimizer):
+    """An engine trains as if it had not been stopped, and wants all of its optimiser's variables.
+
+    Args:
+        engine: makes one for batches of `tiny.turned`; always the same.
+        folder: for checkpoints.
+        optimizer: its name in a recipe.
+    """
+    batches = [tiny.turned(step) for step in range(2 * BEFORE)]
+    whole, first, second = engine(), engine(), engine()
+    expected = [whole.train(batch) for batch in batches]
+    for batch in batches[:BEFORE]:
+        first.train(batch)
+    state = dict(first.state())
+    path = Checkpoints(str(folder)).save(BEFORE, state, {})
+    assert_powers(folder, optimizer)
+    second.restore(path)
+    assert [second.train(batch) for batch in batches[BEFORE:]] == expected[BEFORE:]
+
+    needed = [name for name in state if name.endswith(("Momentum", "Adam", "Adam_1", "_power"))]
+    assert needed
+    lacking = Checkpoints(str(folder / "lacking"))
+    (folder / "lacking").mkdir()
+    for number, name in enumerate(needed):
+        others = {other: value for other, value in state.items() if other != name}
+        path = lacking.save(number, others, {})
+        with pytest.raises(CheckpointError, match=f"has no variable {name}$"):
+            second.restore(path)
