@@ -74,6 +74,12 @@ def cache_folder() -> str:
     return _temporary[0]
 
 
+def make_parent(path: str) -> str:
+    """Makes the folder that a file is to be written in; returns the file's path. Raises OSError."""
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    return path
+
+
 def make_private(folder: str) -> None:
     """Makes a folder, and those above it; what is new can be read by this user alone."""
     folder = os.path.abspath(folder)

@@ -18,6 +18,7 @@ from benchmarking import chart, machine, report
 from benchmarking.jobs import CONTENDERS, OURS, TASKS, Job, Outcome
 from marked import replace_marked
 from pretexture.loader import imagenet, presets
+from pretexture.loader.paths import make_parent
 from pretexture.loader.remote import is_url
 from pretexture.trainers import commandline
 
@@ -37,6 +38,8 @@ def _run(flags: argparse.Namespace) -> None:
             f"them read; copy the shards first"
         )
     # What would fail at the end fails now.
+    for written in filter(None, (flags.json, flags.plot)):
+        make_parent(written)
     if flags.plot:
         chart.pyplot()
     if flags.markdown:
@@ -357,8 +360,15 @@ def _parser() -> argparse.ArgumentParser:
         default="float32",
         help="of the images (default: float32); contenders that cannot make it are left out",
     )
-    parser.add_argument("--json", metavar="FILE", help="write every run and all medians")
-    parser.add_argument("--plot", metavar="FILE", help="draw a bar chart, as PNG, SVG or PDF")
+    parser.add_argument(
+        "--json", type=commandline.local, metavar="FILE", help="write every run and all medians"
+    )
+    parser.add_argument(
+        "--plot",
+        type=commandline.local,
+        metavar="FILE",
+        help="draw a bar chart, as PNG, SVG or PDF",
+    )
     parser.add_argument(
         "--markdown",
         metavar="FILE",

@@ -110,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--out",
         required=True,
-        type=commandline.place,
+        type=commandline.local,
         metavar="DIR",
         help="to make; an export that is there is replaced",
     )
@@ -148,11 +148,11 @@ def _parser() -> argparse.ArgumentParser:
 
     fixed = parser.add_argument_group("further files, for one size of image and batch")
     fixed.add_argument(
-        "--frozen", type=commandline.place, metavar="FILE.pb", help="writes a frozen graph"
+        "--frozen", type=commandline.local, metavar="FILE.pb", help="writes a frozen graph"
     )
     fixed.add_argument(
         "--om",
-        type=commandline.place,
+        type=commandline.local,
         metavar="FILE.om",
         help="writes an offline model with Huawei's compiler atc",
     )

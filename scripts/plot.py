@@ -9,6 +9,7 @@ import os
 import sys
 from typing import Any, Dict, List, Optional, Sequence
 
+from pretexture.loader.paths import make_parent
 from pretexture.loader.remote import Storage, is_url, join
 from pretexture.trainers import commandline
 from pretexture.trainers.metrics import METRICS, SKIPPED, TIMINGS, read_metrics
@@ -26,7 +27,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
         storage = commandline.storage(flags)
         runs = {_name(run, flags.runs): _read(run, storage) for run in flags.runs}
         out = flags.out or os.path.join("" if is_url(flags.runs[0]) else flags.runs[0], CURVES)
-        draw(runs, out, flags.smooth)
+        draw(runs, make_parent(out), flags.smooth)
     print(f"{out}: {len(runs)} run{'s' if len(runs) > 1 else ''}")
     return 0
 
@@ -114,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--out",
-        type=commandline.place,
+        type=commandline.local,
         metavar="FILE",
         help="the picture (default: curves.png in the first run; here, if that is at a URL)",
     )

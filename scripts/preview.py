@@ -19,13 +19,14 @@ from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 from pretexture.loader import Loader, Pipeline, TFRecords, _core, imagenet, ops, presets
 from pretexture.loader.json_text import parse_object
+from pretexture.loader.paths import make_parent
 from pretexture.loader.pipeline import Plan
 from pretexture.loader.records import DATASET
 from pretexture.loader.remote import Remote, Storage, is_url, join
 from pretexture.trainers.commandline import (
     add_storage_flags,
     add_traceback_flag,
-    place,
+    local,
     short_errors,
     storage,
     whole,
@@ -72,7 +73,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
             tile=flags.tile,
             classes=classes,
         )
-        sheet.save(flags.out)
+        sheet.save(make_parent(flags.out))
     print(f"{flags.out}: {sheet.width}x{sheet.height} pixels")
     return 0
 
@@ -95,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME|TEXT",
         help=f"{', '.join(presets.ALL)}, or step(args)|step(args)|…",
     )
-    parser.add_argument("--out", required=True, type=place, metavar="PNG", help="the sheet")
+    parser.add_argument("--out", required=True, type=local, metavar="PNG", help="the sheet")
     parser.add_argument(
         "--split",
         choices=("train", "val", "trainval", "test"),

@@ -247,7 +247,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--out",
         default="docs/study.md",
-        type=commandline.place,
+        type=commandline.local,
         metavar="FILE",
         help="the document; what stands between its marks is replaced (default: docs/study.md)",
     )

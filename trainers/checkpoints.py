@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 from pretexture.loader.json_text import parse_object
 
+from . import sessions
 from .disk import writing
 from .files import sync, write_text
 
@@ -240,7 +241,7 @@ def _write_beside(
     if tf.executing_eagerly():
         _save(beside, {name: tf.convert_to_tensor(value) for name, value in tensors.items()})
     else:
-        with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        with tf.Graph().as_default(), sessions.on_host() as session:
             values = {name: np.asarray(value) for name, value in tensors.items()}
             values[_LOADER_STATE] = values[_LOADER_STATE].astype(object)
             fed = {

@@ -244,11 +244,11 @@ def add_machine_flags(parser: argparse.ArgumentParser) -> None:
         help="training steps between two looks of the host, on TensorFlow 1.15 (default: 1)",
     )
     group.add_argument(
-        "--profiling-dir", type=place, metavar="DIR", help="where it writes a profile"
+        "--profiling-dir", type=local, metavar="DIR", help="where it writes a profile"
     )
     group.add_argument(
         "--dump-dir",
-        type=place,
+        type=local,
         metavar="DIR",
         help="where it writes what operations take and give",
     )
@@ -406,6 +406,13 @@ def place(text: str) -> str:
         return text if is_url(text) else expand(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def local(text: str) -> str:
+    """A path on this machine, in which `~` is expanded: where a URL is of no use."""
+    if is_url(text):
+        raise argparse.ArgumentTypeError(f"must be a path on this machine, not {redacted(text)}")
+    return place(text)
 
 
 def _address(text: str) -> str:

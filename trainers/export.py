@@ -13,9 +13,10 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import tensorflow as tf
 from pretexture.loader.json_text import parse_object
+from pretexture.loader.paths import make_parent
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
-from . import models, tasks
+from . import models, sessions, tasks
 from .checkpoints import CheckpointError, Checkpoints, checkpoint_path
 from .disk import reason, writing
 from .files import sync, write_text
@@ -146,8 +147,7 @@ def write_saved_model(source: Source, out: str) -> str:
     out = os.path.abspath(out)
     if os.path.lexists(out) and not _replaceable(out):
         raise ExportError(f"{out} exists and is no export: give another --out, or remove it")
-    parent, name = os.path.split(out)
-    os.makedirs(parent, exist_ok=True)
+    parent, name = os.path.split(make_parent(out))
     with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=parent) as beside:
         new = os.path.join(beside, "new")
         with writing(out):
@@ -265,8 +265,7 @@ def _write(source: Source, folder: str) -> Description:
         scope, points = inference(source, image)
         variables = {scope.stored_name(name): v for name, v in scope.variables.items()}
         saver = tf.compat.v1.train.Saver(variables)
-        on_cpu = tf.compat.v1.ConfigProto(device_count={"GPU": 0})
-        with tf.compat.v1.Session(config=on_cpu) as session:
+        with sessions.on_host() as session:
             with _reading(source.checkpoint):
                 saver.restore(session, source.checkpoint)
             builder = tf.compat.v1.saved_model.Builder(folder)

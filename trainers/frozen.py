@@ -4,13 +4,13 @@ A frozen graph is one file without variables: the weights are constants, the bat
 is what Huawei's offline compiler `atc` takes.
 """
 
-import os
 import shlex
 import shutil
 import subprocess
 from typing import List, Sequence, Tuple
 
 import tensorflow as tf
+from pretexture.loader.paths import make_parent
 
 from .export import Source, inference
 from .files import write_bytes
@@ -37,8 +37,7 @@ def write_frozen(source: Source, path: str, shape: Tuple[int, int, int, int]) ->
             tf.identity(point, name)
         # Without attributes that are as by default: older TensorFlows do not know all of them.
         meta_graph = tf.compat.v1.train.export_meta_graph(graph=graph, strip_default_attrs=True)
-    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    write_bytes(path, meta_graph.graph_def.SerializeToString())
+    write_bytes(make_parent(path), meta_graph.graph_def.SerializeToString())
     return list(points)
 
 
@@ -70,7 +69,7 @@ def compile_offline(
         "atc",
         f"--model={frozen}",
         "--framework=3",
-        f"--output={out[: -len('.om')]}",  # atc adds the ending
+        f"--output={make_parent(out)[: -len('.om')]}",  # atc adds the ending
         f"--soc_version={soc_version}",
         f"--input_shape=image:{','.join(map(str, shape))}",
         f"--out_nodes={outputs}",

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from pretexture.loader import Pipeline
 
-from . import models
+from . import models, sessions
 from .export import PREFIX, ExportError, read_description
 from .layers import Scope
 from .recipes import LINEAR_EVAL, Recipe
@@ -155,7 +155,7 @@ class _Compiled:
         if tf.executing_eagerly():
             return self._function(tf.convert_to_tensor(argument)).numpy()
         if self._session is None:
-            self._session = tf.compat.v1.Session(graph=self._argument.graph)
+            self._session = sessions.on_device(self._argument.graph)
             self._session.run(self._initialize)
         return self._session.run(self._result, {self._argument: argument})
 

@@ -93,7 +93,7 @@ def test_it_writes_tables_json_a_chart_and_a_page(shards, tmp_path):
     page.write_text("before\n<!-- benchmark -->\nold figures\n<!-- /benchmark -->\nafter\n")
     arguments = ["--data", shards, "--tasks", "jigsaw,relative_patch_location"]
     arguments += ["--against", against, "--rounds", 1, "--seconds-per-run", 0.05, "--batch-size", 4]
-    arguments += ["--json", tmp_path / "out.json", "--plot", tmp_path / "out.png"]
+    arguments += ["--json", tmp_path / "new" / "out.json", "--plot", tmp_path / "new" / "out.png"]
     process = run_benchmark(tmp_path, *arguments, "--markdown", page)
     assert process.returncode == 0, process.stderr
 
@@ -103,10 +103,10 @@ def test_it_writes_tables_json_a_chart_and_a_page(shards, tmp_path):
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith("\nafter\n")
     assert process.stdout in text and "old figures" not in text
-    assert "](out.png)\n" in text
-    assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
+    assert "](new/out.png)\n" in text
+    assert (tmp_path / "new" / "out.png").read_bytes().startswith(b"\x89PNG")
 
-    result = json.loads((tmp_path / "out.json").read_text())
+    result = json.loads((tmp_path / "new" / "out.json").read_text())
     assert result["settings"]["rounds"] == 1 and result["settings"]["records"] == 12
     assert len(result["runs"]) == 1 + len(against.split(","))
     for run in result["runs"]:

@@ -45,7 +45,7 @@ def test_one_run_is_drawn_into_its_folder(tmp_path):
 
 def test_several_runs_are_drawn_over_each_other(tmp_path):
     folders = [run(tmp_path / "one", [1.4, 1.2, 1.0]), run(tmp_path / "two", [1.9, 1.8, 1.7])]
-    out = tmp_path / "both.png"
+    out = tmp_path / "new" / "both.png"
     assert plot(*folders, "--out", out).returncode == 0
     assert min(colors(out)) > 100
 

@@ -1,4 +1,4 @@
-"""Training that is stopped and taken up again, by every optimiser, with every kind of loss scale."""
+"""Training that is stopped and taken up again, by every optimiser and kind of loss scale."""
 
 import itertools
 

@@ -1,6 +1,7 @@
 """TensorFlow 1.15 on NPUs: what `npu_bridge` is asked for, and what comes of it."""
 
 import dataclasses
+import json
 import os
 import signal
 import sys
@@ -21,6 +22,7 @@ from pretexture.trainers.metrics import read_metrics  # noqa: E402
 from pretexture.trainers.npu_options import NpuOptions  # noqa: E402
 from pretexture.trainers.optimization import LossScale  # noqa: E402
 from pretexture.trainers.run import Options, pretrain  # noqa: E402
+from tensorflow.python.client import session as sessions  # noqa: E402
 
 if not tf.__version__.startswith("1.15"):
     pytest.skip("npu_bridge is for TensorFlow 1.15", allow_module_level=True)
@@ -41,6 +43,8 @@ def environment(monkeypatch):
 def calls(monkeypatch):
     """The stand-in is installed; the list of what it is asked for, as (name, arguments)."""
     monkeypatch.syspath_prepend(several.PLUGINS)
+    # The plugin changes what a session is.
+    monkeypatch.setattr(sessions.BaseSession, "__init__", sessions.BaseSession.__init__)
     import calls
 
     del calls.CALLS[:]
@@ -69,12 +73,13 @@ def test_steps_are_made_by_an_npu_estimator_as_the_options_say(shards, tmp_path,
     npu = NpuOptions(
         precision_mode="allow_mix_precision",
         iterations_per_loop=2,
-        profiling_dir="/profiles",
-        dump_dir="/dumps",
+        profiling_dir=str(tmp_path / "made" / "profiles"),
+        dump_dir=str(tmp_path / "made" / "dumps"),
         dump_steps="0|5",
         dump_mode="all",
     )
-    _train(shards, tmp_path, steps=2, npu=npu)
+    # The stand-in fails where the folders are not there, as the plugin ends the process.
+    _train(shards, tmp_path / "run", steps=2, npu=npu)
     (config,) = _asked(calls, "NPURunConfig")
     options = config.pop("profiling_options")
     assert config == {
@@ -85,12 +90,16 @@ def test_steps_are_made_by_an_npu_estimator_as_the_options_say(shards, tmp_path,
         "hcom_parallel": False,
         "enable_profiling": True,
         "enable_dump": True,
-        "dump_path": "/dumps",
+        "dump_path": npu.dump_dir,
         "dump_step": "0|5",
         "dump_mode": "all",
         "save_checkpoints_steps": 0,  # ours are the checkpoints
     }
-    assert options == '{"output": "/profiles", "training_trace": "on", "task_trace": "on"}'
+    assert json.loads(options) == {
+        "output": npu.profiling_dir,
+        "training_trace": "on",
+        "task_trace": "on",
+    }
     assert _asked(calls, "NPUEstimator") == [
         {"optimizers": ["NpuOptimizer"], "warm_start_from": None}
     ]
@@ -100,6 +109,17 @@ def test_steps_are_made_by_an_npu_estimator_as_the_options_say(shards, tmp_path,
         "0",
         "1",
     )
+
+
+def test_a_session_says_whether_it_is_on_the_npu(shards, tmp_path, calls):
+    _train(shards, tmp_path / "run", steps=0)
+    _train(shards, tmp_path / "run", steps=2, checkpoint_steps=1)
+    evaluate(str(tmp_path / "run"), shards, device="npu")
+    made = _asked(calls, "session")
+    assert not any(session["by_default"] for session in made)
+    # A run from steps=0, one of two steps, an evaluation: their Estimators' are on the device.
+    assert sum(session["on_npu"] for session in made) == len(_asked(calls, "graph"))
+    assert sum(not session["on_npu"] for session in made) >= 2  # that write checkpoints
 
 
 def test_a_job_s_own_checkpoint_is_not_started_from(shards, tmp_path, calls, monkeypatch):

@@ -63,10 +63,11 @@ def test_without_the_plugin_it_is_said_where_it_comes_from(shards, tmp_path):
 
 
 def test_the_device_is_opened_first_as_the_options_say(shards, tmp_path):
-    flags = ["--precision-mode", "allow_mix_precision", "--profiling-dir", "/profiles"]
-    flags += ["--dump-dir", "/dumps", "--dump-steps", "0|5", "--dump-mode", "all"]
-    # The stand-in fails where TensorFlow was used before.
-    status, output, asked = _run(shards, tmp_path, *flags, "--steps", "2")
+    profiles, dumps = str(tmp_path / "made" / "profiles"), str(tmp_path / "made" / "dumps")
+    flags = ["--precision-mode", "allow_mix_precision", "--profiling-dir", profiles]
+    flags += ["--dump-dir", dumps, "--dump-steps", "0|5", "--dump-mode", "all"]
+    # The stand-in fails where TensorFlow was used before, and where the folders are not there.
+    status, output, asked = _run(shards, tmp_path / "run", *flags, "--steps", "2")
     assert status == 0, output
     assert "device    Ascend NPU, allow_mix_precision, TensorFlow 2.6.5" in output
     assert [call[0] for call in asked[-3:]] == ["open", "as_default", "NpuLossScaleOptimizer"]
@@ -75,10 +76,10 @@ def test_the_device_is_opened_first_as_the_options_say(shards, tmp_path):
         "precision_mode": "allow_mix_precision",
         "profiling_config.enable_profiling": True,
         "profiling_config.profiling_options": (
-            '{"output": "/profiles", "training_trace": "on", "task_trace": "on"}'
+            f'{{"output": "{profiles}", "training_trace": "on", "task_trace": "on"}}'
         ),
         "dump_config.enable_dump": True,
-        "dump_config.dump_path": "/dumps",
+        "dump_config.dump_path": dumps,
         "dump_config.dump_step": "0|5",
         "dump_config.dump_mode": "all",
     }

@@ -91,6 +91,16 @@ def several_ranks() -> bool:
     return environment.whole("RANK_SIZE", 1, 1) > 1
 
 
+def make_folders(options: NpuOptions) -> None:
+    """Makes the folders that the device writes to, without which the plugin ends the process.
+
+    Raises: OSError.
+    """
+    for folder in (options.profiling_dir, options.dump_dir):
+        if folder is not None:
+            os.makedirs(folder, exist_ok=True)
+
+
 def profiling_options(folder: str) -> str:
     """What is profiled, and where to, as both plugins take it: JSON."""
     return json.dumps({"output": folder, "training_trace": "on", "task_trace": "on"})
@@ -183,13 +193,14 @@ def open_npu(device: Any, options: NpuOptions) -> None:
         device: the plugin.
         options: see there. Which NPU is what ASCEND_DEVICE_ID says, 0 without it.
 
-    Raises: ValueError for options that `npu_device` has not.
+    Raises: ValueError for options that `npu_device` has not; OSError.
     """
     if options.iterations_per_loop != 1:
         raise ValueError(
             "--iterations-per-loop is for TensorFlow 1.15, whose Estimator loops on the device; on "
             "TensorFlow 2.6.5 each step is a call"
         )
+    make_folders(options)
     chosen = device.global_options()
     chosen.precision_mode = options.precision_mode
     if options.profiling_dir is not None:

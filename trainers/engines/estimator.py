@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 from pretexture.loader.tensorflow import dataset
 
-from .. import checkpoints, optimization
+from .. import checkpoints, optimization, sessions
 from ..interrupt import Interrupt
 from ..layers import Scope
 from ..npu_options import DEFAULTS, NpuOptions
@@ -77,6 +77,7 @@ def open_device(name: str, devices: int = 1, npu: NpuOptions = DEFAULTS) -> OneD
     if name == "npu":
         bridge = ascend.plugin("npu_bridge.npu_init")
         ascend.job_environment()
+        ascend.make_folders(npu)
         rank, ranks = ascend.ranks()
         words = f"Ascend NPU, {npu.precision_mode}"
         return OneDevice(words, rank, ranks, bridge=bridge, npu=npu)
@@ -318,7 +319,7 @@ class Engine:
                 for name, part in self._spec._asdict().items()
             }
             spec = self._model_fn(*_features_and_label(batch), tf.estimator.ModeKeys.TRAIN)
-            with v1.Session() as session:
+            with sessions.on_host() as session:
                 session.run(v1.global_variables_initializer())
                 spec.scaffold.init_fn(session)
                 return session.run(v1.get_collection(_STATE)[0])

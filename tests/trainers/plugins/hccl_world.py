@@ -21,11 +21,16 @@ def rank():
 
 
 def mean(arrays):
-    """The means of all ranks' arrays, the same bits everywhere, rounded as the plugin does it."""
+    """The means of all ranks' arrays, the same bits everywhere, rounded as `npu_device` does it."""
     share = np.float32(1.0 / size())
     return _exchange(
         arrays, lambda all_ranks: [np.sum(same, 0) * share for same in zip(*all_ranks)]
     )
+
+
+def total(arrays):
+    """The sums of all ranks' arrays, the same bits everywhere."""
+    return _exchange(arrays, lambda all_ranks: [np.sum(same, 0) for same in zip(*all_ranks)])
 
 
 def first(arrays):

@@ -1,8 +1,8 @@
-"""The documented names and signatures, as far as Pretexture uses them, on the CPU.
+"""The names and signatures of the plugin's sources, as far as Pretexture uses them, on the CPU.
 
 What it is given is checked as the plugin does, and recorded in `calls.CALLS`; the work is that of
 the Estimator. Where the plugin is surprising (a checkpoint every 100 steps unless told otherwise,
-a job read from the environment), this is, too.
+a job read from the environment, every session of the process one on the NPU), this is, too.
 """
 
 import json
@@ -12,6 +12,7 @@ import hccl_world
 import tensorflow as tf
 from calls import record
 from tensorflow.contrib.mixed_precision.python import loss_scale_manager, loss_scale_optimizer
+from tensorflow.python.client import session as sessions
 
 _OFF = tf.compat.v1.ConfigProto().graph_options.rewrite_options.OFF
 _PRECISION_MODES = (
@@ -22,10 +23,40 @@ _PRECISION_MODES = (
 )
 
 
+_make_session = sessions.BaseSession.__init__
+
+
+def _session(self, target="", graph=None, config=None):
+    """Makes a session, on the NPU unless its configuration says `use_off_line` = false."""
+    kept = tf.compat.v1.ConfigProto()
+    kept.CopyFrom(config or kept)
+    optimizers = kept.graph_options.rewrite_options.custom_optimizers
+    chosen = [each.parameter_map["use_off_line"].b for each in optimizers if each.name == _NAME]
+    record("session", on_npu=all(chosen), by_default=not chosen)
+    del optimizers[:]  # which this TensorFlow does not know
+    _make_session(self, target, graph, kept)
+
+
+_NAME = "NpuOptimizer"
+sessions.BaseSession.__init__ = _session
+
+
+def npu_config_proto(config_proto=None):
+    config_proto = config_proto or tf.compat.v1.ConfigProto()
+    rewriting = config_proto.graph_options.rewrite_options
+    if not any(each.name == _NAME for each in rewriting.custom_optimizers):
+        optimizer = rewriting.custom_optimizers.add()
+        optimizer.name = _NAME
+        optimizer.parameter_map["use_off_line"].b = True
+    config_proto.allow_soft_placement = True
+    rewriting.remapping = rewriting.memory_optimization = _OFF
+    return config_proto
+
+
 class ProfilingConfig:
     def __init__(self, enable_profiling=False, profiling_options=None):
         assert isinstance(enable_profiling, bool)
-        json.loads(profiling_options)
+        assert os.path.isdir(json.loads(profiling_options)["output"])  # else the process is aborted
         self.given = {"enable_profiling": enable_profiling, "profiling_options": profiling_options}
 
 
@@ -39,7 +70,7 @@ class DumpConfig:
         enable_dump_debug=False,
         dump_debug_mode="all",
     ):
-        assert isinstance(enable_dump, bool) and isinstance(dump_path, str)
+        assert isinstance(enable_dump, bool) and os.path.isdir(dump_path)
         assert dump_step is None or all(step.isdigit() for step in dump_step.split("|"))
         assert dump_mode in ("input", "output", "all")
         self.given = {"enable_dump": enable_dump, "dump_path": dump_path}
@@ -60,9 +91,16 @@ class NPURunConfig(tf.estimator.RunConfig):
         keep_checkpoint_max=5,
         keep_checkpoint_every_n_hours=10000,
         log_step_count_steps=100,
+        distribute=None,
         enable_data_pre_proc=True,
         precision_mode=None,
-        hcom_parallel=False,
+        enable_reduce_precision=False,
+        variable_format_optimize=True,
+        mix_compile_mode=False,
+        hcom_parallel=True,
+        graph_memory_max_size=None,
+        variable_memory_max_size=None,
+        auto_tune_mode=None,
         dump_config=None,
     ):
         if not isinstance(iterations_per_loop, int) or iterations_per_loop < 1:
@@ -114,16 +152,16 @@ class NPUEstimator(tf.estimator.Estimator):
         if not isinstance(config, NPURunConfig):
             raise ValueError("`config` must be provided with type `NPUConfigs`")
         if not os.environ.get("JOB_ID"):
-            raise AttributeError("'NoneType' object has no attribute '_local_checkpoint_dir'")
-        if not (os.environ.get("RANK_ID") or os.environ.get("POD_NAME")):
-            raise ValueError("Load job info failed")
-        assert os.environ["RANK_SIZE"].isdigit()
+            raise ValueError(
+                "Load job info failed, please check whether `JOB_ID` is set in environment variable"
+            )
+        index = os.environ.get("POD_NAME") or os.environ.get("RANK_ID", "")  # stays a string
         if model_dir and config.model_dir and model_dir != config.model_dir:
             raise ValueError("`model_dir` are set both in constructor and `NPURunConfig`")
         rewriting = config.session_config.graph_options.rewrite_options
         assert rewriting.remapping == _OFF and rewriting.memory_optimization == _OFF
         optimizer = rewriting.custom_optimizers.add()
-        optimizer.name = "NpuOptimizer"
+        optimizer.name = _NAME
         for name, value in config.parameters.items():
             if isinstance(value, bool):
                 optimizer.parameter_map[name].b = value
@@ -135,16 +173,18 @@ class NPUEstimator(tf.estimator.Estimator):
         restore_from = restore_from or os.environ.get("RESTORE_FROM")
         names = [each.name for each in rewriting.custom_optimizers]
         record("NPUEstimator", optimizers=names, warm_start_from=restore_from)
-        del rewriting.custom_optimizers[:]  # which this TensorFlow does not know
 
         def augmented(features, labels, mode):
             spec = model_fn(features, labels, mode)
             record("graph", mode=mode, graph=tf.compat.v1.get_default_graph())
             if mode != tf.estimator.ModeKeys.TRAIN:
                 return spec
-            hooks = [_Loop(config.iterations_per_loop, spec.train_op)]
+            hooks = []
             if hccl_world.size() > 1:
-                hooks.append(NPUBroadcastGlobalVariablesHook(0, hccl_world.rank()))
+                hooks.append(NPUBroadcastGlobalVariablesHook(0, index))
+            if config.iterations_per_loop > 1:
+                hooks.append(_Loop(config.iterations_per_loop, spec.train_op))
+                spec = spec._replace(train_op=tf.group(spec.train_op, name="IterationOp"))
             return spec._replace(training_hooks=(*hooks, *spec.training_hooks))
 
         super().__init__(augmented, model_dir, config, params, restore_from)
@@ -155,6 +195,20 @@ class _Loop(tf.compat.v1.train.SessionRunHook):
 
     def __init__(self, steps, train_op):
         self._steps, self._train_op = steps, train_op
+        self._variables = []
+
+    def begin(self):
+        with tf.compat.v1.variable_scope("npu_runconfig", reuse=tf.compat.v1.AUTO_REUSE):
+            for name in ("iterations_per_loop", "loop_cond", "zero", "one"):
+                self._variables.append(
+                    tf.compat.v1.get_variable(
+                        name, [], tf.int32, trainable=False, use_resource=True
+                    )
+                )
+
+    def after_create_session(self, session, coord):
+        for variable, value in zip(self._variables, (self._steps - 1, 0, 0, 1)):
+            variable.load(value, session)
 
     def before_run(self, run_context):
         for _ in range(self._steps - 1):
@@ -163,7 +217,7 @@ class _Loop(tf.compat.v1.train.SessionRunHook):
 
 class NPUBroadcastGlobalVariablesHook(tf.compat.v1.train.SessionRunHook):
     def __init__(self, root_rank=None, index=None):
-        assert root_rank == 0 and index == hccl_world.rank()
+        assert root_rank == 0 and index == str(hccl_world.rank())
 
     def after_create_session(self, session, coord):
         variables = tf.compat.v1.trainable_variables()
@@ -181,22 +235,30 @@ class NPUDistributedOptimizer(tf.compat.v1.train.Optimizer):
 
     def compute_gradients(self, *args, **kwargs):
         pairs = self._optimizer.compute_gradients(*args, **kwargs)
-        gradients = [gradient for gradient, _ in pairs]
-        means = tf.compat.v1.py_func(
-            lambda *values: hccl_world.mean(values), gradients, [g.dtype for g in gradients]
-        )
-        for mean, gradient in zip(means, gradients):
-            mean.set_shape(gradient.shape)
-        return [(mean, variable) for mean, (_, variable) in zip(means, pairs)]
+        sums = _sums([gradient for gradient, _ in pairs])
+        return [(total / hccl_world.size(), variable) for total, (_, variable) in zip(sums, pairs)]
 
     def apply_gradients(self, *args, **kwargs):
         return self._optimizer.apply_gradients(*args, **kwargs)
 
 
+def _sums(values):
+    """Over all ranks."""
+    sums = tf.compat.v1.py_func(
+        lambda *arrays: hccl_world.total(arrays), values, [value.dtype for value in values]
+    )
+    for total, value in zip(sums, values):
+        total.set_shape(value.shape)
+    return sums
+
+
 class FixedLossScaleManager(loss_scale_manager.FixedLossScaleManager):
     def __init__(self, loss_scale, enable_overflow_check=True):
+        if loss_scale < 1:
+            raise ValueError("loss scale must be at least 1.")
         record("FixedLossScaleManager", loss_scale=loss_scale)
         super().__init__(loss_scale)
+        self.checks = enable_overflow_check
 
 
 class ExponentialUpdateLossScaleManager(loss_scale_manager.ExponentialUpdateLossScaleManager):
@@ -217,3 +279,22 @@ class NPULossScaleOptimizer(loss_scale_optimizer.LossScaleOptimizer):
     def __init__(self, opt, loss_scale_manager, is_distributed=False):
         record("NPULossScaleOptimizer", opt=type(opt).__name__, is_distributed=is_distributed)
         super().__init__(opt, loss_scale_manager)
+        self._is_distributed = is_distributed
+
+    def apply_gradients(self, grads_and_vars, global_step=None, name=None):
+        manager = self._loss_scale_manager
+        finite = tf.constant(True)
+        if getattr(manager, "checks", True):
+            # The device's float status: what has overflowed since it was cleared.
+            gradients = [gradient for gradient, _ in grads_and_vars if gradient is not None]
+            sound = tf.reduce_all([tf.reduce_all(tf.math.is_finite(g)) for g in gradients])
+            status = tf.zeros([8]) + (1.0 - tf.cast(sound, tf.float32))
+            if self._is_distributed:
+                (status,) = _sums([status])
+            finite = tf.reduce_all(tf.equal(status, 0.0))
+        made = tf.cond(
+            finite,
+            lambda: self._opt.apply_gradients(grads_and_vars, global_step, name),
+            tf.no_op,
+        )
+        return tf.group(made, manager.update_loss_scale(finite))

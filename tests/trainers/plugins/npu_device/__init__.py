@@ -1,8 +1,9 @@
-"""A stand-in for Huawei's plugin for TensorFlow 2.6.5, with its documented names, on the CPU.
+"""A stand-in for Huawei's plugin for TensorFlow 2.6.5, with the names of its sources, on the CPU.
 
 What it is given is checked and recorded in `calls.CALLS`; the work is that of eager TensorFlow.
 """
 
+import json
 import os
 import types
 
@@ -23,6 +24,9 @@ class _Options:
     def __setattr__(self, name, value):
         if name not in self._choices:
             raise ValueError(f"NpuConfig has no option {name}, all options {list(self._choices)}")
+        if name == "dump_path" or name == "profiling_options":  # else the process is aborted
+            folder = value if name == "dump_path" else json.loads(value)["output"]
+            assert os.path.isdir(folder)
         choices = self._choices[name]
         if choices and value not in choices:
             raise ValueError(f"'{value}' not in optional list {choices}")
@@ -68,14 +72,17 @@ def open(device_id=None):
 
 
 def _all_reduce(values, reduction="mean", fusion=1, fusion_id=-1, group="hccl_world_group"):
-    assert _opened and isinstance(values, list) and reduction == "mean"
+    assert _opened and isinstance(values, list)
+    if hccl_world.size() == 1:
+        return values
     record("all_reduce", values=len(values))
-    means = tf.numpy_function(
-        lambda *arrays: hccl_world.mean(arrays), values, [value.dtype for value in values]
+    reduce = {"mean": hccl_world.mean, "sum": hccl_world.total}[reduction]
+    reduced = tf.numpy_function(
+        lambda *arrays: reduce(arrays), values, [value.dtype for value in values]
     )
-    for mean, value in zip(means, values):
-        mean.set_shape(value.shape)
-    return means
+    for result, value in zip(reduced, values):
+        result.set_shape(value.shape)
+    return reduced
 
 
 def _broadcast(values, root_rank=0, fusion=2, fusion_id=0, group="hccl_world_group"):
@@ -94,6 +101,34 @@ class _NpuLossScaleOptimizer(tf.keras.mixed_precision.LossScaleOptimizer):
         given = {"dynamic": dynamic, "initial_scale": initial_scale}
         record("NpuLossScaleOptimizer", dynamic_growth_steps=dynamic_growth_steps, **given)
         super().__init__(inner_optimizer, dynamic, initial_scale, dynamic_growth_steps)
+        self._last_step_finite = tf.Variable(False, trainable=False)
+
+    def apply_gradients(self, grads_and_vars, name=None, experimental_aggregate_gradients=True):
+        pairs = tuple(grads_and_vars)
+        # The device's float status: what has overflowed since it was cleared.
+        sound = tf.reduce_all([tf.reduce_all(tf.math.is_finite(g)) for g, _ in pairs])
+        (status,) = _all_reduce([tf.zeros([8]) + (1.0 - tf.cast(sound, tf.float32))], "sum", 0)
+        finite = tf.reduce_all(tf.equal(status, 0.0))
+        if self.dynamic:
+            self._update(self._loss_scale, finite)
+        self._last_step_finite.assign(finite)
+
+        def apply():
+            self._optimizer.apply_gradients(pairs, name, experimental_aggregate_gradients=False)
+            return True
+
+        def leave_out():
+            self._optimizer.iterations.assign_add(1, read_value=False)
+            return True
+
+        return tf.cond(finite, apply, leave_out)
+
+    def _update(self, scale, finite):
+        grown = scale.counter + 1 >= scale.growth_steps
+        factor = tf.where(finite, tf.where(grown, scale.multiplier, 1.0), 1.0 / scale.multiplier)
+        scale.current_loss_scale.assign(tf.maximum(scale.current_loss_scale * factor, 1.0))
+        counted = tf.where(tf.logical_and(finite, tf.logical_not(grown)), scale.counter + 1, 0)
+        scale.counter.assign(counted)
 
 
 distribute = types.SimpleNamespace(all_reduce=_all_reduce, broadcast=_broadcast)

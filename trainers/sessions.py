@@ -1,0 +1,37 @@
+"""Sessions of TensorFlow 1.
+
+Importing `npu_bridge` makes every session of the process one on the NPU, unless its configuration
+says otherwise. So each one that is opened here says where it is.
+"""
+
+import sys
+from typing import Any, Optional
+
+import tensorflow as tf
+
+_BRIDGE = "npu_bridge.npu_init"
+
+
+def on_host(graph: Optional[tf.Graph] = None) -> Any:
+    """A session on the CPU: for what reads and writes variables, and computes nothing large.
+
+    Args:
+        graph: the default one if None.
+    """
+    config = tf.compat.v1.ConfigProto(device_count={"GPU": 0})
+    if _BRIDGE in sys.modules:
+        optimizer = config.graph_options.rewrite_options.custom_optimizers.add()
+        optimizer.name = "NpuOptimizer"
+        optimizer.parameter_map["use_off_line"].b = False
+    return tf.compat.v1.Session(graph=graph, config=config)
+
+
+def on_device(graph: Optional[tf.Graph] = None) -> Any:
+    """A session on the NPU if `npu_bridge` is in use, otherwise on a GPU if there is one.
+
+    Args:
+        graph: the default one if None.
+    """
+    bridge: Any = sys.modules.get(_BRIDGE)
+    config = bridge.npu_config_proto() if bridge else None
+    return tf.compat.v1.Session(graph=graph, config=config)
