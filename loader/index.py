@@ -186,10 +186,12 @@ def read_index(path: str, sizes: Sequence[Optional[int]]) -> Index:
 
 def _check(index: Index, sizes: Sequence[Optional[int]]) -> None:
     """That records follow one another from each shard's first byte to its last."""
-    begin = index.shard_begin.astype(np.int64)
-    # Every shard has a record: empty ones are faults, and faults are not cached.
-    if begin[0] != 0 or begin[-1] != len(index.offsets) or (np.diff(begin) < 1).any():
+    begin = index.shard_begin
+    # Every shard has a record: empty ones are faults, and faults are not cached. The numbers may be
+    # of any size, so they are compared and not subtracted.
+    if begin[0] != 0 or begin[-1] != len(index.offsets) or (begin[1:] <= begin[:-1]).any():
         raise ValueError("it does not say in which shard its records are")
+    begin = begin.astype(np.int64)
     # Lengths have 32 bits and offsets are at most the sum of such, so that nothing overflows unless
     # an offset is wrong, and then the comparison fails.
     ends = index.offsets + index.lengths + np.uint64(_FRAMING)

@@ -119,7 +119,7 @@ def linear_eval(
             "module": redacted(absolute(module)),
             "contents": module_contents,
             "pipeline": recipe.pipeline,
-            "pooling": [recipe.pooling, recipe.max_features, recipe.combine_patches],
+            "pooled": [recipe.pooling, recipe.max_features, recipe.combine_patches],
             "end_points": list(frozen.sizes),
             "paths": [redacted(path) for path in records[name].paths],
             "records": count(name),

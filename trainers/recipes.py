@@ -76,7 +76,7 @@ class Recipe:
         "of end points to max_features: adaptive_max, adaptive_avg, max or avg (linear)",
         default="adaptive_max",
     )
-    max_features: int = _field("of an end point, at most (linear)", default=9000)
+    max_features: int = _field("of an end point; pooling comes close to it (linear)", default=9000)
     hidden_units: int = _field("of a head; 0 for a linear one (linear)", default=0)
     combine_patches: str = _field(
         "an image's patches: avg_pool, max_pool or concat (linear)", default="avg_pool"

@@ -195,41 +195,52 @@ def features(
         x = tf.stop_gradient(points[name])
         if len(x.shape) == 2:
             x = x[:, tf.newaxis, tf.newaxis, :]
+        x = pool(x, recipe.pooling, recipe.max_features)
         if patches > 1:
             x = combine(tf.reshape(x, [-1, patches, *x.shape.as_list()[1:]]), recipe)
-        found[name] = pool(x, recipe.pooling, recipe.max_features)
+        found[name] = tf.reshape(x, [-1, int(np.prod(x.shape.as_list()[1:]))])
     return found
 
 
 def combine(x: tf.Tensor, recipe: Recipe) -> tf.Tensor:
     """The maps of an image's patches as one: their mean, their maximum, or all channels.
 
-    Shapes: [N, P, H, W, C] -> [N, H, W, C], or [N, H, W, P * C] for "concat".
+    Shapes: [N, P, H, W, C] -> [N, H, W, C], or [N, H, W, C * P] for "concat".
     """
     if recipe.combine_patches == "avg_pool":
         return tf.reduce_mean(x, axis=1)
     if recipe.combine_patches == "max_pool":
         return tf.reduce_max(x, axis=1)
     _, patches, height, width, channels = x.shape.as_list()
-    x = tf.transpose(x, [0, 2, 3, 1, 4])
-    return tf.reshape(x, [-1, height, width, patches * channels])
+    x = tf.transpose(x, [0, 2, 3, 4, 1])
+    return tf.reshape(x, [-1, height, width, channels * patches])
 
 
-def pool(x: tf.Tensor, mode: str, limit: int) -> tf.Tensor:
-    """Pools height and width until no more than `limit` values are left, and flattens.
+def pool(x: tf.Tensor, mode: str, target: int) -> tf.Tensor:
+    """Pools height and width of a map that has more than `target` values.
+
+    After `adaptive_pool` in utils.py of the published code, which chooses at random where an uneven
+    cut is wider, at every step anew. Here cuts are as even as can be, and always the same.
 
     Args:
         x: float32 [N, H, W, C].
-        mode: "adaptive_max" and "adaptive_avg" cut the map into the most rows and columns that
-            fit, as even as can be, as many of each; "max" and "avg" slide a square window of the
-            smallest side that does, by its own side.
-        limit: of values. Channels are never pooled: C values are the fewest.
+        mode: "adaptive_max" and "adaptive_avg" cut the map into n rows and n columns, or as many
+            as it has, where n x n x C is closest to `target` among the two n next to
+            sqrt(target / C). "max" and "avg" take square windows of side
+            ceil(sqrt(H x W x C / target)) beside each other, and leave out what remains at the
+            right and the bottom.
+        target: of values, which adaptive pooling may exceed. Channels are never pooled.
 
-    Returns: float32 [N, h * w * C].
+    Returns: float32 [N, h, w, C].
     """
     _, height, width, channels = x.shape.as_list()
+    if height * width * channels <= target:
+        return x
     if mode.startswith("adaptive_"):
-        side = max(1, math.floor(math.sqrt(limit / channels)))
+        side = math.floor(math.sqrt(target / channels))
+        if abs(target - channels * side**2) >= abs(target - channels * (side + 1) ** 2):
+            side += 1
+        side = max(1, side)
         reduce = tf.reduce_max if mode == "adaptive_max" else tf.reduce_mean
         for axis, size in ((1, height), (2, width)):
             parts = [
@@ -237,20 +248,14 @@ def pool(x: tf.Tensor, mode: str, limit: int) -> tf.Tensor:
                 for begin, end in _cuts(size, min(size, side))
             ]
             x = tf.stack(parts, axis=axis)
-    else:
-        window = 1
-        while -(-height // window) * -(-width // window) * channels > limit:
-            if window >= max(height, width):
-                break
-            window += 1
-        function = tf.nn.max_pool2d if mode == "max" else tf.nn.avg_pool2d
-        x = function(x, ksize=window, strides=window, padding="SAME")
-    size = 1
-    for dimension in x.shape.as_list()[1:]:
-        size *= dimension
-    return tf.reshape(x, [-1, size])
+        return x
+    window = math.ceil(math.sqrt(height * width * channels / target))
+    window = min(window, height, width)
+    function = tf.nn.max_pool2d if mode == "max" else tf.nn.avg_pool2d
+    return function(x, ksize=window, strides=window, padding="VALID")
 
 
 def _cuts(size: int, count: int) -> List[Tuple[int, int]]:
-    """`size` pixels in `count` ranges; those that do not divide evenly overlap by one."""
-    return [(i * size // count, -(-(i + 1) * size // count)) for i in range(count)]
+    """`size` pixels in `count` ranges beside each other."""
+    edges = [i * size // count for i in range(count + 1)]
+    return list(zip(edges, edges[1:]))

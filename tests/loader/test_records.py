@@ -262,6 +262,18 @@ def test_an_index_that_does_not_fit_the_shards_is_rebuilt(
         assert len(scans) == number + 2
 
 
+def test_an_index_whose_differences_wrap_around_is_rebuilt(write_shards, images, tmp_path, caplog):
+    paths = write_shards(tmp_path, images[:6], 3)
+    cache = tmp_path / "cache"
+    index = TFRecords(paths, cache_dir=cache).shard_index()
+    (path,) = cache.iterdir()
+    step = (2**64 + 5) // 3  # thrice, and one more, is 6 in 64 bits
+    begin = [0, step, 2 * step, 6]
+    path.write_bytes(index_file(begin, index.offsets.tolist(), index.lengths.tolist()))
+    assert len(TFRecords(paths, cache_dir=cache)) == 6
+    assert "it does not say in which shard its records are" in caplog.text
+
+
 def test_an_index_that_is_no_regular_file_is_rebuilt(shards, tmp_path):
     cache, elsewhere = tmp_path / "cache", tmp_path / "elsewhere"
     len(TFRecords(shards, cache_dir=cache))

@@ -77,7 +77,7 @@ def test_a_record_that_cannot_be_used_is_named_with_the_flag_that_leaves_it_out(
     pytest.importorskip("tensorflow")
     write_shards(tmp_path, [*images[:4], b"no image", *images[4:7]], 2)
     arguments = ["rotation-small", "--data", str(tmp_path), "--workdir", str(tmp_path / "run")]
-    arguments += ["--train-split", "trainval", "--filters-factor", "0.0625", "--batch-size", "8"]
+    arguments += ["--train-split", "trainval", "--filters-factor", "0.125", "--batch-size", "8"]
     arguments += ["--steps", "1", "--device", "cpu"]
     with pytest.raises(SystemExit) as exit:
         pretrain.main(arguments)
@@ -126,7 +126,7 @@ def test_an_error_of_a_record_names_the_flag_that_mends_it(flags, message, image
                 features = {"image/encoded": images[number], "image/class/label": number % 3}
                 shard.write(example(features))
     arguments = ["supervised-small", "--data", str(tmp_path), "--workdir", str(tmp_path / "run")]
-    arguments += ["--filters-factor", "0.0625", "--batch-size", "8", "--train-split", "trainval"]
+    arguments += ["--filters-factor", "0.125", "--batch-size", "8", "--train-split", "trainval"]
     arguments += ["--steps", "1", "--device", "cpu", "--num-classes", "3", *flags]
     if message is None:
         assert pretrain.main(arguments) == 0
@@ -201,7 +201,7 @@ def test_no_name_reaches_the_terminal_as_an_escape(write_shards, images, tmp_pat
     write_shards(data, images[:8], 2)
     write_shards(data, [*images[:2], b"no image"], 1, "validation")
     where = ["--data", str(data), "--workdir", str(run)]
-    arguments = ["rotation-small", *where, "--filters-factor", "0.0625", "--batch-size", "8"]
+    arguments = ["rotation-small", *where, "--filters-factor", "0.125", "--batch-size", "8"]
     arguments += ["--train-split", "trainval", "--eval-split", "test", "--steps", "1"]
     assert pretrain.main([*arguments, "--device", "cpu"]) == 0
     assert evaluate.main([*where, "--device", "cpu", "--on-error", "skip"]) == 0

@@ -31,6 +31,20 @@ def shards(tmp_path_factory) -> str:
     return str(folder)
 
 
+@pytest.fixture(scope="session")
+def bfloat16() -> None:
+    """Skips a test where TensorFlow has no convolutions of bfloat16."""
+    import tensorflow as tf
+
+    if tuple(map(int, tf.__version__.split(".")[:2])) < (2, 12):
+        pytest.skip("convolutions of bfloat16 need TensorFlow 2.12")
+    ones, kernel = tf.ones([1, 4, 4, 8], tf.bfloat16), tf.ones([3, 3, 8, 8], tf.bfloat16)
+    try:
+        tf.nn.conv2d(ones, kernel, 1, "SAME")
+    except tf.errors.OpError as error:
+        pytest.skip(f"no convolutions of bfloat16: {error}")
+
+
 @pytest.fixture(autouse=True)
 def cache_home(tmp_path, monkeypatch):
     """Keeps the loader's indexes out of the user's cache."""

@@ -153,6 +153,25 @@ def vgg19(layers, x, factor, classes, mode="v2", last_relu=True, patch_strides=F
     return top(layers, x, classes, points)
 
 
+def pooled(x, target, mode):
+    """`adaptive_pool` of utils.py, as `apply_fractional_pooling` of linear_eval.py calls it."""
+    _, size, width, channels = x.shape.as_list()
+    if size * width * channels <= target:
+        return x
+    if mode.startswith("adaptive_"):
+        side = (target / channels) ** 0.5
+        low, high = np.floor(side), np.ceil(side)
+        low_is_nearer = abs(target - channels * low**2) < abs(target - channels * high**2)
+        side = max(low if low_is_nearer else high, 1.0)
+        stride = min(max(size / side - 1e-5, 1), size)
+        kind = v1.nn.fractional_max_pool if mode == "adaptive_max" else v1.nn.fractional_avg_pool
+        return kind(x, [1, stride, stride, 1])[0]
+    stride = int(np.ceil(np.sqrt(float(size * width * channels) / target)))
+    stride = min(max(1, stride), size)
+    function = tf.nn.max_pool2d if mode == "max" else tf.nn.avg_pool2d
+    return function(x, stride, stride, "VALID")
+
+
 NETWORKS = {"resnet50": resnet50, "revnet50": revnet50, "vgg19": vgg19}
 
 

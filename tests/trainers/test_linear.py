@@ -11,6 +11,7 @@ import pytest
 
 tf = pytest.importorskip("tensorflow")
 
+import published_code  # noqa: E402
 import trained  # noqa: E402
 from evaluated import value  # noqa: E402
 from pretexture.loader import Loader, imagenet  # noqa: E402
@@ -109,42 +110,95 @@ def _run(data, folder, module, recipe=RECIPE, end_points=POINTS, cache=False, **
     )
 
 
-def _bins(size, count):
-    """Which pixels are in each of `count` parts that are as even as can be."""
-    edges = [(i * size / count, (i + 1) * size / count) for i in range(count)]
-    return [[p for p in range(size) if p < end and p + 1 > begin] for begin, end in edges]
+def _cut(x, rows, columns, reduce):
+    parts = [reduce(x[:, row][:, :, column], axis=(1, 2)) for row in rows for column in columns]
+    return np.stack(parts, 1).reshape(len(x), len(rows), len(columns), -1)
 
 
-def _windows(size, window):
-    """Which pixels are in each window: what is missing is half before and half after them."""
-    count = -(-size // window)
-    before = (count * window - size) // 2
-    starts = [i * window - before for i in range(count)]
-    return [[p for p in range(start, start + window) if 0 <= p < size] for start in starts]
-
-
-def _pool(x, mode, limit):
+def _pool(x, mode, target):
     """As `pool`, value by value, in NumPy."""
     _, height, width, channels = x.shape
+    if x[0].size <= target:
+        return x
     reduce = np.max if mode.endswith("max") else np.mean
     if mode.startswith("adaptive"):
-        side = 1
-        while (side + 1) ** 2 * channels <= limit:
-            side += 1
-        rows, columns = _bins(height, min(height, side)), _bins(width, min(width, side))
+        side = min(range(1, 200), key=lambda n: (abs(target - channels * n**2), -n))
+        counts = [min(size, side) for size in (height, width)]
+        cuts = [
+            [range(i * size // n, (i + 1) * size // n) for i in range(n)]
+            for size, n in zip((height, width), counts)
+        ]
     else:
-        for window in range(1, max(height, width) + 1):
-            counts = [-(-size // window) for size in (height, width)]
-            if counts[0] * counts[1] * channels <= limit:
-                break
-        rows, columns = (_windows(size, window) for size in (height, width))
-    parts = [reduce(x[:, row][:, :, column], axis=(1, 2)) for row in rows for column in columns]
-    return np.stack(parts, 1).reshape(len(x), -1)
+        window = 1
+        while window**2 * target < x[0].size:
+            window += 1
+        window = min(window, height, width)
+        cuts = [
+            np.split(np.arange(size // window * window), size // window) for size in x.shape[1:3]
+        ]
+    return _cut(x, *cuts, reduce)
+
+
+# Shapes of maps, pooled to 9000 values by `adaptive_pool` of the published code on TensorFlow
+# 1.15.5: the side that comes out of adaptive pooling, and that of `max` and `avg`.
+PUBLISHED_SIDES = {
+    (56, 56, 64): (12, 11),
+    (56, 56, 256): (6, 5),
+    (56, 56, 1024): (3, 2),
+    (28, 28, 512): (4, 4),
+    (28, 28, 2048): (2, 2),
+    (14, 14, 1024): (3, 2),
+    (14, 14, 4096): (1, 1),
+    (7, 7, 2048): (2, 1),
+    (7, 7, 8192): (1, 1),
+    (224, 224, 64): (12, 11),
+    (1, 1, 12288): (1, 1),
+}
+
+
+@pytest.mark.parametrize("shape", PUBLISHED_SIDES)
+def test_maps_are_pooled_to_the_sides_that_the_published_code_pools_to(shape):
+    x = np.random.RandomState(0).randn(1, *shape).astype(np.float32)
+    adaptive, plain = PUBLISHED_SIDES[shape]
+    for mode, side in {
+        **dict.fromkeys(("adaptive_max", "adaptive_avg"), adaptive),
+        **dict.fromkeys(("max", "avg"), plain),
+    }.items():
+        found = value(pool(tf.constant(x), mode, 9000))
+        assert found.shape == (1, side, side, shape[2]), mode
+        published = value(published_code.pooled(tf.constant(x), 9000, mode))
+        assert published.shape == found.shape
+        if not mode.startswith("adaptive") or shape[0] % side == 0:  # no cut is random
+            np.testing.assert_allclose(found, published, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["adaptive_max", "max"])
+@pytest.mark.parametrize(
+    "recipe,side",
+    [
+        *((name, 224) for name in ("supervised", "rotation", "exemplar")),
+        ("jigsaw", 64),
+        ("vgg", 224),
+    ],
+)
+def test_every_end_point_is_pooled_to_as_many_features_as_published(recipe, side, mode):
+    vgg = dataclasses.replace(RECIPES["supervised"], architecture="vgg19", filters_factor=8.0)
+    recipe = RECIPES.get(recipe, vgg)
+    recipe = dataclasses.replace(recipe, reversible=False)
+    with tf.Graph().as_default():
+        image = tf.compat.v1.placeholder(tf.float32, [1, side, side, 3])
+        network = models.build(recipe, Scope("module", 0), (side, side, 3), 1000)
+        _, points = network(image, False)
+        assert len(points) >= 6
+        for name, point in points.items():
+            x = point if len(point.shape) == 4 else point[:, None, None, :]
+            published = published_code.pooled(x, 9000, mode).shape
+            assert pool(x, mode, 9000).shape.as_list() == published.as_list(), name
 
 
 @pytest.mark.parametrize("mode", ["adaptive_max", "adaptive_avg", "max", "avg"])
 @pytest.mark.parametrize(
-    "shape,limit",
+    "shape,target",
     [
         ((7, 7, 3), 30),
         ((7, 7, 3), 147),
@@ -153,23 +207,22 @@ def _pool(x, mode, limit):
         ((4, 4, 10), 9),
         ((1, 1, 20), 9),
         ((12, 12, 5), 80),
+        ((13, 2, 3), 4),
     ],
 )
-def test_pooling_leaves_at_most_so_many_features(mode, shape, limit):
+def test_each_value_is_of_its_part_of_the_map(mode, shape, target):
     x = np.random.RandomState(0).randn(2, *shape).astype(np.float32)
-    found = value(pool(tf.constant(x), mode, limit))
-    np.testing.assert_allclose(found, _pool(x, mode, limit), atol=1e-6)
-    assert found.shape[1] <= max(limit, shape[2])
+    found = value(pool(tf.constant(x), mode, target))
+    expected = _pool(x, mode, target)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_adaptive_pooling_cuts_a_map_evenly():
     for size in range(1, 30):
         for count in range(1, size + 1):
-            cuts = representation._cuts(size, count)
-            assert [list(range(*cut)) for cut in cuts] == _bins(size, count)
-            lengths = [end - begin for begin, end in cuts]
-            assert max(lengths) - min(lengths) <= 1 or size % count
-            assert max(lengths) <= size // count + 2
+            cuts = [list(range(*cut)) for cut in representation._cuts(size, count)]
+            assert list(itertools.chain(*cuts)) == list(range(size))
+            assert {len(cut) for cut in cuts} <= {size // count, -(-size // count)}
 
 
 @pytest.mark.parametrize("how", ["avg_pool", "max_pool", "concat"])
@@ -180,7 +233,7 @@ def test_the_maps_of_an_images_patches_are_made_one(how):
     expected = {
         "avg_pool": sum(x[:, patch] for patch in range(9)) / 9,
         "max_pool": x.max(1),
-        "concat": np.concatenate([x[:, patch] for patch in range(9)], axis=-1),
+        "concat": np.moveaxis(x, 1, -1).reshape(2, 3, 4, 45),
     }
     np.testing.assert_allclose(found, expected[how], atol=1e-6)
 
@@ -243,9 +296,10 @@ def _by_hand(data, folder, step, module, recipe, end_points):
     found = {}
     for name in end_points:
         x = points[name]
-        x = x.reshape(TEST, patches, *(x.shape[1:] if x.ndim == 4 else (1, 1, x.shape[1])))
-        x = np.concatenate(np.moveaxis(x, 1, 0), -1) if patches > 1 else x[:, 0]
+        x = x if x.ndim == 4 else x[:, None, None]
         x = _pool(x, recipe.pooling, recipe.max_features)
+        x = np.moveaxis(x.reshape(TEST, patches, *x.shape[1:]), 1, -1)
+        x = x.reshape(TEST, -1)  # the patches concatenated, if there are several
         layers = ["conv2d", "conv2d_1"] if recipe.hidden_units else ["conv2d"]
         for number, layer in enumerate(layers):
             x = np.maximum(x, 0) if number else x

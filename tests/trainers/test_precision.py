@@ -21,10 +21,7 @@ from pretexture.trainers.run import Options, pretrain  # noqa: E402
 if not tf.executing_eagerly() or tf.config.list_physical_devices("GPU"):
     pytest.skip("what TensorFlow 2 does on a CPU", allow_module_level=True)
 
-with_bfloat16 = pytest.mark.skipif(
-    tuple(map(int, tf.__version__.split(".")[:2])) < (2, 12),
-    reason="convolutions of bfloat16 need TensorFlow 2.12",
-)
+with_bfloat16 = pytest.mark.usefixtures("bfloat16")
 
 RECIPE = dataclasses.replace(tiny.ROTATION, warmup_epochs=0.0, decay_epochs=(), lr=1.0)
 

@@ -111,10 +111,7 @@ def test_recomputing_works_in_a_graph_without_functions():
 
 
 @eagerly
-@pytest.mark.skipif(
-    tuple(map(int, tf.__version__.split(".")[:2])) < (2, 12), reason="no bfloat16 on a CPU"
-)
-def test_in_16_bits_units_can_still_be_undone():
+def test_in_16_bits_units_can_still_be_undone(bfloat16):
     results = [_taped(reversible, "step", tf.bfloat16) for reversible in (True, False)]
     _check(*results, tolerance=1e-2)  # bfloat16 resolves 2**-8
 
