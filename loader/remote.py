@@ -44,6 +44,9 @@ _GLANCE = 0.2  # seconds between two looks at whether a request is still wanted
 T = TypeVar("T")
 
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
 class FetchError(OSError):
     """A file that cannot be had from where it is.
 
@@ -250,7 +253,13 @@ class Remote:
 
     def _get(self, file: RemoteFile, path: str) -> None:
         callback = _until(self._stopped, file.size)
-        self._call("get_file", self._path(file.url), path, callback=callback)
+        try:
+            self._call("get_file", self._path(file.url), path, callback=callback)
+        except OSError as error:
+            if error.errno in _NO_ROOM:  # here, and not at the server
+                reason = f"cannot be kept in {os.path.dirname(path)}: {error}"
+                raise FetchError(file.url, reason) from error
+            raise
         size = os.path.getsize(path)
         if size != file.size:
             raise OSError(f"{size} bytes came, and the listing says {file.size}")
@@ -461,8 +470,6 @@ def _is_missing(error: FileNotFoundError) -> bool:
 def _lasting(error: Exception) -> bool:
     """Whether another try would end in the same way."""
     if isinstance(error, (PermissionError, IsADirectoryError, NotADirectoryError)):
-        return True
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
         return True
     if isinstance(error, (ImportError, NotImplementedError, TypeError, ValueError, AssertionError)):
         return True

@@ -14,6 +14,7 @@ comes last; the same command again goes on from the last checkpoint.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import secrets
@@ -36,6 +37,8 @@ from processes import Group
 
 HCCN = "/etc/hccn.conf"
 DEFAULT_PORT = 29500
+
+_PORTS = range(10000, 32000)
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
@@ -150,14 +153,18 @@ def _is_here(host: str) -> bool:
 
 
 def _free_ports(number: int) -> List[int]:
-    probes = [socket.socket() for _ in range(number)]
-    try:
-        for probe in probes:
-            probe.bind(("", 0))
-        return [probe.getsockname()[1] for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()
+    """Ports below those that the system gives to connections, which come at any moment.
+
+    Raises: OSError where too few are free.
+    """
+    found: List[int] = []
+    for port in secrets.SystemRandom().sample(_PORTS, len(_PORTS)):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("", port))
+            found.append(port)
+        if len(found) == number:
+            return found
+    raise OSError(f"no {number} ports of {_PORTS[0]} to {_PORTS[-1]} are free for --nproc {number}")
 
 
 def _rank_table(path: Optional[str], nproc: int, total: int, folder: str) -> str:

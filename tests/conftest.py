@@ -6,8 +6,8 @@ import itertools
 import logging
 import os
 import signal
-import subprocess
 
+import disks
 import numpy as np
 import pytest
 
@@ -87,13 +87,8 @@ def no_hang():
 @pytest.fixture
 def small_disk(tmp_path):
     """An empty disk of a megabyte; skips the test if this user may not mount one."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    if os.geteuid() != 0 or subprocess.call(mount, stderr=subprocess.DEVNULL):
-        pytest.skip("only root may mount a disk")
-    yield folder
-    subprocess.check_call(["umount", "--lazy", str(folder)])
+    with disks.mounted(tmp_path / "small", 1 << 20) as disk:
+        yield disk
 
 
 _buckets = itertools.count()

@@ -1,6 +1,5 @@
 """What a machine can do to a Loader: full disks, read-only folders, thousands of Loaders."""
 
-import contextlib
 import gc
 import logging
 import os
@@ -9,22 +8,10 @@ import sys
 
 import numpy as np
 import pytest
+from disks import fill, mounted
 from pretexture.loader import Loader, TFRecords
 
 PIPELINE = "resize(16)"
-
-
-@contextlib.contextmanager
-def small_disk(folder, size):
-    """A file system of `size` bytes at `folder`."""
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
-    if subprocess.run(command, capture_output=True).returncode != 0:
-        pytest.skip("mounting a file system is not permitted")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def indexes_of(loader):
@@ -32,10 +19,8 @@ def indexes_of(loader):
 
 
 def test_a_full_disk_costs_the_index_cache_and_nothing_else(shards, tmp_path, caplog):
-    with small_disk(tmp_path / "disk", 64 << 10) as disk:
-        with contextlib.suppress(OSError), open(disk / "filler", "wb", buffering=0) as filler:
-            while True:
-                filler.write(bytes(4096))
+    with mounted(tmp_path / "disk", 64 << 10) as disk:
+        fill(disk)
         with caplog.at_level(logging.WARNING), Loader(
             TFRecords(shards, cache_dir=disk / "cache"), PIPELINE, 37, training=False
         ) as loader:
@@ -48,7 +33,7 @@ def test_a_full_disk_costs_the_index_cache_and_nothing_else(shards, tmp_path, ca
 
 
 def test_a_read_only_data_folder_is_read(write_shards, images, tmp_path):
-    with small_disk(tmp_path / "disk", 8 << 20) as disk:
+    with mounted(tmp_path / "disk", 8 << 20) as disk:
         paths = write_shards(disk, images[:8], shards=2)
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
         with pytest.raises(OSError, match="Read-only"):

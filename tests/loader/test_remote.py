@@ -14,6 +14,7 @@ import sys
 import textwrap
 import threading
 
+import disks
 import numpy as np
 import pytest
 from pretexture.loader import (
@@ -559,7 +560,7 @@ def test_over_the_web_what_fails_is_tried_again(many, tmp_path, kind):
     server.server_close()
 
 
-def test_a_full_disk_is_an_error_at_once(s3, shards, tmp_path, monkeypatch):
+def test_a_disk_that_is_full_or_in_the_way_is_an_error_at_once(s3, shards, small_disk, tmp_path):
     urls = s3.put(shards)
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "shards").write_text("in the way")
@@ -567,12 +568,17 @@ def test_a_full_disk_is_an_error_at_once(s3, shards, tmp_path, monkeypatch):
         len(_open(s3, urls, tmp_path))
     os.remove(tmp_path / "cache" / "shards")
 
-    def full(self, file, path):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(remote.Remote, "fetch", full)
+    (small_disk / "room").write_bytes(bytes(os.path.getsize(shards[0]) // 2))
+    disks.fill(small_disk)
+    (small_disk / "room").unlink()
+    fetched = s3.proxy.count("GET", "train-00000")
     with pytest.raises(OSError, match=r"cannot be kept in .*shards: .*No space left on device"):
-        len(_open(s3, urls, tmp_path))
+        len(_open(s3, urls, small_disk))
+    left = [name for _, _, names in os.walk(small_disk) for name in names]
+    assert not [name for name in left if name.startswith("train-") or name.endswith(".part")], left
+    assert s3.proxy.count("GET", "train-00000") <= fetched + 1
+    disks.make_room(small_disk)
+    assert len(_open(s3, urls, small_disk)) == 37
 
 
 def test_without_fsspec_a_line_names_the_extra(monkeypatch, shards):

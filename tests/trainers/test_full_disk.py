@@ -1,6 +1,5 @@
 """Runs on a disk that fills up: what they say, and that they resume when there is room again."""
 
-import contextlib
 import os
 import re
 
@@ -10,22 +9,12 @@ import pytest
 tf = pytest.importorskip("tensorflow")
 
 import tiny  # noqa: E402
+from disks import fill, make_room  # noqa: E402
 from learned import learned  # noqa: E402
 from pretexture.trainers import commandline, features  # noqa: E402
 from pretexture.trainers import run as run_module  # noqa: E402
 from pretexture.trainers.checkpoints import Checkpoints  # noqa: E402
 from pretexture.trainers.run import Options, pretrain  # noqa: E402
-
-
-def fill(disk):
-    """Takes all the room that is left."""
-    with open(disk / "filler", "ab", buffering=0) as file, contextlib.suppress(OSError):
-        while True:
-            file.write(bytes(4096))
-
-
-def make_room(disk):
-    (disk / "filler").unlink()
 
 
 def _train(shards, folder, **options):
