@@ -17,6 +17,7 @@ from .export import PREFIX, Source
 from .recipes import SUPERVISED
 
 _FIRST = "conv2d/kernel"  # of every network
+_VGG_FC6 = "conv2d_16/kernel"  # as large as the last map, a 32nd of the image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +30,8 @@ class Published:
         architecture, mode, filters_factor, last_relu, patch_strides: as in a `Recipe`.
         num_classes: units of the logits: 1000 classes, 4 rotations, or the length of an embedding.
         pipeline: how an image becomes what the network takes, or the name of a preset; None for
-            EVAL or, with `patch_strides`, EVAL_PATCHES.
+            EVAL or, with `patch_strides`, EVAL_PATCHES, for a VGG in the size that it was trained
+            on, which its kernels tell.
     """
 
     path: str
@@ -44,8 +46,18 @@ class Published:
 
 def source(published: Published) -> Source:
     """The network of a published checkpoint. Raises CheckpointError, PipelineError."""
-    name = published.pipeline or ("EVAL_PATCHES" if published.patch_strides else "EVAL")
-    pipeline = presets.ALL.get(name.upper()) or Pipeline(name)
+    checkpoint = _checkpoint(published.path)
+    try:
+        reader = tf.train.load_checkpoint(checkpoint)
+        shapes = reader.get_variable_to_shape_map()
+        step = int(reader.get_tensor("global_step")) if "global_step" in shapes else None
+    except (tf.errors.OpError, ValueError) as error:
+        raise CheckpointError(f"{checkpoint} is no checkpoint: {error}") from error
+    prefix = "" if _FIRST in shapes else PREFIX
+    side = None
+    if published.architecture == "vgg19" and prefix + _VGG_FC6 in shapes:
+        side = 32 * shapes[prefix + _VGG_FC6][0]
+    pipeline = _pipeline(published, side)
     described: Dict[str, Any] = {
         "architecture": published.architecture,
         "mode": published.mode,
@@ -54,22 +66,32 @@ def source(published: Published) -> Source:
         "patch_strides": published.patch_strides,
         "representation_pipeline": str(pipeline),
     }
-    checkpoint = _checkpoint(published.path)
-    try:
-        reader = tf.train.load_checkpoint(checkpoint)
-        names = reader.get_variable_to_shape_map()
-        step = int(reader.get_tensor("global_step")) if "global_step" in names else None
-    except (tf.errors.OpError, ValueError) as error:
-        raise CheckpointError(f"{checkpoint} is no checkpoint: {error}") from error
+    if side is not None:
+        # A VGG is as large as what it was trained on, whatever it is shown.
+        described["pipeline"] = f"resize({side})"
     return Source(
         checkpoint=checkpoint,
-        prefix="" if _FIRST in names else PREFIX,
-        recipe=dataclasses.replace(SUPERVISED, pipeline=str(pipeline), **described),
+        prefix=prefix,
+        recipe=dataclasses.replace(SUPERVISED, **{"pipeline": str(pipeline), **described}),
         outputs=published.num_classes,
         described=described,
         step=step,
         patches=bool(pipeline.compile(training=False).views),
     )
+
+
+def _pipeline(published: Published, side: Optional[int]) -> Pipeline:
+    """How images are shown to a network that was trained on `side` pixels; None for any number."""
+    name = published.pipeline
+    if name is not None:
+        return presets.ALL.get(name.upper()) or Pipeline(name)
+    if published.patch_strides:
+        crop = 3 * (side or 64)
+        return Pipeline(
+            f"resize_small({round(crop * 224 / 192)})|crop({crop})|patches(3)|standardize"
+        )
+    crop = side or 224
+    return Pipeline(f"resize_small({round(crop * 256 / 224)})|crop({crop})|range(-1, 1)")
 
 
 def _checkpoint(path: str) -> str:
