@@ -1,5 +1,7 @@
 """The pipelines of the paper, by pretext task."""
 
+from typing import Dict
+
 from .pipeline import Pipeline
 
 SUPERVISED = Pipeline("inception(224)")
@@ -9,7 +11,7 @@ PATCHES = Pipeline("resize(292)|gray(0.66)|crop(255)|patches(3, jitter=21)|stand
 EVAL = Pipeline("resize_small(256)|crop(224)|range(-1, 1)")
 EVAL_PATCHES = Pipeline("resize_small(224)|crop(192)|patches(3)|standardize")
 
-ALL = {
+ALL: Dict[str, Pipeline] = {
     "SUPERVISED": SUPERVISED,
     "ROTATION": ROTATION,
     "EXEMPLAR": EXEMPLAR,
@@ -17,3 +19,11 @@ ALL = {
     "EVAL": EVAL,
     "EVAL_PATCHES": EVAL_PATCHES,
 }
+
+
+def find(text: str) -> Pipeline:
+    """The preset of that name, whatever its case, or else the pipeline that the text is.
+
+    Raises: PipelineError.
+    """
+    return ALL.get(text.upper()) or Pipeline(text)

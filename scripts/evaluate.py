@@ -23,7 +23,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
         commandline.import_tensorflow()
         from pretexture.trainers import evaluation
 
-        names = ("split", "batch_size", "threads", "device")
+        names = ("split", "batch_size", "threads", "device", "pipeline")
         how: Dict[str, Any] = {name: getattr(flags, name) for name in names}
         how["storage"] = commandline.storage(flags)
         how["npu"] = commandline.npu_options(flags)
@@ -70,6 +70,11 @@ def _parser() -> argparse.ArgumentParser:
         type=commandline.whole,
         metavar="N",
         help="images at a time; the result does not depend on it (default: the recipe's)",
+    )
+    parser.add_argument(
+        "--pipeline",
+        metavar="TEXT",
+        help="how an image becomes views, a preset's name or step(args)|… (default: the recipe's)",
     )
     parser.add_argument(
         "--follow", action="store_true", help="evaluate and export checkpoints as they appear"

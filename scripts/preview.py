@@ -61,7 +61,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     """Runs the command; returns its exit status."""
     flags = _parser().parse_args(arguments)
     with short_errors(flags.traceback):
-        pipeline = presets.ALL.get(flags.pipeline.upper()) or Pipeline(flags.pipeline)
+        pipeline = presets.find(flags.pipeline)
         records, folder = _records(flags.data, flags.split, storage(flags), flags.seed)
         classes = _classes(folder, storage(flags))
         sheet = contact_sheet(

@@ -7,7 +7,7 @@ import sys
 import time
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Set, Tuple
 
-from pretexture.loader import Loader, imagenet
+from pretexture.loader import Loader, imagenet, presets
 from pretexture.loader.printable import printable
 from pretexture.loader.redaction import redacted
 from pretexture.loader.remote import DEFAULT_STORAGE, FetchError, Storage
@@ -39,6 +39,7 @@ class Evaluation:
         npu: how an NPU runs.
         storage: how URLs are reached and where copies are kept.
         records: fields of `RecordOptions` that differ from how the run reads its records.
+        pipeline: how an image becomes views, or the name of a preset; None for the recipe's.
 
     With `on_error="skip"`, records that cannot be used are left out: they count neither as images
     nor in the means.
@@ -57,6 +58,7 @@ class Evaluation:
         npu: NpuOptions = DEFAULTS,
         storage: Storage = DEFAULT_STORAGE,
         records: Optional[Mapping[str, Any]] = None,
+        pipeline: Optional[str] = None,
     ):
         engines.require_one_process("evaluation")
         backend = engines.choose()
@@ -66,12 +68,15 @@ class Evaluation:
         self._workdir = workdir
         self._data = data
         self._split = split or recipe.eval_split
+        self._pipeline = pipeline
         task = tasks.build(recipe)
+        views = presets.find(pipeline or recipe.eval_pipeline or recipe.pipeline)
+        task.check(views)
         # Where a task is evaluated on random views, they are the same ones each time.
         reading = RecordOptions(**{**config.features, **(records or {})})
         self._loader = Loader(
             imagenet(data, self._split, **vars(storage), **reading.features),
-            recipe.pipeline,
+            views,
             batch_size or recipe.eval_batch_size,
             training=task.random_evaluation,
             shuffle=False,
@@ -96,7 +101,7 @@ class Evaluation:
         TensorBoard events.
 
         Returns: `step`, `data`, `split`, `images`, and the means over all images of the task's loss
-            and metrics. Besides, if there were any, `skipped`: records that could not be used; and
+            and metrics. Besides, `pipeline` if it was given; and if there were any, `skipped`: records that could not be used; and
             `broken_shards`: shards of which a part could not be read.
 
         Raises: CheckpointError.
@@ -105,6 +110,8 @@ class Evaluation:
         self._loader.load_state_dict({**self._loader.state_dict(), "epoch": 0, "batch": 0})
         images, means = measure(self._engine, self._loader)
         about = {"step": step, "data": redacted(self._data), "split": self._split, "images": images}
+        if self._pipeline is not None:
+            about["pipeline"] = self._pipeline
         result = {**about, **left_out(self._loader, images), **means}
         stem = os.path.join(self._workdir, f"eval-{self._split}")
         write_text(f"{stem}.json", json.dumps(result, indent=2) + "\n")

@@ -84,7 +84,7 @@ def _pipeline(published: Published, side: Optional[int]) -> Pipeline:
     """How images are shown to a network that was trained on `side` pixels; None for any number."""
     name = published.pipeline
     if name is not None:
-        return presets.ALL.get(name.upper()) or Pipeline(name)
+        return presets.find(name)
     if published.patch_strides:
         crop = 3 * (side or 64)
         return Pipeline(

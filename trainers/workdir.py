@@ -17,7 +17,13 @@ CONFIG = "config.json"
 T = TypeVar("T")
 
 # Fields that may change when a run is taken up again: no step's result depends on them.
-_FREE = ("epochs", "eval_batch_size", "eval_split", "representation_pipeline")
+_FREE = (
+    "epochs",
+    "eval_batch_size",
+    "eval_split",
+    "eval_pipeline",
+    "representation_pipeline",
+)
 
 
 class WorkdirError(ValueError):

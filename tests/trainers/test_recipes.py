@@ -105,9 +105,14 @@ def test_whole_images_are_represented_as_published():
         assert RECIPES[name].representation_pipeline == str(presets.EVAL)
 
 
-def test_the_port_to_npu_trained_on_half_the_batch_at_one_rate():
-    changed = {"batch_size": 128, "decay_epochs": ()}
-    assert RECIPES["supervised-npu"] == dataclasses.replace(RECIPES["supervised"], **changed)
+def test_the_port_to_npu_is_as_it_says_and_as_its_code_is():
+    stated, code = RECIPES["supervised-npu"], RECIPES["supervised-npu-code"]
+    assert (stated.batch_size, stated.eval_batch_size, stated.decay_epochs) == (128, 32, ())
+    shown = stated.eval_pipeline
+    assert shown == "resize_small(256)|crop(224)|normalize('imagenet')"
+    assert Pipeline(stated.pipeline).steps[-1] == Pipeline(shown).steps[-1]
+    assert (code.batch_size, code.decay_epochs) == (128, ())
+    assert code.pipeline == RECIPES["supervised-paper"].pipeline and not code.eval_pipeline
 
 
 # The flags of the published code's scripts, by recipe.

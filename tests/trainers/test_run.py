@@ -202,6 +202,38 @@ def test_evaluation_counts_every_image_once_whatever_the_batch_size(shards, tmp_
         assert results[5][name] == pytest.approx(by_hand, rel=1e-6)
 
 
+def _mean_loss(shards, folder, recipe, pipeline):
+    """By hand: one image at a time."""
+    task = tasks.build(recipe)
+    weights = tf.train.load_checkpoint(str(folder / "model.ckpt-2"))
+    with Loader(imagenet(shards, "test"), pipeline, 1, training=False) as loader:
+        image = loader.element_spec.image.shape[-3:]
+        model = task.model(recipe, Scope(values=weights.get_tensor), image, tf.float32)
+        return np.mean([value(task.loss(model, _tensors(b), False))["loss"] for b in loader])
+
+
+def test_evaluation_may_see_images_differently(shards, tmp_path):
+    small = "resize(24)|crop(18)|range(-1, 1)|rotate"
+    recipe = dataclasses.replace(tiny.ROTATION, eval_pipeline=small)
+    _train(shards, tmp_path, recipe, steps=2)
+
+    def loss(pipeline=None):
+        found = evaluate(str(tmp_path), shards, "test", device="cpu", pipeline=pipeline)
+        assert found.get("pipeline") == pipeline
+        return found["loss"]
+
+    assert loss() == pytest.approx(_mean_loss(shards, tmp_path, recipe, small), rel=1e-5)
+    whole = _mean_loss(shards, tmp_path, recipe, recipe.pipeline)
+    assert loss(recipe.pipeline) == pytest.approx(whole, rel=1e-5) != loss()
+    assert np.isfinite(loss("Rotation"))  # a preset
+    with pytest.raises(ValueError, match="rotation needs 4 views of an image"):
+        loss("resize(12)")
+    with pytest.raises(ValueError, match="rotation needs 4 views of an image"):
+        _train(
+            shards, tmp_path, dataclasses.replace(recipe, eval_pipeline="resize(12)"), steps=3
+        )
+
+
 def test_evaluation_needs_a_run_with_a_checkpoint(shards, tmp_path):
     with pytest.raises(WorkdirError, match="holds no run"):
         evaluate(str(tmp_path), shards, device="cpu")
