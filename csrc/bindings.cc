@@ -86,13 +86,14 @@ std::vector<Op> ParseOps(const py::iterable& list) {
       ops.emplace_back(op::Crop{stream, whole("height"), whole("width"), flag("random")});
     } else if (name == "InceptionCrop") {
       ops.emplace_back(op::InceptionCrop{stream, op.attr("area").cast<std::array<double, 2>>(),
-                                         op.attr("aspect").cast<std::array<double, 2>>()});
+                                         op.attr("aspect").cast<std::array<double, 2>>(),
+                                         flag("last_position")});
     } else if (name == "CentralFraction") {
       ops.emplace_back(op::CentralFraction{stream, op.attr("fraction").cast<double>()});
     } else if (name == "Flip") {
       ops.emplace_back(op::Flip{stream});
     } else if (name == "Gray") {
-      ops.emplace_back(op::Gray{stream, op.attr("probability").cast<double>()});
+      ops.emplace_back(op::Gray{stream, op.attr("probability").cast<double>(), flag("wrap")});
     } else if (name == "Distort") {
       ops.emplace_back(op::Distort{stream, flag("fast")});
     } else if (name == "Patches") {
@@ -207,9 +208,9 @@ py::tuple ScanPaths(const std::vector<std::string>& paths, int threads) {
 
 // As TensorFlow's operation of that name, for PNGs too.
 py::array_t<uint8_t> DecodeJpeg(const py::buffer& data, const py::object& region, bool plain,
-                                uint64_t max_pixels) {
+                                uint64_t max_pixels, bool fast_dct) {
   const py::buffer_info info = data.request();
-  ImageDecoder decoder(DecodeLimits{max_pixels, nullptr});
+  ImageDecoder decoder(DecodeOptions{max_pixels, nullptr, fast_dct});
   const ImageSize size = decoder.Open(AsSpan(info));
   Rect rect{0, 0, size.width, size.height};
   if (!region.is_none()) {
@@ -319,6 +320,7 @@ class PyPipeline {
     c.threads = config["threads"].cast<int>();
     c.prefetch = config["prefetch"].cast<int>();
     c.max_pixels = config["max_pixels"].cast<uint64_t>();
+    c.fast_dct = config["fast_dct"].cast<bool>();
     pipeline_ = std::make_unique<Pipeline>(std::move(r), std::move(c));
   }
 
@@ -528,17 +530,18 @@ PYBIND11_MODULE(_core, m) {
             label);
       },
       py::arg("data"), py::arg("image_key"), py::arg("label_key"));
-  m.attr("MAX_PIXELS") = DecodeLimits().max_pixels;
+  m.attr("MAX_PIXELS") = DecodeOptions().max_pixels;
   m.def("decode_jpeg", &DecodeJpeg, py::arg("data"), py::arg("region") = py::none(),
-        py::arg("plain") = false, py::arg("max_pixels") = DecodeLimits().max_pixels);
+        py::arg("plain") = false, py::arg("max_pixels") = DecodeOptions().max_pixels,
+        py::arg("fast_dct") = false);
   m.def(
       "image_size",
       [](const py::buffer& data, uint64_t max_pixels) {
         const py::buffer_info info = data.request();
-        const ImageSize size = ImageDecoder(DecodeLimits{max_pixels, nullptr}).Open(AsSpan(info));
+        const ImageSize size = ImageDecoder(DecodeOptions{max_pixels}).Open(AsSpan(info));
         return py::make_tuple(size.height, size.width);
       },
-      py::arg("data"), py::arg("max_pixels") = DecodeLimits().max_pixels);
+      py::arg("data"), py::arg("max_pixels") = DecodeOptions().max_pixels);
   m.def("kernels", [] {
     py::list names;
     for (const char* name : {"avx512", "avx2", "baseline"}) {

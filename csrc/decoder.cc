@@ -28,7 +28,7 @@ const char* Kind(Span data) {
 
 }  // namespace
 
-void DecodeLimits::Check(const char* kind, uint64_t width, uint64_t height) const {
+void DecodeOptions::Check(const char* kind, uint64_t width, uint64_t height) const {
   if (width * height <= max_pixels) return;  // Both have at most 32 bits.
   throw Error(std::string("the ") + kind + " claims " + std::to_string(width) + "x" +
               std::to_string(height) +

@@ -15,7 +15,7 @@ namespace pretexture {
 // Keeps its buffers from image to image. Not thread-safe: one a thread.
 class ImageDecoder {
  public:
-  explicit ImageDecoder(const DecodeLimits& limits = {}) : jpeg_(limits), png_(limits) {}
+  explicit ImageDecoder(const DecodeOptions& options = {}) : jpeg_(options), png_(options) {}
 
   // Reads the header; `data` must stay until Decode returns. Throws Error.
   ImageSize Open(Span data);

@@ -40,11 +40,11 @@ struct JpegDecoder::State {
   bool gave_up = false;   // it did
   uint64_t given_up = 0;  // images
   jpeg_progress_mgr progress{};
-  const DecodeLimits limits;
+  const DecodeOptions options;
   Scratch pixels;
   std::vector<uint8_t> cmyk;
 
-  explicit State(const DecodeLimits& l) : limits(l) {}
+  explicit State(const DecodeOptions& o) : options(o) {}
 
   static State* Of(j_common_ptr info) { return static_cast<State*>(info->client_data); }
   static State* Of(j_decompress_ptr info) { return static_cast<State*>(info->client_data); }
@@ -64,10 +64,10 @@ struct JpegDecoder::State {
     State* const state = Of(common);
     const jpeg_decompress_struct& info = state->info;
     const uint64_t scans = static_cast<uint64_t>(std::max(0, info.input_scan_number));
-    if (state->limits.Stopped()) {
+    if (state->options.Stopped()) {
       std::snprintf(state->message, sizeof(state->message), "decoding was stopped");
     } else if (scans * info.image_width * info.image_height >
-               kMaxScans * state->limits.max_pixels) {
+               kMaxScans * state->options.max_pixels) {
       std::snprintf(state->message, sizeof(state->message),
                     "it has more than %d scans of %ux%u pixels, which would take too long",
                     info.input_scan_number - 1, info.image_width, info.image_height);
@@ -124,6 +124,7 @@ struct JpegDecoder::State {
     jpeg_read_header(&info, TRUE);
     info.out_color_space =
         info.jpeg_color_space == JCS_CMYK || info.jpeg_color_space == JCS_YCCK ? JCS_CMYK : JCS_RGB;
+    info.dct_method = options.fast_dct ? JDCT_IFAST : JDCT_ISLOW;
     return true;
   }
 
@@ -189,7 +190,7 @@ struct JpegDecoder::State {
   }
 };
 
-JpegDecoder::JpegDecoder(const DecodeLimits& limits) : state_(new State(limits)) {
+JpegDecoder::JpegDecoder(const DecodeOptions& options) : state_(new State(options)) {
   State& s = *state_;
   s.info.err = jpeg_std_error(&s.errors);
   s.info.client_data = &s;
@@ -219,7 +220,7 @@ ImageSize JpegDecoder::Open(Span data) {
   s.data = data;
   s.warnings_before = s.warnings;
   if (!s.TryOpen()) s.Throw();
-  s.limits.Check("JPEG", s.info.image_width, s.info.image_height);
+  s.options.Check("JPEG", s.info.image_width, s.info.image_height);
   if (!s.Plausible()) {
     throw Error("the JPEG claims " + std::to_string(s.info.image_width) + "x" +
                 std::to_string(s.info.image_height) + " pixels, which do not fit into its " +

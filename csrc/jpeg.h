@@ -16,7 +16,7 @@ namespace pretexture {
 // Keeps its decompressor and its buffer from image to image. Not thread-safe: one a thread.
 class JpegDecoder {
  public:
-  explicit JpegDecoder(const DecodeLimits& limits = {});
+  explicit JpegDecoder(const DecodeOptions& options = {});
   ~JpegDecoder();
   JpegDecoder(const JpegDecoder&) = delete;
   JpegDecoder& operator=(const JpegDecoder&) = delete;

@@ -101,8 +101,8 @@ size_t Records::ShardOf(uint32_t record) const {
 
 // What a thread keeps to itself.
 struct Pipeline::Worker {
-  Worker(const Plan& plan, const Format& format, bool stream, const DecodeLimits& limits)
-      : renderer(plan, format, BestKernels(), stream, limits) {}
+  Worker(const Plan& plan, const Format& format, bool stream, const DecodeOptions& options)
+      : renderer(plan, format, BestKernels(), stream, options) {}
 
   Renderer renderer;
   Scratch record;
@@ -172,7 +172,7 @@ void Pipeline::Seek(uint32_t epoch, uint32_t batch) {
     const bool stream = batch_bytes_ > kCacheBytes;
     while (!stop_ && threads_.size() < static_cast<size_t>(config_.threads)) {
       workers_.push_back(std::make_unique<Worker>(plan_, config_.format, stream,
-                                                  DecodeLimits{config_.max_pixels, &stop_}));
+                                                  DecodeOptions{config_.max_pixels, &stop_, config_.fast_dct}));
       try {
         threads_.emplace_back(&Pipeline::Run, this, workers_.back().get());
       } catch (const std::system_error& error) {

@@ -79,7 +79,8 @@ struct PipelineConfig {
   bool skip_errors = false;
   int threads = 1;
   int prefetch = 2;
-  uint64_t max_pixels = DecodeLimits().max_pixels;
+  uint64_t max_pixels = DecodeOptions().max_pixels;
+  bool fast_dct = false;
 };
 
 struct Batch {

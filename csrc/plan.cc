@@ -36,9 +36,11 @@ Window DrawInceptionCrop(const op::InceptionCrop& crop, const Draws& draws, uint
     if (h < 1 || wide < 1 || wide > width || covered < smallest || covered > largest) continue;
     if (covered < 0.1 * pixels) continue;
     const int rows = static_cast<int>(h), columns = static_cast<int>(wide);
-    return {static_cast<int>(Below(w[2], static_cast<uint32_t>(height - rows + 1))),
-            static_cast<int>(Below(w[3], static_cast<uint32_t>(width - columns + 1))), rows,
-            columns};
+    const auto position = [&](uint32_t word, int room) {
+      const int positions = crop.last_position ? room + 1 : std::max(1, room);
+      return static_cast<int>(Below(word, static_cast<uint32_t>(positions)));
+    };
+    return {position(w[2], height - rows), position(w[3], width - columns), rows, columns};
   }
   return {0, 0, height, width};
 }
@@ -168,7 +170,9 @@ struct Apply {
 
   void operator()(const op::Gray& op) {
     Each([&](uint32_t v, View* view) {
-      if (Uniform(draws.Block(op.stream, v)[0]) < op.probability) view->colors.push_back({});
+      if (Uniform(draws.Block(op.stream, v)[0]) >= op.probability) return;
+      view->colors.push_back({});
+      view->wrapped_gray |= op.wrap;
     });
   }
 

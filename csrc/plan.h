@@ -35,6 +35,7 @@ struct Crop {
 struct InceptionCrop {
   uint32_t stream;
   std::array<double, 2> area, aspect;
+  bool last_position;  // whether it may be drawn
 };
 struct CentralFraction {
   uint32_t stream;
@@ -46,6 +47,7 @@ struct Flip {
 struct Gray {
   uint32_t stream;
   double probability;
+  bool wrap;  // see loader/ops.py; then all views are of one draw
 };
 struct Distort {
   uint32_t stream;
@@ -100,6 +102,7 @@ struct View {
   Axis row, column;
   bool turned = false;
   Sampling sampling;
+  bool wrapped_gray = false;  // the decoded pixels become the means of sums modulo 256
   std::vector<ColorStep> colors;
 
   const Axis& SourceY() const { return turned ? column : row; }

@@ -13,10 +13,10 @@
 namespace pretexture {
 
 struct PngDecoder::State {
-  explicit State(const DecodeLimits& l) : limits(l) {}
+  explicit State(const DecodeOptions& o) : options(o) {}
   ~State() { End(); }
 
-  const DecodeLimits limits;
+  const DecodeOptions options;
   png_structp png = nullptr;
   png_infop info = nullptr;
   std::jmp_buf jump;
@@ -57,7 +57,7 @@ struct PngDecoder::State {
     info = png_create_info_struct(png);
     if (info == nullptr) return false;
     png_set_read_fn(png, this, Read);
-    png_set_user_limits(png, PNG_UINT_31_MAX, PNG_UINT_31_MAX);  // `limits` has its own
+    png_set_user_limits(png, PNG_UINT_31_MAX, PNG_UINT_31_MAX);  // `options` has its own
     // Keeps no texts: a thousand of a few kilobytes can become eight megabytes each.
     png_set_chunk_cache_max(png, 1);
     png_read_info(png, info);
@@ -95,7 +95,7 @@ struct PngDecoder::State {
     for (int pass = 0; pass < passes; ++pass) {
       const png_uint_32 end = pass + 1 < passes ? height : bottom;
       for (png_uint_32 y = 0; y < end; ++y) {
-        if (limits.Stopped()) png_error(png, "decoding was stopped");
+        if (options.Stopped()) png_error(png, "decoding was stopped");
         png_read_row(png, y >= top && y < bottom ? region + (y - top) * stride : other, nullptr);
       }
     }
@@ -109,7 +109,7 @@ struct PngDecoder::State {
   }
 };
 
-PngDecoder::PngDecoder(const DecodeLimits& limits) : state_(new State(limits)) {}
+PngDecoder::PngDecoder(const DecodeOptions& options) : state_(new State(options)) {}
 PngDecoder::~PngDecoder() = default;
 
 uint64_t PngDecoder::warnings() const { return state_->warnings; }
@@ -119,7 +119,7 @@ ImageSize PngDecoder::Open(Span data) {
   State& s = *state_;
   s.rest = data;
   if (!s.TryOpen()) s.Throw();
-  s.limits.Check("PNG", s.width, s.height);
+  s.options.Check("PNG", s.width, s.height);
   return {static_cast<int>(s.width), static_cast<int>(s.height)};
 }
 

@@ -12,7 +12,7 @@ namespace pretexture {
 // Keeps its buffer from image to image. Not thread-safe: one a thread.
 class PngDecoder {
  public:
-  explicit PngDecoder(const DecodeLimits& limits = {});
+  explicit PngDecoder(const DecodeOptions& options = {});
   ~PngDecoder();
   PngDecoder(const PngDecoder&) = delete;
   PngDecoder& operator=(const PngDecoder&) = delete;

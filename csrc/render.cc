@@ -46,11 +46,22 @@ T* Grown(std::vector<T>* buffer, size_t size) {
   return buffer->data();
 }
 
+// As TensorFlow's mean of three bytes, which adds them up in a byte.
+void WrapGray(const Region& region) {
+  for (int y = 0; y < region.rect.height(); ++y) {
+    uint8_t* pixel = region.pixels + static_cast<size_t>(y) * region.stride;
+    for (int x = 0; x < region.rect.width(); ++x, pixel += 3) {
+      const auto sum = static_cast<uint8_t>(pixel[0] + pixel[1] + pixel[2]);
+      pixel[0] = pixel[1] = pixel[2] = sum / 3;
+    }
+  }
+}
+
 }  // namespace
 
 Renderer::Renderer(const Plan& plan, const Format& format, const Kernels& kernels, bool stream,
-                   const DecodeLimits& limits)
-    : plan_(plan), format_(format), kernels_(kernels), stream_(stream), decoder_(limits) {
+                   const DecodeOptions& options)
+    : plan_(plan), format_(format), kernels_(kernels), stream_(stream), decoder_(options) {
   format_.BatchBytes(1);  // may throw
 }
 
@@ -69,6 +80,8 @@ void Renderer::Render(Span encoded, const Draws& draws, uint8_t* out,
     rect.y1 = std::max(rect.y1, canvas.y.end);
   }
   const Region region = decoder_.Decode(rect);
+  // Of one draw: it comes before what splits an image.
+  if (views_[0].wrapped_gray) WrapGray(region);
   watch.Lap(&times.decode);
   for (size_t c = 0; c < canvas_count_; ++c) RenderCanvas(canvases_[c], region, out);
   if (stream_) kernels_.fence();

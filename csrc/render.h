@@ -46,7 +46,7 @@ class Renderer {
  public:
   // `stream`: write past the cache, for batches that no cache would hold.
   Renderer(const Plan& plan, const Format& format, const Kernels& kernels, bool stream,
-           const DecodeLimits& limits = {});
+           const DecodeOptions& options = {});
 
   // Writes format.views views to `out` and the labels that a pretext task sets to `labels`.
   // Throws Error.

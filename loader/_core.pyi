@@ -47,10 +47,11 @@ def decode_jpeg(
     region: Optional[Tuple[int, int, int, int]] = None,
     plain: bool = False,
     max_pixels: int = MAX_PIXELS,
+    fast_dct: bool = False,
 ) -> np.ndarray:
     """uint8 [H, W, 3] of a JPEG or PNG, or the region (top, left, height, width) of it.
 
-    With `plain`, libjpeg-turbo does all of a JPEG.
+    With `plain`, libjpeg-turbo does all of a JPEG; with `fast_dct`, by its fast integer DCT.
     """
 
 def image_size(data: _Bytes, max_pixels: int = MAX_PIXELS) -> Tuple[int, int]:

@@ -45,6 +45,7 @@ class Config:
         layout: str,
         skip_errors: bool,
         max_pixels: int,
+        fast_dct: bool,
         device: str,
     ):
         self.plan = plan
@@ -60,6 +61,7 @@ class Config:
         self.layout = layout
         self.skip_errors = skip_errors
         self.max_pixels = max_pixels
+        self.fast_dct = fast_dct
         self.device = device
 
 
@@ -124,6 +126,7 @@ class NativeBackend:
                 "threads": config.threads,
                 "prefetch": config.prefetch,
                 "max_pixels": config.max_pixels,
+                "fast_dct": config.fast_dct,
             },
         )
         if isinstance(shards, RemoteShards):
@@ -167,6 +170,7 @@ class ReferenceBackend:
             dtype=config.dtype,
             layout=config.layout,
             max_pixels=config.max_pixels,
+            fast_dct=config.fast_dct,
         )
         self._records, self._shards = records, shards
         self._index, self._config = index, config

@@ -403,7 +403,10 @@ def _inception_crop(op: ops.InceptionCrop, state: _State) -> None:
         found = (h >= 1) & (w >= 1) & (w <= width) & (smallest <= covered) & (covered <= largest)
         found &= covered >= 0.1 * (height * width)
         h, w = np.where(found, h, 1).astype(np.int64), np.where(found, w, 1).astype(np.int64)
-        drawn = np.stack([_below(w2, height - h + 1), _below(w3, width - w + 1), h, w])
+        down, across = height - h, width - w
+        if op.last_position:
+            down, across = down + 1, across + 1
+        drawn = np.stack([_below(w2, np.maximum(down, 1)), _below(w3, np.maximum(across, 1)), h, w])
         windows[:, image[found], view[found]] = drawn[:, found]
         image, view = image[~found], view[~found]
     state.crop(*windows)

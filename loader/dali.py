@@ -288,6 +288,8 @@ class _Graph:
                     f"{step_of(op)}: an image has {self._views} views, and DALI stacks at most "
                     f"{MAX_VIEWS}"
                 )
+            if isinstance(op, ops.Gray) and op.wrap:
+                raise PipelineError(f"{step_of(op)}: DALI has no grey that wraps around")
 
     def inputs(self, views: BatchViews) -> Dict[str, np.ndarray]:
         """The numbers that go with a batch's encoded images, by name."""

@@ -95,8 +95,11 @@ def inception_crop(
     width: int,
     area: Tuple[float, float],
     aspect: Tuple[float, float],
+    last_position: bool = True,
 ) -> Tuple[int, int, int, int]:
     """Top, left, height and width of a random window, as `sample_distorted_bounding_box`.
+
+    That never takes the last of several positions, as here without `last_position`.
 
     Rounding is half to even; everything is computed in doubles.
     """
@@ -118,7 +121,10 @@ def inception_crop(
             continue
         if covered < 0.1 * (height * width):
             continue
-        return below(w2, height - h + 1), below(w3, width - w + 1), h, w
+        down, across = (
+            room + 1 if last_position else max(1, room) for room in (height - h, width - w)
+        )
+        return below(w2, down), below(w3, across), h, w
     return 0, 0, height, width
 
 

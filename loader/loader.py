@@ -25,6 +25,7 @@ from .shard_cache import RemoteShards
 _log = logging.getLogger("pretexture.loader")
 
 DTYPES = ("float32", "float16", "uint8")
+DCTS = ("accurate", "fast")
 LAYOUTS = ("NHWC", "NCHW")
 
 
@@ -106,6 +107,8 @@ class Loader:
         max_pixels: largest image that is decoded, in pixels (width x height); a larger one is a
             record that cannot be used. Decoding takes about three bytes of memory a pixel for each
             thread, or nine for a progressive JPEG.
+        dct: "accurate", or "fast", with which TensorFlow decodes unless told otherwise: libjpeg's
+            integer DCTs. Pixels differ by one or two of 255, some by up to twenty.
         backend: "native"; "reference", which is slow and written to be read; or "dali", NVIDIA DALI
             (see `pretexture.loader.dali` for what differs).
         device: where "dali" makes the views: "cpu"; or "gpu" or "gpu:N", where the images stay.
@@ -131,6 +134,7 @@ class Loader:
         layout: str = "NHWC",
         on_error: str = "raise",
         max_pixels: int = MAX_PIXELS,
+        dct: str = "accurate",
         backend: str = "native",
         device: str = "cpu",
     ):
@@ -157,6 +161,7 @@ class Loader:
         self.dtype = choice("dtype", dtype, DTYPES)
         self.layout = choice("layout", layout, LAYOUTS)
         self.max_pixels = whole("max_pixels", max_pixels, 1, 2**32 - 1)
+        self.dct = choice("dct", dct, DCTS)
         self.on_error = choice("on_error", on_error, ("raise", "skip"))
         if not isinstance(device, str) or not re.fullmatch(r"cpu|gpu(:\d+)?", device):
             raise ValueError(f"device must be cpu, gpu or gpu:N, not {device!r}")
@@ -202,6 +207,7 @@ class Loader:
                 layout=self.layout,
                 skip_errors=on_error == "skip",
                 max_pixels=self.max_pixels,
+                fast_dct=self.dct == "fast",
                 device=device,
             ),
         )

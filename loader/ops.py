@@ -53,11 +53,16 @@ class Crop:
 
 @dataclasses.dataclass(frozen=True)
 class InceptionCrop:
-    """A random window with relative `area` and `aspect` (width / height) in the given ranges."""
+    """A random window with relative `area` and `aspect` (width / height) in the given ranges.
+
+    Without `last_position` it lies at the bottom or the right edge only where it is as high or as
+    wide as the image.
+    """
 
     stream: int
     area: Tuple[float, float]
     aspect: Tuple[float, float]
+    last_position: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,10 +82,14 @@ class Flip:
 
 @dataclasses.dataclass(frozen=True)
 class Gray:
-    """With the given probability every channel becomes the mean of the three."""
+    """With the given probability every channel becomes the mean of the three.
+
+    With `wrap` it is the sum of the three bytes modulo 256, divided by three and rounded down.
+    """
 
     stream: int
     probability: float
+    wrap: bool
 
 
 @dataclasses.dataclass(frozen=True)

@@ -67,7 +67,9 @@ class Pipeline:
                 `randomize_resize_method`, `grayscale_probability`, `splits_per_side`,
                 `patch_jitter`, `num_of_inception_patches`.
 
-        Its resizes sample as TensorFlow 1 did (`coords="tf1"`).
+        It is what TensorFlow 1 made of them: resizes sample with `coords="tf1"`, crops have the
+        published range of aspects and never the last position, and grey of bytes wraps around. That
+        code decodes with the fast integer DCT, too: give the Loader `dct="fast"`.
 
         Raises: PipelineError for an unknown name, a missing flag or one that no name reads.
         """
@@ -124,6 +126,10 @@ def _fail(number: int, step: str, reason: str) -> NoReturn:
     raise PipelineError(f"step {number + 1}, {step}: {reason}")
 
 
+# What leaves an image's bytes as they were decoded.
+_CUTS = (ops.Crop, ops.InceptionCrop, ops.CentralFraction, ops.Flip)
+
+
 class _Checker:
     """Follows the size of the image through the operations and refuses the impossible ones."""
 
@@ -174,6 +180,8 @@ class _Checker:
                 f"must come before {self._needs_whole_view}, which takes its statistics over the "
                 "whole view"
             )
+        if isinstance(op, ops.Gray) and op.wrap and not all(isinstance(o, _CUTS) for o in self._ops):
+            return "wrap=True is of bytes: it must come before what resizes, splits or colours"
         if isinstance(op, (ops.Gray, ops.Distort)) and (self._normalized or self._standardized):
             return (
                 f"must come before {self._normalized or self._standardized}: colours are changed "
@@ -336,6 +344,11 @@ def _value(node: ast.expr) -> Any:
         ) from None
 
 
+# As `sample_distorted_bounding_box` draws, with the arguments of the published code.
+_TENSORFLOWS_CROP: Dict[str, Any] = {"aspect": (0.75, 1.33), "last_position": False}
+_OF_BYTES = (Crop, CenterCrop, InceptionCrop, Flip)
+
+
 def _from_legacy(names: str, flags: Any) -> List[Step]:
     unread = dict(flags)
 
@@ -380,11 +393,12 @@ def _from_legacy(names: str, flags: Any) -> List[Step]:
         if name == "central_crop":
             return [CenterCrop(*pair("crop_size"))]
         if name == "inception_crop":
-            return [InceptionCrop()]
+            return [InceptionCrop(**_TENSORFLOWS_CROP)]
         if name == "flip_lr":
             return [Flip()]
         if name == "to_gray":
-            return [Gray(number("grayscale_probability", 1.0, float))]
+            p = number("grayscale_probability", 1.0, float)
+            return [Gray(p, wrap=all(isinstance(step, _OF_BYTES) for step in result))]
         if name == "crop_patches":
             return [Patches(number("splits_per_side"), number("patch_jitter", 0))]
         if name == "standardization":
@@ -393,11 +407,11 @@ def _from_legacy(names: str, flags: Any) -> List[Step]:
             return [Rotate()]
         if name == "inception_preprocess":
             h, w = pair("resize_size")
-            return [Inception(h, w, coords="tf1")]
+            return [Inception(h, w, coords="tf1", **_TENSORFLOWS_CROP)]
         if name == "crop_inception_preprocess_patches":
             h, w = pair("resize_size")
             views = number("num_of_inception_patches")
-            return [Inception(h, w, views=views, coords="tf1")]
+            return [Inception(h, w, views=views, coords="tf1", **_TENSORFLOWS_CROP)]
         raise PipelineError("the published code has no such preprocessing")
 
     result: List[Step] = []

@@ -28,16 +28,24 @@ class Renderer:
             clipped to [0, 255] and rounded half to even.
         layout: "NHWC", or "NCHW" with the channels before height and width.
         max_pixels: largest image that is decoded, in pixels.
+        fast_dct: see `decode_image`.
     """
 
     def __init__(
-        self, plan: Plan, *, seed: int, dtype: str, layout: str, max_pixels: int = MAX_PIXELS
+        self,
+        plan: Plan,
+        *,
+        seed: int,
+        dtype: str,
+        layout: str,
+        max_pixels: int = MAX_PIXELS,
+        fast_dct: bool = False,
     ):
         self._plan = plan
         self._seed = seed
         self._dtype = dtype
         self._layout = layout
-        self._max_pixels = max_pixels
+        self._decoding = {"max_pixels": max_pixels, "fast_dct": fast_dct}
 
     def views(
         self, encoded: bytes, class_label: int, record: int, epoch: int
@@ -55,7 +63,7 @@ class Renderer:
         Raises: ValueError with the reason, for an image that cannot be decoded or is too small.
         """
         draws = Draws(self._seed, epoch, record)
-        views = [decode_image(encoded, self._max_pixels).astype(np.float32)]
+        views = [decode_image(encoded, **self._decoding).astype(np.float32)]
         labels = [class_label]
         split = 1  # views that the latest split made of each view
         for op in self._plan.ops:
@@ -145,9 +153,8 @@ def _inception_crop(
     op: ops.InceptionCrop, view: np.ndarray, number: int, draws: Draws
 ) -> np.ndarray:
     height, width = view.shape[:2]
-    return _window(
-        view, *inception_crop(draws, op.stream, number, height, width, op.area, op.aspect)
-    )
+    window = (op.area, op.aspect, op.last_position)
+    return _window(view, *inception_crop(draws, op.stream, number, height, width, *window))
 
 
 def _central_fraction(
@@ -164,7 +171,7 @@ def _flip(op: ops.Flip, view: np.ndarray, number: int, draws: Draws) -> np.ndarr
 
 def _gray(op: ops.Gray, view: np.ndarray, number: int, draws: Draws) -> np.ndarray:
     if uniform(draws.block(op.stream, number)[0]) < op.probability:
-        return reference_ops.gray(view)
+        return reference_ops.wrapped_gray(view) if op.wrap else reference_ops.gray(view)
     return view
 
 

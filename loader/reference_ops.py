@@ -132,6 +132,11 @@ def gray(image: np.ndarray) -> np.ndarray:
     return np.repeat(image.mean(2, keepdims=True, dtype=np.float32), 3, axis=2)
 
 
+def wrapped_gray(image: np.ndarray) -> np.ndarray:
+    """As TensorFlow's mean of three bytes, which adds them up in a byte; `image` holds bytes."""
+    return np.repeat(image.sum(2, keepdims=True) % 256 // 3, 3, axis=2).astype(np.float32)
+
+
 def distort(
     image: np.ndarray,
     order: Tuple[str, ...],

@@ -203,22 +203,27 @@ class InceptionCrop(Step):
     Args:
         area: range of the window's share of the image's area.
         aspect: range of width / height.
+        last_position: False never takes the window at the bottom or at the right edge, unless it is
+            as high or as wide as the image; so does TensorFlow.
     """
 
     name: ClassVar[str] = "inception_crop"
     area: Tuple[float, float] = (0.05, 1.0)
     aspect: Tuple[float, float] = (3 / 4, 4 / 3)
+    last_position: bool = True
 
     def __post_init__(self):
         _interval(self, "area", 1e-6, 1)
         _interval(self, "aspect", 1e-3, 1e3)
+        _flag(self, "last_position")
 
     def ops(self, training: bool, stream: int) -> List[ops.Op]:
         """One `InceptionCrop` in training, nothing in evaluation."""
         if not training:
             return []
         area, aspect = _numbers(self.area, 2, "area"), _numbers(self.aspect, 2, "aspect")
-        return [ops.InceptionCrop(stream, (area[0], area[1]), (aspect[0], aspect[1]))]
+        window = ((area[0], area[1]), (aspect[0], aspect[1]))
+        return [ops.InceptionCrop(stream, *window, self.last_position)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -234,18 +239,26 @@ class Flip(Step):
 
 @dataclasses.dataclass(frozen=True)
 class Gray(Step):
-    """With probability p (in evaluation too) each channel becomes the mean of R, G and B."""
+    """With probability p (in evaluation too) each channel becomes the mean of R, G and B.
+
+    Args:
+        p: the probability.
+        wrap: as TensorFlow computes the mean of bytes, `(R + G + B) % 256 // 3`: [200, 201, 202]
+            becomes 30. Only where nothing has resized, split or coloured the image.
+    """
 
     name: ClassVar[str] = "gray"
     p: float = 1.0
+    wrap: bool = False
 
     def __post_init__(self):
+        _flag(self, "wrap")
         if isinstance(self.p, bool) or not isinstance(self.p, (int, float)) or not 0 <= self.p <= 1:
             raise PipelineError(f"p must be a probability from 0 to 1, not {self.p!r}")
 
     def ops(self, training: bool, stream: int) -> List[ops.Op]:
         """One `Gray`."""
-        return [ops.Gray(stream, float(self.p))]
+        return [ops.Gray(stream, float(self.p), self.wrap)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -279,6 +292,7 @@ class Inception(Step):
         views: number of independent views; more than one adds a dimension.
         fast: as in `distort`.
         coords: as in `resize`.
+        aspect, last_position: as in `inception_crop`.
     """
 
     name: ClassVar[str] = "inception"
@@ -287,17 +301,21 @@ class Inception(Step):
     views: int = 1
     fast: bool = True
     coords: str = "half_pixel"
+    aspect: Tuple[float, float] = (3 / 4, 4 / 3)
+    last_position: bool = True
 
     def __post_init__(self):
         _side(self)
         _whole(self, "views")
         _flag(self, "fast")
         _choice(self, "coords", ops.COORDS)
+        _interval(self, "aspect", 1e-3, 1e3)
+        _flag(self, "last_position")
 
     def ops(self, training: bool, stream: int) -> List[ops.Op]:
         """The operations of the steps that it names."""
         steps: List[Step] = [
-            InceptionCrop(),
+            InceptionCrop(aspect=self.aspect, last_position=self.last_position),
             Resize(self.h, self.w, coords=self.coords),
             Flip(),
             Distort(self.fast),

@@ -16,7 +16,7 @@ from pretexture.loader.printable import printable
 from pretexture.loader.redaction import redacted
 from pretexture.loader.remote import join
 from pretexture.trainers import commandline
-from pretexture.trainers.recipes import LINEAR_EVAL
+from pretexture.trainers.recipes import LINEAR_EVAL, LINEAR_EVAL_PAPER
 
 CHART = "results.png"
 
@@ -35,7 +35,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
 
         options = commandline.run_options(flags)
         network = Representation(fetched(flags.module, options.storage, "module"))
-        module = dataclasses.replace(LINEAR_EVAL, pipeline=network.pipeline)
+        published = LINEAR_EVAL_PAPER if flags.paper else LINEAR_EVAL
+        module = dataclasses.replace(published, pipeline=network.pipeline)
         recipe = commandline.chosen_recipe(flags, module, commandline.LINEAR_FIELDS)
         outcome = linear.linear_eval(
             recipe, options, flags.module, flags.end_points, flags.cache, flags.ray
@@ -85,6 +86,11 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="compute each image's features once, in the views of evaluation, and keep them in "
         "WORKDIR; otherwise training takes random views and runs the network in every step",
+    )
+    parser.add_argument(
+        "--paper",
+        action="store_true",
+        help="as the published scripts ran: --pooling max, --dct fast, --eval-batch-size 32",
     )
     commandline.add_ray_flag(
         parser,

@@ -31,6 +31,7 @@ LINEAR_FIELDS = (
     "hidden_units",
     "combine_patches",
     "pipeline",
+    "dct",
     "batch_size",
     "eval_batch_size",
     "epochs",

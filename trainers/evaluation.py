@@ -82,6 +82,7 @@ class Evaluation:
             shuffle=False,
             drop_remainder=False,
             threads=threads,
+            dct=recipe.dct,
             **reading.loading,
         )
         self._engine = backend.Engine(

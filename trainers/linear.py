@@ -106,6 +106,7 @@ def linear_eval(
             batch_size,
             seed=options.seed,
             threads=options.threads,
+            dct=recipe.dct,
             **options.records.loading,
             **how,
         )
@@ -119,6 +120,7 @@ def linear_eval(
             "module": redacted(absolute(module)),
             "contents": module_contents,
             "pipeline": recipe.pipeline,
+            "dct": recipe.dct,
             "pooled": [recipe.pooling, recipe.max_features, recipe.combine_patches],
             "end_points": list(frozen.sizes),
             "paths": [redacted(path) for path in records[name].paths],

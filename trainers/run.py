@@ -131,6 +131,7 @@ def pretrain(
         seed=options.seed,
         shard=(place.worker, place.workers),
         threads=options.threads,
+        dct=recipe.dct,
         **options.records.loading,
     )
     engine = backend.Engine(recipe, task, loader.element_spec, len(loader), options.seed, place)

@@ -119,9 +119,9 @@ TEST(damaged_pngs_never_crash) {
 
 TEST(the_largest_image_is_the_users_choice) {
   for (const Bytes& data : {EncodePng(40, 30, false), EncodeJpeg(40, 30)}) {
-    ImageDecoder strict(DecodeLimits{1199, nullptr});
+    ImageDecoder strict(DecodeOptions{1199, nullptr});
     CHECK_THROWS(strict.Open(SpanOf(data)), "claims 40x30 pixels, more than max_pixels=1199");
-    ImageDecoder fair(DecodeLimits{1200, nullptr});
+    ImageDecoder fair(DecodeOptions{1200, nullptr});
     CHECK_EQ(fair.Open(SpanOf(data)).width, 40);
   }
 }
@@ -132,7 +132,7 @@ TEST(decoding_ends_when_it_is_told_to) {
   progressive.progressive = true;
   for (const Bytes& data :
        {EncodePng(64, 64, false), EncodeJpeg(64, 64), EncodeJpeg(64, 64, progressive)}) {
-    ImageDecoder decoder(DecodeLimits{1 << 20, &stop});
+    ImageDecoder decoder(DecodeOptions{1 << 20, &stop});
     stop = false;
     Decoded(&decoder, data);
     stop = true;
@@ -155,12 +155,12 @@ TEST(the_scans_of_a_progressive_image_are_limited_by_what_they_cost) {
   options.progressive = true;
   options.sampling = {{1, 1}, {1, 1}, {1, 1}};
   const Bytes data = EncodeJpeg(64, 64, options);
-  ImageDecoder decoder(DecodeLimits{64 * 64, nullptr});
+  ImageDecoder decoder(DecodeOptions{64 * 64, nullptr});
   const Bytes whole = Decoded(&decoder, data);
   CHECK(!whole.empty());
   CHECK_THROWS(Decoded(&decoder, WithScans(data, 100)), "64x64 pixels, which would take too long");
   // Of an image that is small beside the limit, more scans are decoded.
-  ImageDecoder patient(DecodeLimits{64 * 64 * 100, nullptr});
+  ImageDecoder patient(DecodeOptions{64 * 64 * 100, nullptr});
   Decoded(&patient, WithScans(data, 100));
 }
 

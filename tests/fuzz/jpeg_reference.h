@@ -140,7 +140,7 @@ class ReferenceDecoder {
 };
 
 inline Decoded DecodeWithOurs(const Bytes& data, const RegionChoice& choice) {
-  DecodeLimits limits;
+  DecodeOptions limits;
   limits.max_pixels = kMaxPixels;
   JpegDecoder decoder(limits);
   Decoded decoded;

@@ -74,7 +74,7 @@ class Reference {
 };
 
 void Compare(const Bytes& data, const RegionChoice& choice) {
-  DecodeLimits limits;
+  DecodeOptions limits;
   limits.max_pixels = kMaxPixels;
   PngDecoder decoder(limits);
   std::string error;
