@@ -171,8 +171,9 @@ void Pipeline::Seek(uint32_t epoch, uint32_t batch) {
     started_ = true;
     const bool stream = batch_bytes_ > kCacheBytes;
     while (!stop_ && threads_.size() < static_cast<size_t>(config_.threads)) {
-      workers_.push_back(std::make_unique<Worker>(plan_, config_.format, stream,
-                                                  DecodeOptions{config_.max_pixels, &stop_, config_.fast_dct}));
+      workers_.push_back(
+          std::make_unique<Worker>(plan_, config_.format, stream,
+                                   DecodeOptions{config_.max_pixels, &stop_, config_.fast_dct}));
       try {
         threads_.emplace_back(&Pipeline::Run, this, workers_.back().get());
       } catch (const std::system_error& error) {

@@ -35,7 +35,7 @@ struct Crop {
 struct InceptionCrop {
   uint32_t stream;
   std::array<double, 2> area, aspect;
-  bool last_position;  // whether it may be drawn
+  bool last_position = true;  // whether it may be drawn
 };
 struct CentralFraction {
   uint32_t stream;
@@ -47,7 +47,7 @@ struct Flip {
 struct Gray {
   uint32_t stream;
   double probability;
-  bool wrap;  // see loader/ops.py; then all views are of one draw
+  bool wrap = false;  // see loader/ops.py; then all views are of one draw
 };
 struct Distort {
   uint32_t stream;

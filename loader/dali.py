@@ -398,6 +398,7 @@ class _Graph:
             "output_type": _types().RGB,
             "adjust_orientation": False,
             "jpeg_fancy_upsampling": True,
+            "use_fast_idct": self._config.fast_dct,
         }
         if start is None:
             return _fn().decoders.image(encoded, **options)

@@ -8,7 +8,7 @@ import ast
 import dataclasses
 import difflib
 import inspect
-from typing import Any, List, NoReturn, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, NoReturn, Optional, Sequence, Tuple, Union
 
 from . import ops
 from .errors import PipelineError
@@ -180,7 +180,11 @@ class _Checker:
                 f"must come before {self._needs_whole_view}, which takes its statistics over the "
                 "whole view"
             )
-        if isinstance(op, ops.Gray) and op.wrap and not all(isinstance(o, _CUTS) for o in self._ops):
+        if (
+            isinstance(op, ops.Gray)
+            and op.wrap
+            and not all(isinstance(o, _CUTS) for o in self._ops)
+        ):
             return "wrap=True is of bytes: it must come before what resizes, splits or colours"
         if isinstance(op, (ops.Gray, ops.Distort)) and (self._normalized or self._standardized):
             return (

@@ -142,9 +142,7 @@ def class_label(
     return -1
 
 
-def decode_image(
-    data: bytes, max_pixels: int = MAX_PIXELS, fast_dct: bool = False
-) -> np.ndarray:
+def decode_image(data: bytes, max_pixels: int = MAX_PIXELS, fast_dct: bool = False) -> np.ndarray:
     """Decodes a whole JPEG or PNG to uint8 RGB [H, W, 3]; an orientation tag changes nothing.
 
     Both OpenCV and the compiled core call libjpeg-turbo with its accurate integer DCT and its

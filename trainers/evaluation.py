@@ -102,8 +102,9 @@ class Evaluation:
         TensorBoard events.
 
         Returns: `step`, `data`, `split`, `images`, and the means over all images of the task's loss
-            and metrics. Besides, `pipeline` if it was given; and if there were any, `skipped`: records that could not be used; and
-            `broken_shards`: shards of which a part could not be read.
+            and metrics. Besides, `pipeline` if it was given; and if there were any, `skipped`:
+            records that could not be used, and `broken_shards`: shards of which a part could not be
+            read.
 
         Raises: CheckpointError.
         """

@@ -126,6 +126,7 @@ def _computer(
         job.recipe.eval_batch_size,
         training=False,
         threads=threads,
+        dct=job.recipe.dct,
         **job.reading.loading,
     )
     if loader.num_records != job.records:

@@ -303,7 +303,12 @@ RECIPES: Dict[str, Recipe] = {
     "supervised-small": SUPERVISED_SMALL,
     "supervised-paper": _paper(SUPERVISED, "inception_preprocess"),
     "supervised-npu": SUPERVISED_NPU,
-    "supervised-npu-code": _paper(SUPERVISED_NPU, "inception_preprocess"),
+    "supervised-npu-code": _paper(
+        SUPERVISED_NPU,
+        "inception_preprocess",
+        eval_pipeline="",
+        representation_pipeline=SUPERVISED.representation_pipeline,
+    ),
     "rotation": ROTATION,
     "rotation-paper": _paper(ROTATION, "inception_preprocess,rotate"),
     "rotation-small": ROTATION_SMALL,

@@ -126,17 +126,18 @@ def test_an_image_that_is_too_narrow_is_refused():
     st.tuples(st.integers(1, 2000), st.integers(1, 2000)),
     st.sampled_from([(0.05, 1.0), (0.2, 0.3), (0.9, 1.0), (1e-6, 1e-5)]),
     st.sampled_from([(3 / 4, 4 / 3), (1.0, 1.0), (0.01, 100.0)]),
+    st.booleans(),
     st.integers(0, 2**64 - 1),
     st.integers(0, 2**32 - 1),
 )
-def test_inception_crops_are_drawn_as_for_one_image(size, area, aspect, seed, record):
-    text = f"inception_crop({area}, {aspect})|resize(8)"
+def test_inception_crops_are_drawn_as_for_one_image(size, area, aspect, last, seed, record):
+    text = f"inception_crop({area}, {aspect}, {last})|resize(8)"
     views = Planner(Pipeline(text).compile(True), seed).draw(
         [size[0], 50], [size[1], 60], [record, 1], 9
     )
     for place, (number, (height, width)) in enumerate([(record, size), (1, (50, 60))]):
         expected = draws.inception_crop(
-            draws.Draws(seed, 9, number), 0, 0, height, width, area, aspect
+            draws.Draws(seed, 9, number), 0, 0, height, width, area, aspect, last
         )
         assert (*views.start[place, 0], *views.shape[place, 0]) == expected
 

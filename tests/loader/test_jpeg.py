@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pretexture.loader import _core
+from pretexture.loader import Loader, TFRecords, _core
+from pretexture.loader import writer as writing
 
 pytest.importorskip("cv2")
 pytest.importorskip("PIL")
@@ -35,6 +36,45 @@ def tf_decode(tf):
         pixels = tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")
     session = tf.compat.v1.Session(graph=graph)
     return lambda encoded: session.run(pixels, {data: encoded})
+
+
+@pytest.mark.parametrize("kind", EVERY_KIND)
+@pytest.mark.parametrize("size", [(7, 5), (48, 65)])
+def test_the_fast_dct_is_that_of_tensorflow_by_default(kind, size, tf):
+    data = made(kind, *size)
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        expected = session.run(tf.io.decode_jpeg(data, channels=3))
+    for plain in (True, False):
+        found = _core.decode_jpeg(data, plain=plain, fast_dct=True)
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_photographs_decode_fast_as_in_tensorflow(tf, tmp_path):
+    examples = list(itertools.islice(sample_images(every=40), 12))
+    names = ("image/encoded", "image/class/label")
+    images = [_core.parse_example(e, *names)[0] for e in examples]
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        expected = [session.run(tf.io.decode_jpeg(image, channels=3)) for image in images]
+    for image, whole in zip(images, expected):
+        found = _core.decode_jpeg(image, fast_dct=True)
+        np.testing.assert_array_equal(found, whole)
+        assert not np.array_equal(found, _core.decode_jpeg(image))
+        height, width = (side // 3 for side in whole.shape[:2])
+        region = _core.decode_jpeg(image, (height, width, height, width), fast_dct=True)
+        np.testing.assert_array_equal(region, whole[height : 2 * height, width : 2 * width])
+    # Through a Loader, by each backend.
+    with writing.TFRecordWriter(tmp_path / "shard") as writer:
+        for image in images:
+            writer.write(writing.example({"image/encoded": image, "image/class/label": 1}))
+    for backend in ("native", "reference"):
+        how = {"dtype": "uint8", "training": False, "backend": backend, "dct": "fast"}
+        with Loader(TFRecords(tmp_path / "shard"), "crop(64)", len(images), **how) as loader:
+            (batch,) = loader
+        for found, whole in zip(batch.image, expected):
+            top, left = (side // 2 - 32 for side in whole.shape[:2])
+            np.testing.assert_array_equal(found, whole[top : top + 64, left : left + 64])
+    with pytest.raises(ValueError, match="dct must be one of accurate, fast, not 'slow'"):
+        Loader(TFRecords(tmp_path / "shard"), "crop(64)", 1, dct="slow")
 
 
 def skip_where_smoothing_differs(tf):

@@ -298,12 +298,13 @@ def test_the_streams_of_a_pipeline_are_all_different():
         (
             "inception_preprocess,rotate",
             {"resize_size": (224, 224)},
-            "inception(224, 224, coords='tf1')|rotate()",
+            "inception(224, 224, coords='tf1', aspect=(0.75, 1.33), last_position=False)|rotate()",
         ),
         (
             "to_gray, crop_inception_preprocess_patches, standardization",
             {"resize_size": "224", "num_of_inception_patches": "8", "grayscale_probability": "0.5"},
-            "gray(0.5)|inception(224, 224, 8, coords='tf1')|standardize()",
+            "gray(0.5, True)|inception(224, 224, 8, coords='tf1', aspect=(0.75, 1.33), "
+            "last_position=False)|standardize()",
         ),
         (
             "resize_small,central_crop,0_to_1",
@@ -313,8 +314,10 @@ def test_the_streams_of_a_pipeline_are_all_different():
         (
             "plain_preprocess,inception_crop,resize,flip_lr,-1_to_1",
             {"resize_size": [32, 40], "randomize_resize_method": True},
-            "inception_crop()|resize(32, 40, coords='tf1', randomize=True)|flip()|range(-1, 1)",
+            "inception_crop(aspect=(0.75, 1.33), last_position=False)"
+            "|resize(32, 40, coords='tf1', randomize=True)|flip()|range(-1, 1)",
         ),
+        ("flip_lr,crop,to_gray", {"crop_size": 8}, "flip()|crop(8, 8)|gray(wrap=True)"),
     ],
 )
 def test_the_published_names_and_flags(names, flags, expected):

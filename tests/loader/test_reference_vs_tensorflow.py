@@ -329,6 +329,34 @@ def test_inception_crops_are_distributed_as_tensorflow_draws_them(size):
         assert distance / n < 2.2 * np.sqrt(2 / n)
 
 
+def test_without_the_last_position_crops_lie_where_tensorflow_puts_them():
+    height, width, aspect = 5, 6, (0.75, 1.33)
+
+    @tf.function
+    def draw(count):
+        def one(_):
+            begin, size, _ = tf.image.sample_distorted_bounding_box(
+                [height, width, 3],
+                tf.zeros([1, 0, 4]),
+                area_range=(0.05, 1.0),
+                aspect_ratio_range=aspect,
+                use_image_if_no_bounding_boxes=True,
+            )
+            return tf.concat([begin[:2], size[:2]], 0)
+
+        return tf.map_fn(one, tf.range(count))
+
+    tf.random.set_seed(0)
+    theirs = {tuple(window) for window in draw(20000).numpy().tolist()}
+    mine = {
+        inception_crop(Draws(0, 0, record), 0, 0, height, width, (0.05, 1.0), aspect, False)
+        for record in range(20000)
+    }
+    assert theirs == mine
+    edge = [w for w in theirs if w[0] + w[2] == height > w[2] or w[1] + w[3] == width > w[3]]
+    assert len(theirs) > 20 and not edge
+
+
 def test_records_that_tensorflow_writes(tmp_path):
     path = str(tmp_path / "shard")
     image = jpeg(9, 9)

@@ -43,10 +43,10 @@ def same(*expected):
         (steps.CenterCrop(8), same(ops.Crop(STREAM, 8, 8, False))),
         (
             steps.InceptionCrop(area=[0.5, 1]),
-            ([ops.InceptionCrop(STREAM, (0.5, 1.0), (3 / 4, 4 / 3))], []),
+            ([ops.InceptionCrop(STREAM, (0.5, 1.0), (3 / 4, 4 / 3), True)], []),
         ),
         (steps.Flip(), ([ops.Flip(STREAM)], [])),
-        (steps.Gray(1), same(ops.Gray(STREAM, 1.0))),
+        (steps.Gray(1), same(ops.Gray(STREAM, 1.0, False))),
         (steps.Distort(False), ([ops.Distort(STREAM, False)], [])),
         (
             steps.Patches(3, 4),

@@ -52,7 +52,7 @@ def _recipe(*arguments):
 @pytest.mark.parametrize("name", commandline.LINEAR_FIELDS)
 def test_what_linear_evaluation_reads_of_a_recipe_is_a_flag(name):
     before = getattr(LINEAR_EVAL, name)
-    value = {"pooling": "max", "combine_patches": "concat", "optimizer": "adam"}.get(
+    value = {"pooling": "max", "combine_patches": "concat", "optimizer": "adam", "dct": "fast"}.get(
         name, CHANGED[type(before)]
     )
     written = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

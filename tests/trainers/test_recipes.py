@@ -147,8 +147,12 @@ def test_a_paper_recipe_is_preprocessed_as_the_published_code_did(name):
     paper = RECIPES[f"{name}-paper"]
     assert Pipeline(paper.pipeline) == Pipeline.from_legacy(names, **flags)
     assert "tf1" in paper.pipeline
-    changed = {"exemplar": {"normalize_axis": 0}, "jigsaw": {"permutations": "published"}}
-    expected = dataclasses.replace(RECIPES[name], pipeline=paper.pipeline, **changed.get(name, {}))
+    changed = {
+        "exemplar": {"normalize_axis": 0, "eval_batch_size": 16},
+        "jigsaw": {"permutations": "published"},
+    }
+    changed = {"pipeline": paper.pipeline, "dct": "fast", **changed.get(name, {})}
+    expected = dataclasses.replace(RECIPES[name], **changed)
     assert paper == expected
 
 
@@ -178,6 +182,7 @@ def test_a_small_recipes_export_is_shown_views_of_the_size_that_it_trained_on(na
         ({"lr": float("nan")}, "lr must be above 0, not nan"),
         ({"precision": "half"}, "precision must be float32 or mixed, not half"),
         ({"normalize_axis": 2}, "normalize_axis must be 0 or 1, not 2"),
+        ({"dct": "slow"}, "dct must be accurate or fast, not slow"),
         ({"pooling": "mean"}, "pooling must be adaptive_max or .* not mean"),
         ({"combine_patches": "sum"}, "combine_patches must be avg_pool or .* not sum"),
     ],

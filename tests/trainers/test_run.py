@@ -209,7 +209,8 @@ def _mean_loss(shards, folder, recipe, pipeline):
     with Loader(imagenet(shards, "test"), pipeline, 1, training=False) as loader:
         image = loader.element_spec.image.shape[-3:]
         model = task.model(recipe, Scope(values=weights.get_tensor), image, tf.float32)
-        return np.mean([value(task.loss(model, _tensors(b), False))["loss"] for b in loader])
+        loss = compiled(lambda *batch: task.loss(model, tasks.Batch(*batch), training=False))
+        return np.mean([loss(*batch)["loss"][0] for batch in loader])
 
 
 def test_evaluation_may_see_images_differently(shards, tmp_path):
@@ -229,9 +230,7 @@ def test_evaluation_may_see_images_differently(shards, tmp_path):
     with pytest.raises(ValueError, match="rotation needs 4 views of an image"):
         loss("resize(12)")
     with pytest.raises(ValueError, match="rotation needs 4 views of an image"):
-        _train(
-            shards, tmp_path, dataclasses.replace(recipe, eval_pipeline="resize(12)"), steps=3
-        )
+        _train(shards, tmp_path, dataclasses.replace(recipe, eval_pipeline="resize(12)"), steps=3)
 
 
 def test_evaluation_needs_a_run_with_a_checkpoint(shards, tmp_path):
