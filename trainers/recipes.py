@@ -286,11 +286,14 @@ _PUBLISHED_FLAGS: Dict[str, Dict[str, Any]] = {
 }
 _PUBLISHED_PATCHES = "resize,to_gray,crop,crop_patches,standardization"
 
-# What the port to Ascend NPU says of itself. Its code does something else; see docs/ascend.md.
+# What the port to Ascend NPU says of itself, with the sampling and decoding of the TensorFlow that it
+# ran on. Its code does something else; see docs/ascend.md.
 _NPU_EVAL = "resize_small(256)|crop(224)|normalize('imagenet')"
 SUPERVISED_NPU = dataclasses.replace(
     SUPERVISED,
-    pipeline="inception_crop|resize(224)|flip|normalize('imagenet')",
+    pipeline="inception_crop(aspect=(0.75, 1.33), last_position=False)|resize(224, coords='tf1')"
+    "|flip|normalize('imagenet')",
+    dct="fast",
     eval_pipeline=_NPU_EVAL,
     representation_pipeline=_NPU_EVAL,
     batch_size=128,
