@@ -45,7 +45,8 @@ class Renderer:
         self._seed = seed
         self._dtype = dtype
         self._layout = layout
-        self._decoding = {"max_pixels": max_pixels, "fast_dct": fast_dct}
+        self._max_pixels = max_pixels
+        self._fast_dct = fast_dct
 
     def views(
         self, encoded: bytes, class_label: int, record: int, epoch: int
@@ -63,7 +64,7 @@ class Renderer:
         Raises: ValueError with the reason, for an image that cannot be decoded or is too small.
         """
         draws = Draws(self._seed, epoch, record)
-        views = [decode_image(encoded, **self._decoding).astype(np.float32)]
+        views = [decode_image(encoded, self._max_pixels, self._fast_dct).astype(np.float32)]
         labels = [class_label]
         split = 1  # views that the latest split made of each view
         for op in self._plan.ops:
