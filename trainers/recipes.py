@@ -286,7 +286,7 @@ _PUBLISHED_FLAGS: Dict[str, Dict[str, Any]] = {
 }
 _PUBLISHED_PATCHES = "resize,to_gray,crop,crop_patches,standardization"
 
-# What the port to Ascend NPU says of itself, with TensorFlow 1's sampling and decoding. Its code does
+# What the port to Ascend NPU says of itself, sampled and decoded as in TensorFlow 1. Its code does
 # something else; see docs/ascend.md.
 _NPU_EVAL = "resize_small(256)|crop(224)|normalize('imagenet')"
 SUPERVISED_NPU = dataclasses.replace(
