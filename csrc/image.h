@@ -20,7 +20,7 @@ struct ImageSize {
 
 // Decoded pixels of a region, RGB interleaved, in the coordinates of the whole image.
 struct Region {
-  uint8_t* pixels = nullptr;  // of (rect.x0, rect.y0); the decoder's, who writes there next time
+  uint8_t* pixels = nullptr;  // of (rect.x0, rect.y0); the decoder's own memory
   size_t stride = 0;          // bytes from row to row
   Rect rect;
 
@@ -32,8 +32,7 @@ struct Region {
 struct DecodeOptions {
   uint64_t max_pixels = 100'000'000;        // width x height
   const std::atomic<bool>* stop = nullptr;  // once it is true, decoding ends with an Error
-  bool fast_dct =
-      false;  // libjpeg's fast integer DCT, by default TensorFlow's, not its accurate one
+  bool fast_dct = false;                    // libjpeg's fast integer DCT, TensorFlow's default
 
   bool Stopped() const { return stop != nullptr && stop->load(std::memory_order_relaxed); }
   // Throws Error if an image of that kind ("JPEG") and size is too large.

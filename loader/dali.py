@@ -21,6 +21,7 @@ What differs from the other backends:
   others leave out what is beyond; and bicubic with coords="tf1", which has a = -0.75 there and
   -0.5 here.
 - Rounding, by about a hundredth of a grey level; uint8 rounds halves away from zero.
+- `gray(wrap=True)` is refused, and on a GPU `dct="fast"`, too.
 - On a GPU also decoding: nvJPEG's pixels are not bit for bit libjpeg's, and it may take a JPEG
   whose data end early.
 
@@ -288,6 +289,9 @@ class _Graph:
                     f"{step_of(op)}: an image has {self._views} views, and DALI stacks at most "
                     f"{MAX_VIEWS}"
                 )
+        if config.fast_dct and config.device != "cpu":
+            raise ValueError("dct='fast' is libjpeg's, which decodes on a CPU only")
+        for op in config.plan.ops:
             if isinstance(op, ops.Gray) and op.wrap:
                 raise PipelineError(f"{step_of(op)}: DALI has no grey that wraps around")
 

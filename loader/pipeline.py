@@ -67,9 +67,10 @@ class Pipeline:
                 `randomize_resize_method`, `grayscale_probability`, `splits_per_side`,
                 `patch_jitter`, `num_of_inception_patches`.
 
-        It is what TensorFlow 1 made of them: resizes sample with `coords="tf1"`, crops have the
-        published range of aspects and never the last position, and grey of bytes wraps around. That
-        code decodes with the fast integer DCT, too: give the Loader `dct="fast"`.
+        It is what TensorFlow 1 made of them: resizes sample with `coords="tf1"`, Inception crops
+        have the published range of aspects and never the last position, and grey of bytes wraps
+        around if it comes before what splits an image. That code decodes with the fast integer DCT,
+        too: give the Loader `dct="fast"`.
 
         Raises: PipelineError for an unknown name, a missing flag or one that no name reads.
         """

@@ -39,12 +39,12 @@ _REQUESTS = 16  # at a time, for the sizes of files
 # What says that a file is another one, in the words of different file systems.
 _VERSIONS = ("ETag", "etag", "md5Hash", "Content-MD5", "LastModified", "Last-Modified", "mtime")
 
+# What a disk says that cannot take another file.
+_CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
 _GLANCE = 0.2  # seconds between two looks at whether a request is still wanted
 
 T = TypeVar("T")
-
-
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 class FetchError(OSError):
@@ -256,7 +256,7 @@ class Remote:
         try:
             self._call("get_file", self._path(file.url), path, callback=callback)
         except OSError as error:
-            if error.errno in _NO_ROOM:  # here, and not at the server
+            if error.errno in _CANNOT_WRITE:  # here, and not at the server
                 reason = f"cannot be kept in {os.path.dirname(path)}: {error}"
                 raise FetchError(file.url, reason) from error
             raise

@@ -19,6 +19,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
     flags = parser.parse_args(arguments)
     if flags.timeout is not None and not flags.follow:
         parser.error("argument --timeout: only with argument --follow")
+    if flags.pipeline is not None and flags.follow:
+        parser.error("argument --pipeline: not with argument --follow, which writes its results")
     with commandline.short_errors(flags.traceback, flags.on_error):
         commandline.import_tensorflow()
         from pretexture.trainers import evaluation
@@ -69,12 +71,13 @@ def _parser() -> argparse.ArgumentParser:
         "--batch-size",
         type=commandline.whole,
         metavar="N",
-        help="images at a time; the result does not depend on it (default: the recipe's)",
+        help="images at a time; only exemplar's result depends on it (default: the recipe's)",
     )
     parser.add_argument(
         "--pipeline",
         metavar="TEXT",
-        help="how an image becomes views, a preset's name or step(args)|… (default: the recipe's)",
+        help="how an image becomes views, a preset's name or step(args)|… (default: the recipe's); "
+        "the result is shown and not written",
     )
     parser.add_argument(
         "--follow", action="store_true", help="evaluate and export checkpoints as they appear"

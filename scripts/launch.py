@@ -37,8 +37,7 @@ from processes import Group
 
 HCCN = "/etc/hccn.conf"
 DEFAULT_PORT = 29500
-
-_PORTS = range(10000, 32000)
+_EPHEMERAL = "/proc/sys/net/ipv4/ip_local_port_range"
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
@@ -153,18 +152,22 @@ def _is_here(host: str) -> bool:
 
 
 def _free_ports(number: int) -> List[int]:
-    """Ports below those that the system gives to connections, which come at any moment.
+    """Ports other than those that the system gives to connections, which come at any moment.
 
-    Raises: OSError where too few are free.
+    Raises: OSError if too few are free.
     """
+    low, high = 32768, 60999
+    with contextlib.suppress(OSError, ValueError), open(_EPHEMERAL, encoding="ascii") as file:
+        low, high = map(int, file.read().split())
+    ports = [port for port in range(10000, 65536) if not low <= port <= high] or range(10000, 65536)
     found: List[int] = []
-    for port in secrets.SystemRandom().sample(_PORTS, len(_PORTS)):
+    for port in secrets.SystemRandom().sample(ports, len(ports)):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("", port))
             found.append(port)
         if len(found) == number:
             return found
-    raise OSError(f"no {number} ports of {_PORTS[0]} to {_PORTS[-1]} are free for --nproc {number}")
+    raise OSError(f"too few ports are free for --nproc {number}")
 
 
 def _rank_table(path: Optional[str], nproc: int, total: int, folder: str) -> str:

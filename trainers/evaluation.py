@@ -7,7 +7,7 @@ import sys
 import time
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Set, Tuple
 
-from pretexture.loader import Loader, imagenet, presets
+from pretexture.loader import Loader, Pipeline, imagenet, presets
 from pretexture.loader.printable import printable
 from pretexture.loader.redaction import redacted
 from pretexture.loader.remote import DEFAULT_STORAGE, FetchError, Storage
@@ -33,13 +33,15 @@ class Evaluation:
         workdir: of the run; a path.
         data: folder of shards; a path or a URL.
         split: None for the recipe's `eval_split`.
-        batch_size: None for the recipe's `eval_batch_size`; the result does not depend on it.
+        batch_size: None for the recipe's `eval_batch_size`; the result does not depend on it, but
+            for `exemplar`, whose loss compares the images of a batch.
         threads: of the loader; None for one a core.
         device: "auto", "cpu", "gpu" or "npu".
         npu: how an NPU runs.
         storage: how URLs are reached and where copies are kept.
         records: fields of `RecordOptions` that differ from how the run reads its records.
-        pipeline: how an image becomes views, or the name of a preset; None for the recipe's.
+        pipeline: how an image becomes views, or the name of a preset; None for the recipe's. The
+            result of another one is not written.
 
     With `on_error="skip"`, records that cannot be used are left out: they count neither as images
     nor in the means.
@@ -70,7 +72,10 @@ class Evaluation:
         self._split = split or recipe.eval_split
         self._pipeline = pipeline
         task = tasks.build(recipe)
-        views = presets.find(pipeline or recipe.eval_pipeline or recipe.pipeline)
+        if pipeline is None:
+            views = Pipeline(recipe.eval_pipeline or recipe.pipeline)
+        else:
+            views = presets.find(pipeline)
         task.check(views)
         # Where a task is evaluated on random views, they are the same ones each time.
         reading = RecordOptions(**{**config.features, **(records or {})})
@@ -115,6 +120,8 @@ class Evaluation:
         if self._pipeline is not None:
             about["pipeline"] = self._pipeline
         result = {**about, **left_out(self._loader, images), **means}
+        if self._pipeline is not None:
+            return result
         stem = os.path.join(self._workdir, f"eval-{self._split}")
         write_text(f"{stem}.json", json.dumps(result, indent=2) + "\n")
         lines = [line for line in read_lines(f"{stem}.jsonl") if line["step"] != step]

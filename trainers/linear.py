@@ -91,7 +91,7 @@ def linear_eval(
     module_contents = contents(module_folder) if cache else {}
     run = copy_of(options.workdir, options.storage, "train")
     representation = Representation(module_folder)
-    frozen = FrozenFeatures(representation, recipe, pipeline, end_points)
+    frozen = FrozenFeatures(representation, recipe, pipeline, end_points, options.npu)
     extracting = {"training": False, "shuffle": False, "drop_remainder": False}
     splits = {"train": recipe.train_split, "eval": recipe.eval_split}
     records = {
@@ -121,6 +121,7 @@ def linear_eval(
             "contents": module_contents,
             "pipeline": recipe.pipeline,
             "dct": recipe.dct,
+            # Not "pooling" as in earlier versions, which pooled to other sizes.
             "pooled": [recipe.pooling, recipe.max_features, recipe.combine_patches],
             "end_points": list(frozen.sizes),
             "paths": [redacted(path) for path in records[name].paths],

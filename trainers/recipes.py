@@ -32,7 +32,9 @@ class Recipe:
     task: str = _field("the pretext task")
     pipeline: str = _field("how an image becomes views, as step(args)|step(args)|…")
     batch_size: int = _field("images a step")
-    eval_batch_size: int = _field("images a step of evaluation; the result does not depend on it")
+    eval_batch_size: int = _field(
+        "images a step of evaluation; only exemplar's result depends on it"
+    )
     epochs: float = _field("passes over the training split, may be fractional")
 
     train_split: str = _field("train, val, trainval or test", default="train")
@@ -83,7 +85,9 @@ class Recipe:
         "of end points to max_features: adaptive_max, adaptive_avg, max or avg (linear)",
         default="adaptive_max",
     )
-    max_features: int = _field("of an end point; pooling comes close to it (linear)", default=9000)
+    max_features: int = _field(
+        "features of an end point; adaptive pooling may exceed it (linear)", default=9000
+    )
     hidden_units: int = _field("of a head; 0 for a linear one (linear)", default=0)
     combine_patches: str = _field(
         "an image's patches: avg_pool, max_pool or concat (linear)", default="avg_pool"

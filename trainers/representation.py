@@ -12,6 +12,7 @@ from pretexture.loader import Pipeline
 from . import models, sessions
 from .export import PREFIX, ExportError, read_description
 from .layers import Scope
+from .npu_options import DEFAULTS, NpuOptions
 from .recipes import LINEAR_EVAL, Recipe
 
 _NETWORK = ("architecture", "mode", "filters_factor", "last_relu", "small_root", "patch_strides")
@@ -81,6 +82,7 @@ class FrozenFeatures:
         recipe: how maps become features; see `features`.
         pipeline: makes the views that the network is shown.
         end_points: which ones; () for all.
+        npu: how an NPU computes `compute`.
 
     Attributes:
         sizes: of the features, by end point.
@@ -95,6 +97,7 @@ class FrozenFeatures:
         recipe: Recipe,
         pipeline: Pipeline,
         end_points: Sequence[str] = (),
+        npu: NpuOptions = DEFAULTS,
     ):
         _check_views(representation, pipeline)
         unknown = set(end_points) - set(representation.end_points)
@@ -109,7 +112,8 @@ class FrozenFeatures:
         # A graph cannot use another one's variables: there each has a network of its own.
         self._network = representation.network() if tf.executing_eagerly() else None
         plan = pipeline.compile(training=False)
-        self._compiled = _Compiled(self._join, [None, *plan.views, plan.height, plan.width, 3])
+        shape = [None, *plan.views, plan.height, plan.width, 3]
+        self._compiled = _Compiled(self._join, shape, npu)
         self.sizes: Dict[str, int] = dict(self._sizes)
 
     def features(self, image: tf.Tensor) -> Dict[str, tf.Tensor]:
@@ -137,9 +141,16 @@ class _Compiled:
     Args:
         function: of one tensor, with a tensor as its result; traced at once.
         shape: of its argument.
+        npu: how an NPU runs it.
     """
 
-    def __init__(self, function: Callable[[tf.Tensor], tf.Tensor], shape: Sequence[Optional[int]]):
+    def __init__(
+        self,
+        function: Callable[[tf.Tensor], tf.Tensor],
+        shape: Sequence[Optional[int]],
+        npu: NpuOptions,
+    ):
+        self._npu = npu
         self._session: Any = None
         if tf.executing_eagerly():
             specification = tf.TensorSpec(shape, tf.float32)
@@ -155,7 +166,7 @@ class _Compiled:
         if tf.executing_eagerly():
             return self._function(tf.convert_to_tensor(argument)).numpy()
         if self._session is None:
-            self._session = sessions.on_device(self._argument.graph)
+            self._session = sessions.on_device(self._argument.graph, self._npu)
             self._session.run(self._initialize)
         return self._session.run(self._result, {self._argument: argument})
 

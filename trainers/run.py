@@ -10,7 +10,7 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple
 
 import numpy as np
 import tensorflow as tf
-from pretexture.loader import Loader, Pipeline, TFRecords, imagenet, presets
+from pretexture.loader import Loader, Pipeline, TFRecords, imagenet
 from pretexture.loader.printable import printable
 from pretexture.loader.redaction import redacted
 from pretexture.loader.remote import DEFAULT_STORAGE, Storage
@@ -117,7 +117,7 @@ def pretrain(
     pipeline = Pipeline(recipe.pipeline)
     task.check(pipeline)
     if recipe.eval_pipeline:
-        task.check(presets.find(recipe.eval_pipeline))
+        task.check(Pipeline(recipe.eval_pipeline))
     loader = Loader(
         imagenet(
             options.data,

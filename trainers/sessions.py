@@ -9,6 +9,8 @@ from typing import Any, Optional
 
 import tensorflow as tf
 
+from .npu_options import DEFAULTS, NpuOptions
+
 _BRIDGE = "npu_bridge.npu_init"
 
 
@@ -26,12 +28,18 @@ def on_host(graph: Optional[tf.Graph] = None) -> Any:
     return tf.compat.v1.Session(graph=graph, config=config)
 
 
-def on_device(graph: Optional[tf.Graph] = None) -> Any:
+def on_device(graph: Optional[tf.Graph] = None, npu: NpuOptions = DEFAULTS) -> Any:
     """A session on the NPU if `npu_bridge` is in use, otherwise on a GPU if there is one.
 
     Args:
         graph: the default one if None.
+        npu: its precision mode is that of an NPU.
     """
     bridge: Any = sys.modules.get(_BRIDGE)
-    config = bridge.npu_config_proto() if bridge else None
+    config = None
+    if bridge:
+        config = bridge.npu_config_proto()
+        for optimizer in config.graph_options.rewrite_options.custom_optimizers:
+            optimizer.parameter_map["use_off_line"].b = True
+            optimizer.parameter_map["precision_mode"].s = npu.precision_mode.encode()
     return tf.compat.v1.Session(graph=graph, config=config)

@@ -434,6 +434,27 @@ def test_crops_and_flips_are_distributed_as_on_the_native_backend(ramps):
 
 
 @needs_dali
+def test_the_fast_dct_is_the_native_backend_s(shards):
+    def pixels(**how):
+        with Loader(
+            TFRecords(shards), "crop(8)", 37, training=False, dtype="uint8", **how
+        ) as loader:
+            return next(iter(loader)).image.copy()
+
+    native, dali_ = (pixels(dct="fast", backend=name) for name in ("native", "dali"))
+    assert np.array_equal(native, dali_)
+    assert not np.array_equal(native, pixels())
+
+
+@needs_dali
+def test_what_dali_lacks_is_refused(shards):
+    with pytest.raises(PipelineError, match="DALI has no grey that wraps around"):
+        Loader(TFRecords(shards), "gray(wrap=True)|crop(8)", 4, backend="dali")
+    with pytest.raises(ValueError, match="dct='fast' is libjpeg's"):
+        Loader(TFRecords(shards), "crop(8)", 4, backend="dali", device="gpu", dct="fast")
+
+
+@needs_dali
 def test_colours_are_distributed_as_on_the_native_backend(write_shards, tmp_path):
     image = np.full((16, 16, 3), (150, 120, 90), np.uint8)
     encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 100])[1].tobytes()

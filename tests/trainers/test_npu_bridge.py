@@ -22,7 +22,7 @@ from pretexture.trainers.metrics import read_metrics  # noqa: E402
 from pretexture.trainers.npu_options import NpuOptions  # noqa: E402
 from pretexture.trainers.optimization import LossScale  # noqa: E402
 from pretexture.trainers.run import Options, pretrain  # noqa: E402
-from tensorflow.python.client import session as sessions  # noqa: E402
+from tensorflow.python.client.session import BaseSession  # noqa: E402
 
 if not tf.__version__.startswith("1.15"):
     pytest.skip("npu_bridge is for TensorFlow 1.15", allow_module_level=True)
@@ -44,7 +44,7 @@ def calls(monkeypatch):
     """The stand-in is installed; the list of what it is asked for, as (name, arguments)."""
     monkeypatch.syspath_prepend(several.PLUGINS)
     # The plugin changes what a session is.
-    monkeypatch.setattr(sessions.BaseSession, "__init__", sessions.BaseSession.__init__)
+    monkeypatch.setattr(BaseSession, "__init__", BaseSession.__init__)
     import calls
 
     del calls.CALLS[:]
@@ -120,6 +120,21 @@ def test_a_session_says_whether_it_is_on_the_npu(shards, tmp_path, calls):
     # A run from steps=0, one of two steps, an evaluation: their Estimators' are on the device.
     assert sum(session["on_npu"] for session in made) == len(_asked(calls, "graph"))
     assert sum(not session["on_npu"] for session in made) >= 2  # that write checkpoints
+
+
+def test_features_are_computed_in_the_precision_asked_for(calls):
+    from npu_bridge import npu_init  # noqa: F401
+    from pretexture.trainers import sessions
+
+    with tf.Graph().as_default() as graph:
+        two = tf.constant(1.0) + 1.0
+    with sessions.on_device(graph, FULL) as session:
+        assert session.run(two) == 2
+    with sessions.on_host(graph) as session:
+        assert session.run(two) == 2
+    device, host = _asked(calls, "session")
+    assert device["on_npu"] and device["precision_modes"] == ["must_keep_origin_dtype"]
+    assert not host["on_npu"] and not host["by_default"]
 
 
 def test_a_job_s_own_checkpoint_is_not_started_from(shards, tmp_path, calls, monkeypatch):

@@ -110,8 +110,14 @@ def test_the_port_to_npu_is_as_it_says_and_as_its_code_is():
     assert (stated.batch_size, stated.eval_batch_size, stated.decay_epochs) == (128, 32, ())
     shown = stated.eval_pipeline
     assert shown == "resize_small(256)|crop(224)|normalize('imagenet')"
-    assert Pipeline(stated.pipeline).steps[-1] == Pipeline(shown).steps[-1]
+    assert stated.representation_pipeline == shown
+    assert stated.pipeline == (
+        "inception_crop(aspect=(0.75, 1.33), last_position=False)|resize(224, coords='tf1')"
+        "|flip|normalize('imagenet')"
+    )
     assert (code.batch_size, code.decay_epochs) == (128, ())
+    assert (stated.dct, code.dct) == ("fast", "fast")
+    assert code.representation_pipeline == str(presets.EVAL)
     assert code.pipeline == RECIPES["supervised-paper"].pipeline and not code.eval_pipeline
 
 

@@ -227,6 +227,8 @@ def test_evaluation_may_see_images_differently(shards, tmp_path):
     whole = _mean_loss(shards, tmp_path, recipe, recipe.pipeline)
     assert loss(recipe.pipeline) == pytest.approx(whole, rel=1e-5) != loss()
     assert np.isfinite(loss("Rotation"))  # a preset
+    written = json.loads((tmp_path / "eval-test.json").read_text())
+    assert written == evaluate(str(tmp_path), shards, "test", device="cpu")
     with pytest.raises(ValueError, match="rotation needs 4 views of an image"):
         loss("resize(12)")
     with pytest.raises(ValueError, match="rotation needs 4 views of an image"):

@@ -31,8 +31,10 @@ def _session(self, target="", graph=None, config=None):
     kept = tf.compat.v1.ConfigProto()
     kept.CopyFrom(config or kept)
     optimizers = kept.graph_options.rewrite_options.custom_optimizers
-    chosen = [each.parameter_map["use_off_line"].b for each in optimizers if each.name == _NAME]
-    record("session", on_npu=all(chosen), by_default=not chosen)
+    npu = [each.parameter_map for each in optimizers if each.name == _NAME]
+    chosen = [parameters["use_off_line"].b for parameters in npu]
+    modes = [parameters["precision_mode"].s.decode() for parameters in npu]
+    record("session", on_npu=all(chosen), by_default=not chosen, precision_modes=modes)
     del optimizers[:]  # which this TensorFlow does not know
     _make_session(self, target, graph, kept)
 
