@@ -52,6 +52,7 @@ def test_a_run_and_its_checkpoint_as_if_published_give_the_same(run, tmp_path, c
             "last_relu": True,
             "patch_strides": False,
             "representation_pipeline": "resize(32)",
+            "pipeline": "resize(32)",  # the size that the kernels tell
         }
 
 
