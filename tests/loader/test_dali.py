@@ -530,7 +530,7 @@ def test_the_graph_for_a_gpu_ends_there(text):
     for dtype, layout in (("float32", "NHWC"), ("float16", "NCHW"), ("uint8", "NCHW")):
         options = dict.fromkeys(("shuffle", "drop_remainder", "run_ahead", "skip_errors"), True)
         options.update(batch_size=4, seed=0, shard=(0, 1), threads=1, prefetch=2, device="gpu:1")
-        options.update(dtype=dtype, layout=layout, max_pixels=10**8)
+        options.update(dtype=dtype, layout=layout, max_pixels=10**8, fast_dct=False)
         config = backends.Config(Pipeline(text).compile(True), **options)
         graph = backend._Graph(config, Planner(config.plan, 0))
         pipeline = graph._pipeline(4, 2)

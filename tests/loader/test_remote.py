@@ -157,7 +157,7 @@ def test_the_reader_of_whole_batches_reads_them(s3, shards, tmp_path):
     """Which the backend dali is made of."""
     options = dict.fromkeys(("drop_remainder", "run_ahead", "skip_errors"), True)
     options.update(batch_size=5, seed=3, shuffle=True, shard=(0, 1), threads=2, prefetch=1)
-    options.update(dtype="float32", layout="NHWC", device="cpu", max_pixels=10**8)
+    options.update(dtype="float32", layout="NHWC", device="cpu", max_pixels=10**8, fast_dct=False)
     config = backends.Config(Pipeline(PIPELINE).compile(True), **options)
     found = {}
     remote_records = _open(s3, s3.put(shards), tmp_path)
