@@ -55,8 +55,8 @@ class Crop:
 class InceptionCrop:
     """A random window with relative `area` and `aspect` (width / height) in the given ranges.
 
-    Without `last_position` it lies at the bottom or the right edge only where it is as high or as
-    wide as the image.
+    Without `last_position` it touches the bottom or the right edge only if it is as high or as wide
+    as the image.
     """
 
     stream: int

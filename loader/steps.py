@@ -244,7 +244,7 @@ class Gray(Step):
     Args:
         p: the probability.
         wrap: as TensorFlow computes the mean of bytes, `(R + G + B) % 256 // 3`: [200, 201, 202]
-            becomes 30. Only where nothing has resized, split or coloured the image.
+            becomes 30. It must come before what resizes, splits or colours the image.
     """
 
     name: ClassVar[str] = "gray"

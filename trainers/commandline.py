@@ -410,7 +410,7 @@ def place(text: str) -> str:
 
 
 def local(text: str) -> str:
-    """A path on this machine, in which `~` is expanded: where a URL is of no use."""
+    """A path on this machine, in which `~` is expanded; URLs are refused."""
     if is_url(text):
         raise argparse.ArgumentTypeError(f"must be a path on this machine, not {redacted(text)}")
     return place(text)

@@ -166,8 +166,8 @@ def state(
     """An optimiser's variables, under the names that they have in the published code.
 
     That is `module/conv2d/kernel/Momentum`, or `/Adam` and `/Adam_1` with `beta1_power` and
-    `beta2_power`. The names that TensorFlow gives them differ with where the update was built: in
-    the condition of a loss scale they are `cond/beta1_power`, and several optimisers are numbered.
+    `beta2_power`. TensorFlow's own names depend on the place in the graph: within the condition of
+    a loss scale they are `cond/beta1_power`, and several optimisers are numbered.
 
     Args:
         optimizer: after its first update has been built.

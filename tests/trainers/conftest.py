@@ -33,7 +33,7 @@ def shards(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="session")
 def bfloat16() -> None:
-    """Skips a test where TensorFlow has no convolutions of bfloat16."""
+    """Skips a test if TensorFlow has no convolutions of bfloat16."""
     import tensorflow as tf
 
     if tuple(map(int, tf.__version__.split(".")[:2])) < (2, 12):

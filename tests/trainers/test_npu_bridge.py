@@ -11,8 +11,8 @@ import pytest
 
 tf = pytest.importorskip("tensorflow")
 
+import resumed  # noqa: E402
 import several  # noqa: E402
-import taken_up  # noqa: E402
 import tiny  # noqa: E402
 from device_rules import broken  # noqa: E402
 from learned import learned, wait_for_step  # noqa: E402
@@ -78,7 +78,7 @@ def test_steps_are_made_by_an_npu_estimator_as_the_options_say(shards, tmp_path,
         dump_steps="0|5",
         dump_mode="all",
     )
-    # The stand-in fails where the folders are not there, as the plugin ends the process.
+    # The stand-in fails if the folders are missing, as the plugin ends the process.
     _train(shards, tmp_path / "run", steps=2, npu=npu)
     (config,) = _asked(calls, "NPURunConfig")
     options = config.pop("profiling_options")
@@ -228,14 +228,14 @@ def test_a_step_that_overflows_is_left_out_and_halves_the_scale(
     assert not first["module/conv2d/kernel/Momentum"].any() and last["good_steps"] == 0
 
 
-@pytest.mark.parametrize("optimizer,loss_scale", taken_up.KINDS)
-def test_every_optimizer_is_taken_up_again(shards, tmp_path, calls, optimizer, loss_scale):
+@pytest.mark.parametrize("optimizer,loss_scale", resumed.KINDS)
+def test_every_optimizer_resumes(shards, tmp_path, calls, optimizer, loss_scale):
     recipe = dataclasses.replace(RECIPE, optimizer=optimizer, loss_scale=loss_scale or 0.0, lr=0.1)
     npu = FULL if loss_scale is None else NpuOptions()
-    for folder, steps in (("whole", 6), ("parts", taken_up.BEFORE), ("parts", 6)):
+    for folder, steps in (("whole", 6), ("parts", resumed.BEFORE), ("parts", 6)):
         _train(shards, tmp_path / folder, recipe, steps=steps, npu=npu)
     assert learned(tmp_path / "parts") == learned(tmp_path / "whole")
-    taken_up.assert_powers(tmp_path / "parts", optimizer)
+    resumed.assert_powers(tmp_path / "parts", optimizer)
 
 
 @pytest.mark.parametrize("lacking", ["beta1_power", "module/conv2d/kernel/Adam_1"])

@@ -13,8 +13,8 @@ import pytest
 
 tf = pytest.importorskip("tensorflow")
 
+import resumed  # noqa: E402
 import several  # noqa: E402
-import taken_up  # noqa: E402
 import tiny  # noqa: E402
 from device_rules import broken  # noqa: E402
 from learned import learned, wait_for_step  # noqa: E402
@@ -66,7 +66,7 @@ def test_the_device_is_opened_first_as_the_options_say(shards, tmp_path):
     profiles, dumps = str(tmp_path / "made" / "profiles"), str(tmp_path / "made" / "dumps")
     flags = ["--precision-mode", "allow_mix_precision", "--profiling-dir", profiles]
     flags += ["--dump-dir", dumps, "--dump-steps", "0|5", "--dump-mode", "all"]
-    # The stand-in fails where TensorFlow was used before, and where the folders are not there.
+    # The stand-in fails if TensorFlow was used before, or if the folders are missing.
     status, output, asked = _run(shards, tmp_path / "run", *flags, "--steps", "2")
     assert status == 0, output
     assert "device    Ascend NPU, allow_mix_precision, TensorFlow 2.6.5" in output
@@ -100,8 +100,8 @@ def plugin(monkeypatch):
     return npu_device
 
 
-@pytest.mark.parametrize("optimizer,loss_scale", taken_up.KINDS)
-def test_every_optimizer_is_taken_up_again(tmp_path, plugin, optimizer, loss_scale):
+@pytest.mark.parametrize("optimizer,loss_scale", resumed.KINDS)
+def test_every_optimizer_resumes(tmp_path, plugin, optimizer, loss_scale):
     recipe = dataclasses.replace(
         tiny.ROTATION, optimizer=optimizer, loss_scale=loss_scale or 0.0, lr=0.1
     )
@@ -111,7 +111,7 @@ def test_every_optimizer_is_taken_up_again(tmp_path, plugin, optimizer, loss_sca
     def engine():
         return tf2.Engine(recipe, tasks.build(recipe), tiny.specification(6), 6, 0, place)
 
-    taken_up.assert_taken_up(engine, tmp_path, optimizer)
+    resumed.assert_resumes(engine, tmp_path, optimizer)
 
 
 def test_the_graph_that_goes_to_the_device_breaks_no_rule(plugin):

@@ -6,7 +6,7 @@ import pytest
 
 tf = pytest.importorskip("tensorflow")
 
-import taken_up  # noqa: E402
+import resumed  # noqa: E402
 import tiny  # noqa: E402
 from learned import learned  # noqa: E402
 from pretexture.trainers import optimization, tasks  # noqa: E402
@@ -182,8 +182,8 @@ def test_the_scale_is_part_of_the_checkpoint(half, tmp_path):
 
 
 @pytest.mark.parametrize("strategy", [False, True])
-@pytest.mark.parametrize("optimizer,loss_scale", taken_up.KINDS)
-def test_every_optimizer_is_taken_up_again(tmp_path, optimizer, loss_scale, strategy):
+@pytest.mark.parametrize("optimizer,loss_scale", resumed.KINDS)
+def test_every_optimizer_resumes(tmp_path, optimizer, loss_scale, strategy):
     recipe = dataclasses.replace(RECIPE, optimizer=optimizer, loss_scale=loss_scale or 0.0, lr=0.1)
     place = Strategy(tf.distribute.MirroredStrategy(["CPU:0"]), "CPU") if strategy else Place()
     scaled = loss_scale is not None
@@ -192,4 +192,4 @@ def test_every_optimizer_is_taken_up_again(tmp_path, optimizer, loss_scale, stra
     def engine():
         return tf2.Engine(recipe, tasks.build(recipe), tiny.specification(6), 6, 0, place)
 
-    taken_up.assert_taken_up(engine, tmp_path, optimizer)
+    resumed.assert_resumes(engine, tmp_path, optimizer)

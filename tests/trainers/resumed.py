@@ -1,4 +1,4 @@
-"""Training that is stopped and taken up again, by every optimiser and kind of loss scale."""
+"""Training that is stopped and resumed, by every optimiser and kind of loss scale."""
 
 import itertools
 
@@ -22,7 +22,7 @@ def assert_powers(folder, optimizer):
         assert abs(value - expected[name]) < 1e-6
 
 
-def assert_taken_up(engine, folder, optimizer):
+def assert_resumes(engine, folder, optimizer):
     """An engine trains as if it had not been stopped, and wants all of its optimiser's variables.
 
     Args:
