@@ -230,8 +230,8 @@ def combine(x: tf.Tensor, recipe: Recipe) -> tf.Tensor:
 def pool(x: tf.Tensor, mode: str, target: int) -> tf.Tensor:
     """Pools height and width of a map that has more than `target` values.
 
-    After `adaptive_pool` in utils.py of the published code. If a map cannot be cut evenly, that code
-    draws in each step which parts are larger; here the cuts are always the same.
+    After `adaptive_pool` in utils.py of the published code. If a map cannot be cut evenly, it draws
+    which parts are larger in each step; here the cuts are always the same.
 
     Args:
         x: float32 [N, H, W, C].
