@@ -276,6 +276,8 @@ class _Graph:
     """
 
     def __init__(self, config: Config, planner: Planner):
+        if config.fast_dct and config.device != "cpu":
+            raise ValueError("dct='fast' is libjpeg's, which decodes on a CPU only")
         self._config, self._planner = config, planner
         # What is the same in all batches is taken from one that is drawn for an image at random.
         views = planner.draw([512], [512], [0], 0)
@@ -289,9 +291,6 @@ class _Graph:
                     f"{step_of(op)}: an image has {self._views} views, and DALI stacks at most "
                     f"{MAX_VIEWS}"
                 )
-        if config.fast_dct and config.device != "cpu":
-            raise ValueError("dct='fast' is libjpeg's, which decodes on a CPU only")
-        for op in config.plan.ops:
             if isinstance(op, ops.Gray) and op.wrap:
                 raise PipelineError(f"{step_of(op)}: DALI has no grey that wraps around")
 

@@ -128,7 +128,7 @@ def _fail(number: int, step: str, reason: str) -> NoReturn:
 
 
 # What leaves an image's bytes as they were decoded.
-_CUTS = (ops.Crop, ops.InceptionCrop, ops.CentralFraction, ops.Flip)
+_KEEPS_BYTES = (ops.Crop, ops.InceptionCrop, ops.CentralFraction, ops.Flip)
 
 
 class _Checker:
@@ -184,7 +184,7 @@ class _Checker:
         if (
             isinstance(op, ops.Gray)
             and op.wrap
-            and not all(isinstance(o, _CUTS) for o in self._ops)
+            and not all(isinstance(o, _KEEPS_BYTES) for o in self._ops)
         ):
             return "wrap=True is of bytes: it must come before what resizes, splits or colours"
         if isinstance(op, (ops.Gray, ops.Distort)) and (self._normalized or self._standardized):

@@ -117,11 +117,9 @@ class Evaluation:
         self._loader.load_state_dict({**self._loader.state_dict(), "epoch": 0, "batch": 0})
         images, means = measure(self._engine, self._loader)
         about = {"step": step, "data": redacted(self._data), "split": self._split, "images": images}
-        if self._pipeline is not None:
-            about["pipeline"] = self._pipeline
         result = {**about, **left_out(self._loader, images), **means}
         if self._pipeline is not None:
-            return result
+            return {**result, "pipeline": self._pipeline}
         stem = os.path.join(self._workdir, f"eval-{self._split}")
         write_text(f"{stem}.json", json.dumps(result, indent=2) + "\n")
         lines = [line for line in read_lines(f"{stem}.jsonl") if line["step"] != step]

@@ -69,10 +69,10 @@ class Recipe:
     representation_pipeline: str = _field(
         "how an image becomes what linear evaluation shows the network", default=str(presets.EVAL)
     )
-
     dct: str = _field(
         "how JPEGs are decoded: accurate, or fast as TensorFlow does it", default="accurate"
     )
+
     num_classes: int = _field("class labels of the data (supervised)", default=1000)
     embed_dim: int = _field("length of an embedding (exemplar, patches)", default=1000)
     margin: float = _field("of the triplet loss (exemplar)", default=0.5)
@@ -155,7 +155,6 @@ SUPERVISED = Recipe(
     epochs=90.0,
     decay_epochs=(30.0, 60.0, 80.0),
 )
-
 
 ROTATION = Recipe(
     task="rotation",

@@ -177,6 +177,18 @@ def test_evaluation_on_images_that_were_trained_on_is_warned_of(shards, tmp_path
     assert "warning" not in capsys.readouterr().err
 
 
+def _by_hand(shards, folder, step, recipe, pipeline):
+    """The means of loss and accuracy, from one image at a time, without padding."""
+    task = tasks.build(recipe)
+    weights = tf.train.load_checkpoint(str(folder / f"model.ckpt-{step}"))
+    with Loader(imagenet(shards, "test"), pipeline, 1, training=False) as loader:
+        image = loader.element_spec.image.shape[-3:]
+        model = task.model(recipe, Scope(values=weights.get_tensor), image, tf.float32)
+        loss = compiled(lambda *batch: task.loss(model, tasks.Batch(*batch), training=False))
+        values = [loss(*batch) for batch in loader]
+    return {name: np.mean([v[name][0] for v in values]) for name in ("loss", "accuracy")}
+
+
 @pytest.mark.parametrize("recipe", [tiny.ROTATION, tiny.JIGSAW], ids=["rotation", "jigsaw"])
 def test_evaluation_counts_every_image_once_whatever_the_batch_size(shards, tmp_path, recipe):
     _train(shards, tmp_path, recipe, steps=6)
@@ -189,28 +201,9 @@ def test_evaluation_counts_every_image_once_whatever_the_batch_size(shards, tmp_
         assert result["accuracy"] == pytest.approx(results[1]["accuracy"], abs=1e-7)
     assert json.loads((tmp_path / "eval-test.json").read_text()) == results[20]
 
-    # By hand: one image at a time, without padding.
-    task = tasks.build(recipe)
-    weights = tf.train.load_checkpoint(str(tmp_path / "model.ckpt-6"))
-    with Loader(imagenet(shards, "test"), recipe.pipeline, 1, training=False) as loader:
-        image = loader.element_spec.image.shape[-3:]
-        model = task.model(recipe, Scope(values=weights.get_tensor), image, tf.float32)
-        loss = compiled(lambda *batch: task.loss(model, tasks.Batch(*batch), training=False))
-        values = [loss(*batch) for batch in loader]
+    by_hand = _by_hand(shards, tmp_path, 6, recipe, recipe.pipeline)
     for name in ("loss", "accuracy"):
-        by_hand = np.mean([value[name][0] for value in values])
-        assert results[5][name] == pytest.approx(by_hand, rel=1e-6)
-
-
-def _mean_loss(shards, folder, recipe, pipeline):
-    """By hand: one image at a time."""
-    task = tasks.build(recipe)
-    weights = tf.train.load_checkpoint(str(folder / "model.ckpt-2"))
-    with Loader(imagenet(shards, "test"), pipeline, 1, training=False) as loader:
-        image = loader.element_spec.image.shape[-3:]
-        model = task.model(recipe, Scope(values=weights.get_tensor), image, tf.float32)
-        loss = compiled(lambda *batch: task.loss(model, tasks.Batch(*batch), training=False))
-        return np.mean([loss(*batch)["loss"][0] for batch in loader])
+        assert results[5][name] == pytest.approx(by_hand[name], rel=1e-6)
 
 
 def test_evaluation_may_see_images_differently(shards, tmp_path):
@@ -223,8 +216,10 @@ def test_evaluation_may_see_images_differently(shards, tmp_path):
         assert found.get("pipeline") == pipeline
         return found["loss"]
 
-    assert loss() == pytest.approx(_mean_loss(shards, tmp_path, recipe, small), rel=1e-5)
-    whole = _mean_loss(shards, tmp_path, recipe, recipe.pipeline)
+    smaller, whole = (
+        _by_hand(shards, tmp_path, 2, recipe, text)["loss"] for text in (small, recipe.pipeline)
+    )
+    assert loss() == pytest.approx(smaller, rel=1e-5)
     assert loss(recipe.pipeline) == pytest.approx(whole, rel=1e-5) != loss()
     assert np.isfinite(loss("Rotation"))  # a preset
     written = json.loads((tmp_path / "eval-test.json").read_text())
