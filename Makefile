@@ -110,10 +110,9 @@ lint: $(VENV)/dev
 	$(VENV)/bin/clang-format --dry-run -Werror csrc/*.h csrc/*.cc csrc/*.inc tests/csrc/*.h \
 	  tests/csrc/*.cc tests/fuzz/*.h tests/fuzz/*.cc
 	@mkdir -p build/lint/pretexture
-	@for p in loader permutations trainers; do ln -sfn ../../../$$p build/lint/pretexture/$$p; done
+	@for p in loader permutations scripts trainers; do ln -sfn ../../../$$p build/lint/pretexture/$$p; done
 	MYPYPATH=build/lint $(VENV)/bin/mypy -p pretexture.loader -p pretexture.permutations \
-	  -p pretexture.trainers
-	MYPYPATH=build/lint $(VENV)/bin/mypy scripts
+	  -p pretexture.trainers -p pretexture.scripts
 
 bench: $(VENV)/dev
 	$(VENV)/bin/python scripts/benchmark.py --data $(DATA)

@@ -11,11 +11,11 @@ for batch in loader:  # one epoch
 """
 
 from . import presets
+from .epoch.order import WindowShuffle
 from .errors import PipelineError, RecordError
+from .language.pipeline import Pipeline
 from .loader import ArraySpec, Batch, Loader, Stats
-from .order import WindowShuffle
-from .pipeline import Pipeline
-from .records import Record, TFRecords, imagenet
+from .shards.records import Record, TFRecords, imagenet
 
 __all__ = [
     "ArraySpec",

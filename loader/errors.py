@@ -2,8 +2,8 @@
 
 from typing import Optional
 
-from .printable import printable
-from .redaction import redacted
+from .console.printable import printable
+from .console.redaction import redacted
 
 
 class PipelineError(ValueError):

@@ -12,15 +12,16 @@ from typing import Any, Dict, Iterator, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
 
-from . import backends, processors
-from .arguments import choice, whole
+from .backends import base as backends
+from .console import processors
+from .console.arguments import choice, whole
+from .epoch.order import WindowShuffle
 from .errors import RecordError
-from .fetch_ahead import FetchAhead, Reading
-from .limits import MAX_PIXELS
-from .order import WindowShuffle
-from .pipeline import Pipeline
-from .records import Shards, TFRecords
-from .shard_cache import RemoteShards
+from .language.pipeline import Pipeline
+from .shards.cache import RemoteShards
+from .shards.fetch_ahead import FetchAhead, Reading
+from .shards.limits import MAX_PIXELS
+from .shards.records import Shards, TFRecords
 
 _log = logging.getLogger("pretexture.loader")
 
@@ -110,7 +111,7 @@ class Loader:
         dct: which of libjpeg's integer DCTs decodes JPEGs, "accurate" or "fast", TensorFlow's
             default. Their pixels differ by 1.1 grey levels on average, by 18 at most.
         backend: "native"; "reference", which is slow and written to be read; or "dali", NVIDIA DALI
-            (see `pretexture.loader.dali` for what differs).
+            (see `pretexture.loader.backends.dali.backend` for what differs).
         device: where "dali" makes the views: "cpu"; or "gpu" or "gpu:N", where the images stay.
 
     Raises: PipelineError, RecordError (a broken shard), ValueError (another argument), ImportError

@@ -2,7 +2,7 @@
 
 from typing import Dict
 
-from .pipeline import Pipeline
+from .language.pipeline import Pipeline
 
 SUPERVISED = Pipeline("inception(224)")
 ROTATION = Pipeline("inception(224)|rotate")

@@ -22,10 +22,11 @@ import tempfile
 from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import numpy as np
-from benchmarking import machine
-from benchmarking.rendering import BATCH_SIZE, PREFETCH
-from pretexture.loader import TFRecords, _core, presets, writer
-from pretexture.trainers import commandline
+from pretexture.loader import TFRecords, _core, presets
+from pretexture.loader.shards import writer
+from pretexture.scripts import flags as commandline
+from pretexture.scripts.benchmarking import machine
+from pretexture.scripts.benchmarking.rendering import BATCH_SIZE, PREFETCH
 
 KEPT = pathlib.Path(__file__).with_name("instructions.json")
 TOLERANCE = 0.03
@@ -136,7 +137,6 @@ def _instructions(shard: pathlib.Path, preset: str, batches: int) -> Count:
     out = shard.with_name(f"{preset}-{batches}.out")
     environment = {
         **os.environ,
-        "PYTHONPATH": str(pathlib.Path(__file__).resolve().parent),
         "PYTHONHASHSEED": "0",
         "PRETEXTURE_ISA": "avx2",
         "OPENBLAS_NUM_THREADS": "1",
@@ -144,7 +144,15 @@ def _instructions(shard: pathlib.Path, preset: str, batches: int) -> Count:
     }
     valgrind = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}"]
     process = subprocess.run(
-        [*valgrind, sys.executable, "-m", "benchmarking.rendering", shard, preset, str(batches)],
+        [
+            *valgrind,
+            sys.executable,
+            "-m",
+            "pretexture.scripts.benchmarking.rendering",
+            shard,
+            preset,
+            str(batches),
+        ],
         env=environment,
         capture_output=True,
         text=True,

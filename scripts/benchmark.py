@@ -14,13 +14,13 @@ import subprocess
 import sys
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-from benchmarking import chart, machine, report
-from benchmarking.jobs import CONTENDERS, OURS, TASKS, Job, Outcome
-from marked import replace_marked
 from pretexture.loader import imagenet, presets
-from pretexture.loader.paths import make_parent
-from pretexture.loader.remote import is_url
-from pretexture.trainers import commandline
+from pretexture.loader.console.paths import make_parent
+from pretexture.loader.shards.remote import is_url
+from pretexture.scripts import flags as commandline
+from pretexture.scripts.benchmarking import chart, machine, report
+from pretexture.scripts.benchmarking.jobs import CONTENDERS, OURS, TASKS, Job, Outcome
+from pretexture.scripts.marked import replace_marked
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
@@ -230,7 +230,6 @@ def _run_job(job: Job) -> Outcome:
     threads = str(job.threads)
     environment = {
         **os.environ,
-        "PYTHONPATH": os.path.dirname(os.path.abspath(__file__)),
         "OMP_NUM_THREADS": threads,
         "OPENBLAS_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
@@ -238,7 +237,12 @@ def _run_job(job: Job) -> Outcome:
         "CUDA_VISIBLE_DEVICES": "",
     }
     process = subprocess.run(
-        [sys.executable, "-m", "benchmarking.worker", json.dumps(dataclasses.asdict(job))],
+        [
+            sys.executable,
+            "-m",
+            "pretexture.scripts.benchmarking.worker",
+            json.dumps(dataclasses.asdict(job)),
+        ],
         env=environment,
         capture_output=True,
         text=True,

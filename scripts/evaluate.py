@@ -9,8 +9,8 @@ import argparse
 import sys
 from typing import Any, Dict, List, Optional
 
-from pretexture.loader.printable import printable
-from pretexture.trainers import commandline
+from pretexture.loader.console.printable import printable
+from pretexture.scripts import flags as commandline
 
 
 def main(arguments: Optional[List[str]] = None) -> int:

@@ -12,7 +12,7 @@ import argparse
 import sys
 from typing import Any, List, Optional, Tuple
 
-from pretexture.trainers import commandline
+from pretexture.scripts import flags as commandline
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
@@ -22,7 +22,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
     _check(parser, flags)
     with commandline.short_errors(flags.traceback):
         commandline.import_tensorflow()
-        from pretexture.trainers import export, frozen
+        from pretexture.trainers.exports import frozen
+        from pretexture.trainers.exports import saved_model as export
 
         source = _source(flags)
         print(f"wrote {export.write_saved_model(source, flags.out)}")
@@ -38,8 +39,9 @@ def main(arguments: Optional[List[str]] = None) -> int:
 
 
 def _source(flags: argparse.Namespace) -> Any:
-    from pretexture.trainers import export, published
-    from pretexture.trainers.remote_workdir import fetched
+    from pretexture.trainers.exports import published
+    from pretexture.trainers.exports import saved_model as export
+    from pretexture.trainers.runs.mirror import fetched
 
     if flags.workdir:
         workdir = fetched(flags.workdir, commandline.storage(flags), "export")

@@ -23,17 +23,11 @@ import sys
 import tempfile
 from typing import Dict, List, Optional, Tuple
 
-from pretexture.loader.json_text import parse_object
-from pretexture.trainers.commandline import (
-    add_traceback_flag,
-    count,
-    place,
-    short_errors,
-    whole,
-)
-from pretexture.trainers.environment import SECRET
-from pretexture.trainers.environment import secret as check_secret
-from processes import Group
+from pretexture.loader.console.json_text import parse_object
+from pretexture.scripts.flags import add_traceback_flag, count, place, short_errors, whole
+from pretexture.scripts.processes import Group
+from pretexture.trainers.engines.environment import SECRET
+from pretexture.trainers.engines.environment import secret as check_secret
 
 HCCN = "/etc/hccn.conf"
 DEFAULT_PORT = 29500

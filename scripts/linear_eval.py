@@ -12,10 +12,10 @@ import os
 import sys
 from typing import List, Optional
 
-from pretexture.loader.printable import printable
-from pretexture.loader.redaction import redacted
-from pretexture.loader.remote import join
-from pretexture.trainers import commandline
+from pretexture.loader.console.printable import printable
+from pretexture.loader.console.redaction import redacted
+from pretexture.loader.shards.remote import join
+from pretexture.scripts import flags as commandline
 from pretexture.trainers.recipes import LINEAR_EVAL, LINEAR_EVAL_PAPER
 
 CHART = "results.png"
@@ -29,9 +29,9 @@ def main(arguments: Optional[List[str]] = None) -> int:
         parser.error("argument --ray: needs --cache, as what is spread over a cluster is features")
     with commandline.short_errors(flags.traceback, flags.on_error):
         commandline.import_tensorflow()
-        from pretexture.trainers import linear
-        from pretexture.trainers.remote_workdir import fetched, open_workdir
-        from pretexture.trainers.representation import Representation
+        from pretexture.trainers.runs.mirror import fetched, open_workdir
+        from pretexture.trainers.transfer import linear
+        from pretexture.trainers.transfer.representation import Representation
 
         options = commandline.run_options(flags)
         network = Representation(fetched(flags.module, options.storage, "module"))
@@ -45,7 +45,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
             return commandline.interrupted(outcome)
         print("\n".join(linear.table(outcome)))
         try:
-            from charts import accuracy_bars
+            from pretexture.scripts.charts import accuracy_bars
         except ImportError as error:
             print(f"no chart: {error}; pip install 'pretexture[demo]'", file=sys.stderr)
             return 0

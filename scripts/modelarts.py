@@ -20,21 +20,15 @@ import sys
 import tempfile
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-import pretrain
-from pretexture.loader.json_text import parse_object
-from pretexture.loader.redaction import redacted
-from pretexture.loader.remote import join
-from pretexture.trainers import commandline, environment
-from pretexture.trainers.files import digest, write_text
+from pretexture.loader.console.files import digest, write_text
+from pretexture.loader.console.json_text import parse_object
+from pretexture.loader.console.redaction import redacted
+from pretexture.loader.shards.remote import join
+from pretexture.scripts import flags as commandline
+from pretexture.scripts import pretrain
+from pretexture.trainers.engines import environment
 from pretexture.trainers.recipes import RECIPES
-from pretexture.trainers.remote_workdir import (
-    LocalWorkdir,
-    files_in,
-    ordered,
-    read_notes,
-    title,
-    turn,
-)
+from pretexture.trainers.runs.mirror import LocalWorkdir, files_in, ordered, read_notes, title, turn
 
 # What the platform adds to a job's arguments.
 PLATFORM = ("init_method", "num_gpus", "rank", "world_size")

@@ -9,11 +9,11 @@ import os
 import sys
 from typing import Any, Dict, List, Optional, Sequence
 
-from pretexture.loader.paths import make_parent
-from pretexture.loader.remote import Storage, is_url, join
-from pretexture.trainers import commandline
-from pretexture.trainers.metrics import METRICS, SKIPPED, TIMINGS, read_metrics
-from pretexture.trainers.remote_workdir import fetched
+from pretexture.loader.console.paths import make_parent
+from pretexture.loader.shards.remote import Storage, is_url, join
+from pretexture.scripts import flags as commandline
+from pretexture.trainers.runs.metrics import METRICS, SKIPPED, TIMINGS, read_metrics
+from pretexture.trainers.runs.mirror import fetched
 
 CURVES = "curves.png"
 

@@ -23,20 +23,18 @@ import sys
 import time
 from typing import Any, Callable, ContextManager, Dict, Iterator, List, Optional, Set
 
-from pretexture.loader.json_text import parse_object
-from pretexture.loader.limits import MAX_PIXELS
-from pretexture.loader.printable import printable
-from pretexture.trainers.commandline import add_ray_flag, add_traceback_flag, short_errors, whole
-from pretexture.trainers.files import write_text
-from pretexture.trainers.interrupt import Interrupt
-from pretexture.trainers.progress import Bar
+from pretexture.loader.console.files import write_text
+from pretexture.loader.console.interrupt import Interrupt
+from pretexture.loader.console.json_text import parse_object
+from pretexture.loader.console.printable import printable
+from pretexture.loader.console.progress import Bar
+from pretexture.loader.shards.limits import MAX_PIXELS
+from pretexture.scripts.flags import add_ray_flag, add_traceback_flag, short_errors, whole
 
 try:
-    import conversion
-    import demo_images
-    import image_folder
-    from conversion import Progress, Shard, Spread, Written
-    from image_folder import Entry, Found
+    from pretexture.loader.prepare import conversion, demo_images, image_folder
+    from pretexture.loader.prepare.conversion import Progress, Shard, Spread, Written
+    from pretexture.loader.prepare.image_folder import Entry, Found
 except ImportError as error:  # Pillow or protobuf
     sys.exit(f"error: {error}; pip install 'pretexture[demo]'")
 

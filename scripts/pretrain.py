@@ -9,9 +9,9 @@ import argparse
 import sys
 from typing import Any, List, Optional
 
-from pretexture.loader.printable import printable
-from pretexture.loader.redaction import redacted
-from pretexture.trainers import commandline
+from pretexture.loader.console.printable import printable
+from pretexture.loader.console.redaction import redacted
+from pretexture.scripts import flags as commandline
 from pretexture.trainers.recipes import RECIPES
 
 

@@ -17,13 +17,14 @@ import sys
 from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
-from pretexture.loader import Loader, Pipeline, TFRecords, _core, imagenet, ops, presets
-from pretexture.loader.json_text import parse_object
-from pretexture.loader.paths import make_parent
-from pretexture.loader.pipeline import Plan
-from pretexture.loader.records import DATASET
-from pretexture.loader.remote import Remote, Storage, is_url, join
-from pretexture.trainers.commandline import (
+from pretexture.loader import Loader, Pipeline, TFRecords, _core, imagenet, presets
+from pretexture.loader.console.json_text import parse_object
+from pretexture.loader.console.paths import make_parent
+from pretexture.loader.language import ops
+from pretexture.loader.language.pipeline import Plan
+from pretexture.loader.shards.records import DATASET
+from pretexture.loader.shards.remote import Remote, Storage, is_url, join
+from pretexture.scripts.flags import (
     add_storage_flags,
     add_traceback_flag,
     local,

@@ -17,10 +17,10 @@ import sys
 from typing import Any, Dict, List, Optional, Sequence
 
 import numpy as np
-from charts import accuracy_bars
-from marked import replace_marked
-from pretexture.loader.json_text import parse_object
-from pretexture.trainers import commandline
+from pretexture.loader.console.json_text import parse_object
+from pretexture.scripts import flags as commandline
+from pretexture.scripts.charts import accuracy_bars
+from pretexture.scripts.marked import replace_marked
 
 SCRIPTS = os.path.dirname(os.path.abspath(__file__))
 

@@ -53,7 +53,7 @@ def images():
 @pytest.fixture(scope="session")
 def write_shards():
     """write_shards(folder, images, shards=1, name="train"): labels are 1, 2, …; returns paths."""
-    writer = pytest.importorskip("pretexture.loader.writer")
+    writer = pytest.importorskip("pretexture.loader.shards.writer")
 
     def write(folder, images, shards=1, name="train"):
         paths = [os.path.join(str(folder), f"{name}-{i:05}-of-{shards:05}") for i in range(shards)]
@@ -139,6 +139,6 @@ def s3(s3_server, s3_proxy, aws):
 @pytest.fixture
 def short_pauses(monkeypatch):
     """Makes what fails be tried again at once."""
-    from pretexture.loader import remote
+    from pretexture.loader.shards import remote
 
     monkeypatch.setattr(remote, "FIRST_PAUSE", 0.001)

@@ -8,22 +8,22 @@ import time
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Set, Tuple
 
 from pretexture.loader import Loader, Pipeline, imagenet, presets
-from pretexture.loader.printable import printable
-from pretexture.loader.redaction import redacted
-from pretexture.loader.remote import DEFAULT_STORAGE, FetchError, Storage
+from pretexture.loader.console.files import write_text
+from pretexture.loader.console.printable import printable
+from pretexture.loader.console.progress import Bar
+from pretexture.loader.console.redaction import redacted
+from pretexture.loader.shards.remote import DEFAULT_STORAGE, FetchError, Storage
 
 from . import engines, tasks
-from .checkpoints import CheckpointError, Checkpoints, checkpoint_path
-from .events import EventWriter
-from .export import export_run
-from .files import write_text
-from .metrics import read_lines
-from .npu_options import DEFAULTS, NpuOptions
-from .progress import Bar
-from .record_options import RecordOptions
-from .remote_workdir import Workdir, absolute, open_workdir
-from .splits import overlap
-from .workdir import WorkdirError, read_config
+from .engines.npu_options import DEFAULTS, NpuOptions
+from .exports.saved_model import export_run
+from .runs.checkpoints import CheckpointError, Checkpoints, checkpoint_path
+from .runs.events import EventWriter
+from .runs.folder import WorkdirError, read_config
+from .runs.metrics import read_lines
+from .runs.mirror import Workdir, absolute, open_workdir
+from pretexture.loader.shards.record_options import RecordOptions
+from .runs.splits import overlap
 
 
 class Evaluation:

@@ -11,24 +11,24 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple
 import numpy as np
 import tensorflow as tf
 from pretexture.loader import Loader, Pipeline, TFRecords, imagenet
-from pretexture.loader.printable import printable
-from pretexture.loader.redaction import redacted
-from pretexture.loader.remote import DEFAULT_STORAGE, Storage
+from pretexture.loader.console.files import is_full
+from pretexture.loader.console.interrupt import Interrupt
+from pretexture.loader.console.printable import printable
+from pretexture.loader.console.progress import duration
+from pretexture.loader.console.redaction import redacted
+from pretexture.loader.shards.remote import DEFAULT_STORAGE, Storage
 
 from . import engines, tasks
-from .checkpoints import Checkpoints
-from .files import is_full
-from .interrupt import Interrupt
-from .metrics import SKIPPED, describe, read_metrics, speed
-from .npu_options import DEFAULTS, NpuOptions
-from .optimization import schedule
-from .progress import duration
+from .engines.npu_options import DEFAULTS, NpuOptions
+from .engines.optimization import schedule
 from .recipes import Recipe
-from .record_options import DEFAULT_RECORDS, FEATURES, RecordOptions
-from .remote_workdir import Workdir, absolute, open_workdir
-from .report import Report, passes
-from .splits import overlap
-from .workdir import Config, check_config, write_config
+from .runs.checkpoints import Checkpoints
+from .runs.folder import Config, check_config, write_config
+from .runs.metrics import SKIPPED, describe, read_metrics, speed
+from .runs.mirror import Workdir, absolute, open_workdir
+from pretexture.loader.shards.record_options import DEFAULT_RECORDS, FEATURES, RecordOptions
+from .runs.report import Report, passes
+from .runs.splits import overlap
 
 
 @dataclasses.dataclass(frozen=True)

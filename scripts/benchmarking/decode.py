@@ -8,8 +8,10 @@ import dataclasses
 import math
 from typing import Any, Iterator, List, Tuple
 
-from pretexture.loader import TFRecords, draws, ops, presets
+from pretexture.loader import TFRecords, presets
 from pretexture.loader._core import decode_jpeg
+from pretexture.loader.epoch import draws
+from pretexture.loader.language import ops
 
 from .jobs import TASKS, Job, Source
 
@@ -95,7 +97,7 @@ def needed_region(plan: Tuple[ops.Op, ...], draw: draws.Draws, height: int, widt
 
 
 def _apply(op: ops.Op, view: _View, number: int, draw: draws.Draws) -> List[_View]:
-    """The geometry of one operation; see `pretexture.loader.reference` for the whole."""
+    """The geometry of one operation; see the reference backend's renderer for the whole."""
     height, width = view.rows.count, view.columns.count
     if isinstance(op, ops.Views):
         return [view] * op.n

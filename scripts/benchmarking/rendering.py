@@ -1,4 +1,6 @@
-"""Renders a fixed number of records: `python -m benchmarking.rendering SHARD PRESET BATCHES`.
+"""Renders a fixed number of records.
+
+    python -m pretexture.scripts.benchmarking.rendering SHARD PRESET BATCHES
 
 Two runs that differ in BATCHES alone differ by the work for those batches, whatever else the
 process does: beyond them it makes `PREFETCH` more, no matter how the threads are scheduled.

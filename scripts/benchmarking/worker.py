@@ -1,4 +1,6 @@
-"""Measures one job: `python -m benchmarking.worker JOB`, in a process of its own.
+"""Measures one job in a process of its own.
+
+    python -m pretexture.scripts.benchmarking.worker JOB
 
 The job comes as JSON, and the outcome goes to standard output as its last line.
 """
@@ -38,7 +40,7 @@ def measure(job: Job) -> Outcome:
     Both ends of the measured time stand right after a batch has been handed over, when what is
     prefetched is the same.
     """
-    source = importlib.import_module(f"benchmarking.{CONTENDERS[job.contender].module}").open(job)
+    source = importlib.import_module(f".{CONTENDERS[job.contender].module}", __package__).open(job)
     batches = iter(source)
     warm = time.perf_counter() + min(WARM_UP_SECONDS, job.seconds)
     count = 0

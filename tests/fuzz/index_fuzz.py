@@ -9,7 +9,8 @@ import sys
 
 import atheris
 import files
-from pretexture.loader import _core, index
+from pretexture.loader import _core
+from pretexture.loader.shards import index
 
 files.instrument(index)
 FILE = files.scratch("index")

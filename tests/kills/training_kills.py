@@ -28,18 +28,18 @@ from typing import Set, Tuple
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
 sys.path.insert(0, os.path.join(ROOT, "trainers"))
 
-import numpy as np  # noqa: E402
-from pretexture.trainers import commandline  # noqa: E402
+import numpy as np
+from pretexture.scripts import flags as commandline
 
 commandline.import_tensorflow()
 
-import tensorflow as tf  # noqa: E402
-import tiny  # noqa: E402
-from learned import learned  # noqa: E402
-from PIL import Image  # noqa: E402
-from pretexture.loader.writer import TFRecordWriter, example  # noqa: E402
-from pretexture.trainers.checkpoints import Checkpoints, read  # noqa: E402
-from pretexture.trainers.run import Options, pretrain  # noqa: E402
+import tensorflow as tf
+import tiny
+from learned import learned
+from PIL import Image
+from pretexture.loader.shards.writer import TFRecordWriter, example
+from pretexture.trainers.run import Options, pretrain
+from pretexture.trainers.runs.checkpoints import Checkpoints, read
 
 STEPS = 60
 KILLS_A_RUN = 10

@@ -8,9 +8,13 @@ from hypothesis import strategies as st
 pytest.importorskip("cv2", reason="the reference backend is not installed")
 
 from jpegs import jpeg
-from pretexture.loader import Pipeline, draws, ops, reference, reference_ops
-from pretexture.loader.batch_views import Planner, _below, _philox
-from pretexture.loader.reference_records import decode_image
+from pretexture.loader import Pipeline
+from pretexture.loader.backends.dali.batch_views import Planner, _below, _philox
+from pretexture.loader.backends.reference import ops as reference_ops
+from pretexture.loader.backends.reference import renderer as reference
+from pretexture.loader.backends.reference.records import decode_image
+from pretexture.loader.epoch import draws
+from pretexture.loader.language import ops
 
 SIZES = [(90, 120), (131, 77), (64, 64), (33, 200), (300, 250), (47, 31)]
 SEED, EPOCH = 2**40 + 1, 3
@@ -157,7 +161,7 @@ def test_whole_numbers_are_drawn_alike(word, n):
 
 def test_changes_of_colour_keep_their_drawn_order():
     """Every order is a subsequence of what a batch goes through; the rest of it does nothing."""
-    from pretexture.loader.batch_views import _FAST, _NEUTRAL, _SLOW
+    from pretexture.loader.backends.dali.batch_views import _FAST, _NEUTRAL, _SLOW
 
     for (sequence, places), orders in (
         (_FAST, reference_ops.DISTORT_FAST_ORDERS),

@@ -9,7 +9,7 @@ import zlib
 import pytest
 from pretexture.loader import Loader, RecordError, TFRecords, _core
 
-pytest.importorskip("pretexture.loader.writer")
+pytest.importorskip("pretexture.loader.shards.writer")
 
 HANGS = 60  # seconds after which a test gives up; what is tested takes a fraction of a second
 

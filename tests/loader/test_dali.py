@@ -20,9 +20,9 @@ from pretexture.loader import (
     RecordError,
     TFRecords,
     WindowShuffle,
-    ops,
     presets,
 )
+from pretexture.loader.language import ops
 
 try:
     import nvidia.dali as dali
@@ -319,7 +319,7 @@ def test_where_no_record_can_be_used_skipping_ends(write_shards, tmp_path):
 
 @needs_dali
 def test_an_error_of_the_graph_is_not_blamed_on_a_record(shards, monkeypatch):
-    from pretexture.loader import dali as backend
+    from pretexture.loader.backends.dali import backend as backend
 
     with Loader(TFRecords(shards), "resize(8)", 4, backend="dali", on_error="skip") as loader:
         inputs = backend._Graph.inputs
@@ -511,7 +511,7 @@ def test_more_views_than_dali_stacks_are_refused_by_step(shards):
 
 @needs_dali
 def test_an_operation_that_is_not_known_is_refused_by_step(shards, monkeypatch):
-    from pretexture.loader import batch_views
+    from pretexture.loader.backends.dali import batch_views
 
     monkeypatch.delitem(batch_views._OPERATIONS, ops.Gray)
     with pytest.raises(PipelineError, match="step 2: Gray is not"):
@@ -523,9 +523,9 @@ def test_an_operation_that_is_not_known_is_refused_by_step(shards, monkeypatch):
 def test_the_graph_for_a_gpu_ends_there(text):
     """Where it cannot be run: that it can be put together of operators that take one another's."""
     from nvidia.dali import fn
-    from pretexture.loader import backends
-    from pretexture.loader import dali as backend
-    from pretexture.loader.batch_views import Planner
+    from pretexture.loader.backends import base as backends
+    from pretexture.loader.backends.dali import backend as backend
+    from pretexture.loader.backends.dali.batch_views import Planner
 
     for dtype, layout in (("float32", "NHWC"), ("float16", "NCHW"), ("uint8", "NCHW")):
         options = dict.fromkeys(("shuffle", "drop_remainder", "run_ahead", "skip_errors"), True)

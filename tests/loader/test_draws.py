@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pretexture.loader.draws import (
+from pretexture.loader.epoch.draws import (
     ORDER_BLOCKS,
     ORDER_RECORDS,
     Draws,

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from pretexture.loader import Loader, PipelineError, RecordError, TFRecords, _core
 
-writer = pytest.importorskip("pretexture.loader.writer")
+writer = pytest.importorskip("pretexture.loader.shards.writer")
 
 pytestmark = pytest.mark.usefixtures("no_hang")
 

@@ -8,7 +8,7 @@ from hypothesis import example as with_example
 from hypothesis import strategies as st
 from pretexture.loader import _core
 
-example_proto = pytest.importorskip("pretexture.loader.example_proto")
+example_proto = pytest.importorskip("pretexture.loader.shards.example_proto")
 
 IMAGE, LABEL = "image/encoded", "image/class/label"
 

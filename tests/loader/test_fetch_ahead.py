@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pretexture.loader.fetch_ahead import FetchAhead, Reading
-from pretexture.loader.index import Index
-from pretexture.loader.order import WindowShuffle, record_at
+from pretexture.loader.epoch.order import WindowShuffle, record_at
+from pretexture.loader.shards.fetch_ahead import FetchAhead, Reading
+from pretexture.loader.shards.index import Index
 
 
 class Told:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pretexture.loader import Loader, TFRecords, _core
-from pretexture.loader import writer as writing
+from pretexture.loader.shards import writer as writing
 
 pytest.importorskip("cv2")
 pytest.importorskip("PIL")

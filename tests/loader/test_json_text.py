@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from pretexture.loader.json_text import parse, parse_object
+from pretexture.loader.console.json_text import parse, parse_object
 
 
 def nested(depth):

@@ -3,8 +3,8 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pretexture.loader.draws import ORDER_BLOCKS, ORDER_WINDOW, permute
-from pretexture.loader.order import (
+from pretexture.loader.epoch.draws import ORDER_BLOCKS, ORDER_WINDOW, permute
+from pretexture.loader.epoch.order import (
     WindowShuffle,
     record_at,
     records_at,

@@ -8,20 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jpegs import KINDS, cmyk_jpeg, jpeg, sample_images
-from pretexture.loader import (
-    Loader,
-    TFRecords,
-    _core,
-    ops,
-    presets,
-    reference,
-    reference_records,
-)
-from pretexture.loader.draws import philox
+from pretexture.loader import Loader, TFRecords, _core, presets
+from pretexture.loader.backends.reference import records as reference_records
+from pretexture.loader.backends.reference import renderer as reference
+from pretexture.loader.epoch.draws import philox
+from pretexture.loader.epoch.order import WindowShuffle, record_at
 from pretexture.loader.errors import PipelineError, RecordError
-from pretexture.loader.example_proto import Example
-from pretexture.loader.order import WindowShuffle, record_at
-from pretexture.loader.pipeline import Pipeline
+from pretexture.loader.language import ops
+from pretexture.loader.language.pipeline import Pipeline
+from pretexture.loader.shards.example_proto import Example
 
 KEYS = ("image/encoded", "image/class/label")
 

@@ -3,9 +3,10 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pretexture.loader import ops, presets, steps
+from pretexture.loader import presets
 from pretexture.loader.errors import PipelineError
-from pretexture.loader.pipeline import Pipeline
+from pretexture.loader.language import ops, steps
+from pretexture.loader.language.pipeline import Pipeline
 
 
 def reason(text):

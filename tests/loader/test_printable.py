@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pretexture.loader import RecordError
-from pretexture.loader.printable import printable
+from pretexture.loader.console.printable import printable
 
 
 @pytest.mark.parametrize(

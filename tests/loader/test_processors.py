@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from pretexture.loader import processors
+from pretexture.loader.console import processors
 
 
 @pytest.fixture

@@ -70,7 +70,7 @@ def test_what_is_not_there_is_named(tmp_path):
 
 
 def test_labels_and_keys_can_be_others(write_shards, images, tmp_path):
-    writer = pytest.importorskip("pretexture.loader.writer")
+    writer = pytest.importorskip("pretexture.loader.shards.writer")
     path = tmp_path / "shard"
     with writer.TFRecordWriter(path) as shard:
         shard.write(writer.example({"jpeg": images[0], "class": 7}))
@@ -348,7 +348,7 @@ def test_a_label_key_that_is_named_must_be_there(write_shards, images, tmp_path)
 
 @pytest.mark.parametrize("offset", [-5, 0, 1, 7])
 def test_a_stored_label_of_minus_one_means_unlabelled(offset, images, tmp_path):
-    writer = pytest.importorskip("pretexture.loader.writer")
+    writer = pytest.importorskip("pretexture.loader.shards.writer")
     with writer.TFRecordWriter(tmp_path / "shard") as shard:
         shard.write(writer.example({"image/encoded": images[0], "image/class/label": -1}))
     assert TFRecords(tmp_path / "shard", label_offset=offset)[0].label == -1
@@ -358,7 +358,7 @@ def test_a_stored_label_of_minus_one_means_unlabelled(offset, images, tmp_path):
 
 
 def test_names_of_features_come_from_a_file_and_are_shown_harmlessly(images, tmp_path):
-    writer = pytest.importorskip("pretexture.loader.writer")
+    writer = pytest.importorskip("pretexture.loader.shards.writer")
     features = {"\x1b[2J": 1, "long" * 100: 2, **{f"n{i}": i for i in range(50)}}
     with writer.TFRecordWriter(tmp_path / "shard") as shard:
         shard.write(writer.example(features))
@@ -466,7 +466,7 @@ except KeyboardInterrupt:
 
 def test_a_scan_can_be_interrupted(tmp_path):
     # Small records: a hundred million of them in a file that is linked two hundred times.
-    writer = pytest.importorskip("pretexture.loader.writer")
+    writer = pytest.importorskip("pretexture.loader.shards.writer")
     with writer.TFRecordWriter(tmp_path / "piece") as shard:
         for _ in range(5000):
             shard.write(b"")
@@ -536,7 +536,7 @@ def test_shards_named_by_tfds_are_found(tmp_path):
 def test_shards_named_by_tfds_have_the_features_of_the_first_record(
     tmp_path, images, features, offset
 ):
-    writer = pytest.importorskip("pretexture.loader.writer")
+    writer = pytest.importorskip("pretexture.loader.shards.writer")
     for i in range(2):
         with writer.TFRecordWriter(tmp_path / TFDS.format("train", i, 2)) as shard:
             for number in range(3 * i, 3 * i + 3):

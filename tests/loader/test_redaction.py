@@ -7,8 +7,8 @@ import stat
 
 import pytest
 from pretexture.loader import RecordError, TFRecords
-from pretexture.loader.redaction import redacted, url_title
-from pretexture.loader.remote import FetchError, Storage
+from pretexture.loader.console.redaction import redacted, url_title
+from pretexture.loader.shards.remote import FetchError, Storage
 
 SECRET = "hunter2"
 
@@ -51,7 +51,7 @@ def test_errors_and_logs_and_what_is_printed_have_nothing_secret(caplog):
     assert SECRET not in repr(Storage(storage_options={"secret": SECRET}))
     for name in ("pretexture.loader", "pretexture.trainers"):
         if name.endswith("trainers"):
-            pytest.importorskip("pretexture.trainers.remote_workdir")
+            pytest.importorskip("pretexture.trainers.runs.mirror")
         logging.getLogger(name).warning("%s failed", url)
     assert SECRET not in caplog.text
     assert caplog.text.count("https://***@host/a?token=*** failed") == 2

@@ -5,9 +5,18 @@ import fractions
 import numpy as np
 import pytest
 from jpegs import KINDS, cmyk_jpeg, jpeg, photograph, sample_images
-from pretexture.loader import ops, reference, reference_ops, reference_records
-from pretexture.loader.draws import Draws, below, inception_crop, uniform
-from pretexture.loader.pipeline import Pipeline
+from pretexture.loader.backends.reference import (
+    ops as reference_ops,
+)
+from pretexture.loader.backends.reference import (
+    records as reference_records,
+)
+from pretexture.loader.backends.reference import (
+    renderer as reference,
+)
+from pretexture.loader.epoch.draws import Draws, below, inception_crop, uniform
+from pretexture.loader.language import ops
+from pretexture.loader.language.pipeline import Pipeline
 
 tf = pytest.importorskip("tensorflow")
 if not hasattr(tf, "compat") or not tf.executing_eagerly():

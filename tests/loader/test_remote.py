@@ -17,17 +17,10 @@ import threading
 import disks
 import numpy as np
 import pytest
-from pretexture.loader import (
-    Loader,
-    Pipeline,
-    RecordError,
-    TFRecords,
-    WindowShuffle,
-    backends,
-    imagenet,
-    remote,
-)
-from pretexture.loader.batch_reader import BatchReader
+from pretexture.loader import Loader, Pipeline, RecordError, TFRecords, WindowShuffle, imagenet
+from pretexture.loader.backends import base as backends
+from pretexture.loader.backends.dali.batch_reader import BatchReader
+from pretexture.loader.shards import remote
 
 pytest.importorskip("s3fs")
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from pretexture import permutations
-from pretexture.loader import ops, steps
+from pretexture.loader.language import ops, steps
 
 STREAM = 32
 

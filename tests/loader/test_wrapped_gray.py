@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from pretexture.loader import Loader, Pipeline, PipelineError, TFRecords
-from pretexture.loader.writer import TFRecordWriter, example
+from pretexture.loader.shards.writer import TFRecordWriter, example
 
 cv2 = pytest.importorskip("cv2")
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pretexture.loader import TFRecords, example_proto
-from pretexture.loader.writer import TFRecordWriter, example, parse_example
+from pretexture.loader import TFRecords
+from pretexture.loader.shards import example_proto
+from pretexture.loader.shards.writer import TFRecordWriter, example, parse_example
 
 SAMPLE = os.path.join(os.path.dirname(__file__), *[".."] * 3, "shared", "data", "imagenet-sample")
 

@@ -12,14 +12,15 @@ import pytest
 pytest.importorskip("PIL")
 pytest.importorskip("google.protobuf")
 
-import bench_instructions
-import benchmark
-from benchmarking import decode, report
-from benchmarking.jobs import CONTENDERS, OURS, TASKS, Job, Outcome
-from marked import replace_marked
 from PIL import Image
-from pretexture.loader import draws, presets, reference
-from pretexture.loader.writer import TFRecordWriter, example
+from pretexture.loader import presets
+from pretexture.loader.backends.reference import renderer as reference
+from pretexture.loader.epoch import draws
+from pretexture.loader.shards.writer import TFRecordWriter, example
+from pretexture.scripts import bench_instructions, benchmark
+from pretexture.scripts.benchmarking import decode, report
+from pretexture.scripts.benchmarking.jobs import CONTENDERS, OURS, TASKS, Job, Outcome
+from pretexture.scripts.marked import replace_marked
 
 SCRIPTS = pathlib.Path(benchmark.__file__).parent
 SHAPES = {
@@ -35,9 +36,11 @@ SHAPES = {
 # libraries cannot be set up twice in a process.
 DRIVER = """
 import dataclasses, importlib, json, sys
-from benchmarking.jobs import CONTENDERS, Job
+from pretexture.scripts.benchmarking.jobs import CONTENDERS, Job
 job = Job(**json.loads(sys.argv[1]))
-module = importlib.import_module("benchmarking." + CONTENDERS[job.contender].module)
+module = importlib.import_module(
+    "pretexture.scripts.benchmarking." + CONTENDERS[job.contender].module
+)
 for task in sys.argv[2:]:
     batches = iter(module.open(dataclasses.replace(job, task=task)))
     for _ in range(2):
@@ -74,7 +77,7 @@ def installed(contender):
 
 
 def environment(tmp_path):
-    return {**os.environ, "PYTHONPATH": str(SCRIPTS), "XDG_CACHE_HOME": str(tmp_path)}
+    return {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
 
 
 def run_benchmark(tmp_path, *arguments):
@@ -322,4 +325,7 @@ def test_the_counted_images_are_always_the_same(tmp_path):
 
 def test_contenders_have_modules():
     for contender in CONTENDERS.values():
-        assert importlib.util.find_spec(f"benchmarking.{contender.module}") is not None
+        assert (
+            importlib.util.find_spec(f"pretexture.scripts.benchmarking.{contender.module}")
+            is not None
+        )

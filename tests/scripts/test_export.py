@@ -7,8 +7,8 @@ import pytest
 
 pytest.importorskip("tensorflow")
 
-import export as script
 import trained
+from pretexture.scripts import export as script
 
 PUBLISHED = ["--architecture", "vgg19", "--filters-factor", "0.125", "--num-classes", "4"]
 

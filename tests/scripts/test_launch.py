@@ -5,8 +5,8 @@ import subprocess
 import sys
 import time
 
-import launch
 import pytest
+from pretexture.scripts import launch
 
 SCRIPT = launch.__file__
 SECRET = "the secret of a test"
@@ -126,7 +126,7 @@ def test_on_one_machine_the_rank_table_is_made_from_what_huawei_s_driver_says(tm
     hccn = tmp_path / "hccn.conf"
     hccn.write_text("address_0=192.168.1.8\nnetmask_0=255.255.0.0\naddress_1=192.168.2.8\n")
     program = (
-        f"import sys; sys.path.insert(0, {os.path.dirname(SCRIPT)!r}); import launch; "
+        "import sys; from pretexture.scripts import launch; "
         f"launch.HCCN = {str(hccn)!r}; sys.exit(launch.main())"
     )
     show = "import os; print(open(os.environ['RANK_TABLE_FILE']).read().replace('\\n', ''))"

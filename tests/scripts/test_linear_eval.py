@@ -8,11 +8,11 @@ import pytest
 pytest.importorskip("tensorflow")
 pytest.importorskip("matplotlib")
 
-import linear_eval as script
 import matplotlib.image
 import trained
-from pretexture.trainers import commandline
-from pretexture.trainers.export import export_run
+from pretexture.scripts import flags as commandline
+from pretexture.scripts import linear_eval as script
+from pretexture.trainers.exports.saved_model import export_run
 from pretexture.trainers.recipes import LINEAR_EVAL, Recipe
 
 CHANGED = {str: "changed", int: 7, float: 2.5, tuple: (3.0, 4.5)}
@@ -97,7 +97,7 @@ def test_the_last_word_is_a_table_and_a_chart(arguments, module, tmp_path, capsy
 
 
 def test_without_matplotlib_there_is_no_chart(arguments, tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "charts", None)
+    monkeypatch.setitem(sys.modules, "pretexture.scripts.charts", None)
     assert script.main([*arguments, "--steps", "1", "--cache"]) == 0
     assert "pip install 'pretexture[demo]'" in capsys.readouterr().err
     assert (tmp_path / "work" / "results.json").exists()

@@ -9,11 +9,13 @@ import pytest
 
 tf = pytest.importorskip("tensorflow")
 
-import modelarts  # noqa: E402
-import pretrain  # noqa: E402
-import tiny  # noqa: E402
-from learned import learned  # noqa: E402
-from pretexture.loader.writer import TFRecordWriter, example  # noqa: E402
+import tiny
+from learned import learned
+from pretexture.loader.shards.writer import TFRecordWriter, example
+from pretexture.scripts import (
+    modelarts,
+    pretrain,
+)
 
 PLATFORM = ["--init_method", "tcp://127.0.0.1:6666", "--num_gpus", "1", "--rank", "0"]
 PLATFORM += ["--world_size", "1"]

@@ -15,12 +15,12 @@ import pytest
 pytest.importorskip("PIL")
 pytest.importorskip("google.protobuf")
 
-import image_folder
-import prepare
 import prepare_kills
 from PIL import Image
 from pretexture.loader import TFRecords, _core, imagenet
-from pretexture.loader.writer import parse_example
+from pretexture.loader.prepare import image_folder
+from pretexture.loader.shards.writer import parse_example
+from pretexture.scripts import prepare
 
 KEYS = {
     "image/encoded",

@@ -1,14 +1,12 @@
 import dataclasses
 import re
 
-import evaluate
-import linear_eval
-import pretrain
 import pytest
-from pretexture.loader.writer import TFRecordWriter, example
-from pretexture.trainers import commandline
+from pretexture.loader.shards.writer import TFRecordWriter, example
+from pretexture.scripts import evaluate, linear_eval, pretrain
+from pretexture.scripts import flags as commandline
 from pretexture.trainers.recipes import CHOICES, RECIPES, Recipe
-from pretexture.trainers.record_options import RecordOptions
+from pretexture.loader.shards.record_options import RecordOptions
 
 
 def _recipe(*arguments):

@@ -6,11 +6,11 @@ import pytest
 pytest.importorskip("PIL")
 pytest.importorskip("google.protobuf")
 
-import preview
 from PIL import Image
 from pretexture import permutations
 from pretexture.loader import Pipeline, TFRecords, presets
-from pretexture.loader.writer import TFRecordWriter, example
+from pretexture.loader.shards.writer import TFRecordWriter, example
+from pretexture.scripts import preview
 
 
 @pytest.fixture(autouse=True)

@@ -19,10 +19,11 @@ pytest.importorskip("ray")
 pytest.importorskip("PIL")
 pytest.importorskip("google.protobuf")
 
-import conversion
-import prepare
 from PIL import Image
-from pretexture.trainers import cluster, extraction
+from pretexture.loader.prepare import conversion
+from pretexture.loader.prepare import ray_cluster as cluster
+from pretexture.scripts import prepare
+from pretexture.trainers.transfer import extraction
 from ray.cluster_utils import Cluster
 
 
@@ -297,10 +298,10 @@ def test_features_of_a_cluster_are_those_of_this_machine_though_a_worker_is_kill
     images, write_shards, tmp_path, monkeypatch
 ):
     pytest.importorskip("tensorflow")
-    import linear_eval
     import trained
-    from pretexture.trainers import features
-    from pretexture.trainers.export import export_run
+    from pretexture.scripts import linear_eval
+    from pretexture.trainers.exports.saved_model import export_run
+    from pretexture.trainers.transfer import features
 
     (tmp_path / "data").mkdir()
     write_shards(tmp_path / "data", images[:24], 2, "train")
@@ -346,7 +347,7 @@ def test_features_are_not_computed_on_npus_of_a_cluster():
 
 def test_features_alone_are_computed_on_a_cluster(capsys):
     pytest.importorskip("tensorflow")
-    import linear_eval
+    from pretexture.scripts import linear_eval
 
     with pytest.raises(SystemExit):
         linear_eval.main(["--module", "m", "--data", "d", "--workdir", "w", "--ray"])

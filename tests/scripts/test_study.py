@@ -5,15 +5,10 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
-import charts
-import evaluate
-import export
-import linear_eval
-import pretrain
-import study
-from marked import replace_marked
 from matplotlib.axes import Axes
-from pretexture.trainers import commandline
+from pretexture.scripts import charts, evaluate, export, linear_eval, pretrain, study
+from pretexture.scripts import flags as commandline
+from pretexture.scripts.marked import replace_marked
 from pretexture.trainers.recipes import LINEAR_EVAL, RECIPES
 
 PARSERS = {

@@ -22,7 +22,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "loader"))
 import cv2
 import numpy as np
 from jpegs import KINDS, jpeg, photograph
-from pretexture.loader import Loader, TFRecords, presets, writer
+from pretexture.loader import Loader, TFRecords, presets
+from pretexture.loader.shards import writer
 
 # What allocators and page caches may add after the first quarter, MB.
 SLACK = 32

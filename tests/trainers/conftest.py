@@ -6,7 +6,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 import pytest
-from pretexture.loader.writer import TFRecordWriter, example
+from pretexture.loader.shards.writer import TFRecordWriter, example
 
 
 def _image(random: np.random.RandomState) -> bytes:

@@ -3,16 +3,16 @@
 In the folder that SEEN names, each process writes the record numbers that it trains on.
 """
 
-import importlib.util
 import os
 import sys
 
-from pretexture.trainers import commandline
+from pretexture.scripts import flags as commandline
+from pretexture.scripts import pretrain
 
 commandline.import_tensorflow()
 
-import tiny  # noqa: E402
-from pretexture.trainers.tasks import Task  # noqa: E402
+import tiny
+from pretexture.trainers.tasks import Task
 
 
 def _note_records(folder):
@@ -30,9 +30,4 @@ if __name__ == "__main__":
     tiny.register(lambda mapping, key, value: mapping.update({key: value}))
     if "SEEN" in os.environ:
         _note_records(os.environ["SEEN"])
-    root = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
-    path = os.path.join(root, "scripts", "pretrain.py")
-    spec = importlib.util.spec_from_file_location("pretrain", path)
-    pretrain = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(pretrain)
     sys.exit(pretrain.main())

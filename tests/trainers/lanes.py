@@ -11,8 +11,8 @@ import json
 import sys
 
 import tiny
-from pretexture.trainers.export import export_run
-from pretexture.trainers.models import revnet
+from pretexture.trainers.exports.saved_model import export_run
+from pretexture.trainers.networks import revnet
 from pretexture.trainers.recipes import RECIPES
 from pretexture.trainers.run import Options, pretrain
 

@@ -2,7 +2,7 @@
 
 import time
 
-from pretexture.trainers.metrics import TIMINGS, read_metrics
+from pretexture.trainers.runs.metrics import TIMINGS, read_metrics
 
 
 def learned(folder, *without):

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import several
 import tiny
-from pretexture.trainers.checkpoints import CheckpointError, Checkpoints
+from pretexture.trainers.runs.checkpoints import CheckpointError, Checkpoints
 
 # An optimiser, and a loss scale: None for none, 0 for one that changes.
 KINDS = list(itertools.product(("sgd", "adam"), (None, 128.0, 0.0)))

@@ -2,7 +2,7 @@
 
 import numpy as np
 import trained
-from pretexture.loader.writer import TFRecordWriter, example
+from pretexture.loader.shards.writer import TFRecordWriter, example
 
 CLASSES = 4
 

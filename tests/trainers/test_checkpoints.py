@@ -7,9 +7,9 @@ import pytest
 
 tf = pytest.importorskip("tensorflow")
 
-from evaluated import assign, value  # noqa: E402
-from pretexture.trainers import checkpoints  # noqa: E402
-from pretexture.trainers.checkpoints import CheckpointError, Checkpoints, retained  # noqa: E402
+from evaluated import assign, value
+from pretexture.trainers.runs import checkpoints
+from pretexture.trainers.runs.checkpoints import CheckpointError, Checkpoints, retained
 
 HOUR = 3600.0
 

@@ -7,11 +7,15 @@ import pytest
 
 tf = pytest.importorskip("tensorflow")
 
-from device_rules import broken  # noqa: E402
-from pretexture.loader import ArraySpec, Batch, Pipeline  # noqa: E402
-from pretexture.trainers import checkpoints, engines, optimization, tasks  # noqa: E402
-from pretexture.trainers.engines import places  # noqa: E402
-from pretexture.trainers.recipes import RECIPES  # noqa: E402
+from device_rules import broken
+from pretexture.loader import ArraySpec, Batch, Pipeline
+from pretexture.trainers import engines, tasks
+from pretexture.trainers.engines import (
+    optimization,
+    places,
+)
+from pretexture.trainers.recipes import RECIPES
+from pretexture.trainers.runs import checkpoints
 
 v1 = tf.compat.v1
 

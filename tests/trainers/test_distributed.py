@@ -9,20 +9,21 @@ import pytest
 
 tf = pytest.importorskip("tensorflow")
 
-import several  # noqa: E402
-import tiny  # noqa: E402
-from learned import learned, wait_for_step  # noqa: E402
-from pretexture.loader import Batch  # noqa: E402
-from pretexture.trainers import optimization, tasks  # noqa: E402
-from pretexture.trainers.metrics import read_metrics  # noqa: E402
-from pretexture.trainers.run import Options, pretrain, share  # noqa: E402
+import several
+import tiny
+from learned import learned, wait_for_step
+from pretexture.loader import Batch
+from pretexture.trainers import tasks
+from pretexture.trainers.engines import optimization
+from pretexture.trainers.run import Options, pretrain, share
+from pretexture.trainers.runs.metrics import read_metrics
 
 if not tf.executing_eagerly():
     pytest.skip("several workers on CPUs need TensorFlow 2", allow_module_level=True)
 
-from pretexture.trainers.engines import tf2  # noqa: E402
-from pretexture.trainers.engines.devices import cluster  # noqa: E402
-from pretexture.trainers.engines.places import Place, Strategy  # noqa: E402
+from pretexture.trainers.engines import tf2
+from pretexture.trainers.engines.devices import cluster
+from pretexture.trainers.engines.places import Place, Strategy
 
 
 def _assert_learned_alike(folder, other):

@@ -7,13 +7,14 @@ import pytest
 
 tf = pytest.importorskip("tensorflow")
 
-import trained  # noqa: E402
-from pretexture.trainers import export, frozen  # noqa: E402
-from pretexture.trainers.checkpoints import CheckpointError  # noqa: E402
-from pretexture.trainers.export import ExportError, export_run, read_description  # noqa: E402
-from pretexture.trainers.recipes import RECIPES  # noqa: E402
-from pretexture.trainers.workdir import WorkdirError, read_config, write_config  # noqa: E402
-from tensorflow.core.protobuf.saved_model_pb2 import SavedModel  # noqa: E402
+import trained
+from pretexture.trainers.exports import frozen
+from pretexture.trainers.exports import saved_model as export
+from pretexture.trainers.exports.saved_model import ExportError, export_run, read_description
+from pretexture.trainers.recipes import RECIPES
+from pretexture.trainers.runs.checkpoints import CheckpointError
+from pretexture.trainers.runs.folder import WorkdirError, read_config, write_config
+from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 IMAGE = trained.images(2, 40, 48, 3)
 VGG_POINTS = ["block1", "block2", "block3", "block4", "block5", "fc6", "pre_logits", "logits"]

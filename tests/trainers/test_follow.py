@@ -8,12 +8,12 @@ import pytest
 
 tf = pytest.importorskip("tensorflow")
 
-import tiny  # noqa: E402
-import trained  # noqa: E402
-from pretexture.trainers import evaluation  # noqa: E402
-from pretexture.trainers.checkpoints import CheckpointError, Checkpoints  # noqa: E402
-from pretexture.trainers.run import Options, pretrain  # noqa: E402
-from pretexture.trainers.workdir import WorkdirError  # noqa: E402
+import tiny
+import trained
+from pretexture.trainers import evaluation
+from pretexture.trainers.run import Options, pretrain
+from pretexture.trainers.runs.checkpoints import CheckpointError, Checkpoints
+from pretexture.trainers.runs.folder import WorkdirError
 
 # One that can be exported.
 SMALL = dataclasses.replace(trained.VGG, batch_size=4, eval_batch_size=5)

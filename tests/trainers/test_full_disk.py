@@ -8,13 +8,14 @@ import pytest
 
 tf = pytest.importorskip("tensorflow")
 
-import tiny  # noqa: E402
-from disks import fill, make_room  # noqa: E402
-from learned import learned  # noqa: E402
-from pretexture.trainers import commandline, features  # noqa: E402
-from pretexture.trainers import run as run_module  # noqa: E402
-from pretexture.trainers.checkpoints import Checkpoints  # noqa: E402
-from pretexture.trainers.run import Options, pretrain  # noqa: E402
+import tiny
+from disks import fill, make_room
+from learned import learned
+from pretexture.scripts import flags as commandline
+from pretexture.trainers import run as run_module
+from pretexture.trainers.run import Options, pretrain
+from pretexture.trainers.runs.checkpoints import Checkpoints
+from pretexture.trainers.transfer import features
 
 
 def _train(shards, folder, **options):

@@ -12,14 +12,14 @@ import pytest
 
 tf = pytest.importorskip("tensorflow")
 
-import several  # noqa: E402
-import tiny  # noqa: E402
-from learned import learned  # noqa: E402
-from pretexture.loader import Loader, imagenet  # noqa: E402
-from pretexture.trainers import engines, tasks  # noqa: E402
-from pretexture.trainers.checkpoints import Checkpoints  # noqa: E402
-from pretexture.trainers.interrupt import Interrupt  # noqa: E402
-from pretexture.trainers.run import Options, fit, pretrain  # noqa: E402
+import several
+import tiny
+from learned import learned
+from pretexture.loader import Loader, imagenet
+from pretexture.loader.console.interrupt import Interrupt
+from pretexture.trainers import engines, tasks
+from pretexture.trainers.run import Options, fit, pretrain
+from pretexture.trainers.runs.checkpoints import Checkpoints
 
 
 def test_the_first_signal_is_noted_and_the_second_one_kills():
@@ -53,16 +53,14 @@ def _interrupted(program, *numbers):
 
 
 def test_ctrl_c_ends_a_command_that_is_in_compiled_code():
-    program = (
-        "from pretexture.trainers.commandline import short_errors\nwith short_errors(False):\n"
-    )
+    program = "from pretexture.scripts.flags import short_errors\nwith short_errors(False):\n"
     assert _interrupted(f"{program}    {COMPILED}", signal.SIGINT) == (130, "")
 
 
 def test_ctrl_c_ends_a_command_that_is_in_python_as_ever():
     program = (
         "import time\n"
-        "from pretexture.trainers.commandline import short_errors\n"
+        "from pretexture.scripts.flags import short_errors\n"
         "with short_errors(False):\n"
         "    try:\n"
         "        print('ready', flush=True); time.sleep(1000)\n"
@@ -72,7 +70,9 @@ def test_ctrl_c_ends_a_command_that_is_in_python_as_ever():
     assert _interrupted(program, signal.SIGINT) == (130, "cleaned up\n")
 
 
-STEPPING = "from pretexture.trainers.interrupt import Interrupt\nwith Interrupt() as interrupt:\n"
+STEPPING = (
+    "from pretexture.loader.console.interrupt import Interrupt\nwith Interrupt() as interrupt:\n"
+)
 
 
 def test_ctrl_c_ends_a_step_that_waits_for_another_worker():

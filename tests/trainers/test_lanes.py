@@ -11,11 +11,11 @@ import pytest
 
 tf = pytest.importorskip("tensorflow")
 
-import lanes  # noqa: E402
-import trained  # noqa: E402
-from pretexture.trainers import checkpoints  # noqa: E402
-from pretexture.trainers.metrics import read_metrics  # noqa: E402
-from pretexture.trainers.models import revnet  # noqa: E402
+import lanes
+import trained
+from pretexture.trainers.networks import revnet
+from pretexture.trainers.runs import checkpoints
+from pretexture.trainers.runs.metrics import read_metrics
 
 # From TensorFlow 2.21; the same for every other.
 LOSSES = {

@@ -3,8 +3,8 @@ import pytest
 
 tf = pytest.importorskip("tensorflow")
 
-from evaluated import assign, value  # noqa: E402
-from pretexture.trainers.layers import (  # noqa: E402
+from evaluated import assign, value
+from pretexture.trainers.networks.layers import (
     BatchNorm,
     Conv,
     Scope,

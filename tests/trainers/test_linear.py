@@ -11,33 +11,28 @@ import pytest
 
 tf = pytest.importorskip("tensorflow")
 
-import published_code  # noqa: E402
-import trained  # noqa: E402
-from evaluated import value  # noqa: E402
-from pretexture.loader import Loader, imagenet  # noqa: E402
-from pretexture.loader.remote import DEFAULT_STORAGE  # noqa: E402
-from pretexture.loader.writer import TFRecordWriter, example  # noqa: E402
-from pretexture.trainers import (  # noqa: E402
-    export,
-    extraction,
-    features,
-    linear,
-    models,
-    published,
-    remote_workdir,
-    representation,
-)
-from pretexture.trainers.checkpoints import Checkpoints  # noqa: E402
-from pretexture.trainers.export import ExportError, export_run  # noqa: E402
-from pretexture.trainers.layers import Scope, l2_penalty  # noqa: E402
-from pretexture.trainers.metrics import TIMINGS, read_metrics  # noqa: E402
-from pretexture.trainers.recipes import LINEAR_EVAL, RECIPES  # noqa: E402
-from pretexture.trainers.record_options import RecordOptions  # noqa: E402
-from pretexture.trainers.representation import Representation, combine, pool  # noqa: E402
-from pretexture.trainers.run import Options  # noqa: E402
-from pretexture.trainers.tasks.linear import Linear  # noqa: E402
-from pretexture.trainers.tasks.task import Batch  # noqa: E402
-from pretexture.trainers.workdir import WorkdirError  # noqa: E402
+import published_code
+import trained
+from evaluated import value
+from pretexture.loader import Loader, imagenet
+from pretexture.loader.shards.remote import DEFAULT_STORAGE
+from pretexture.loader.shards.writer import TFRecordWriter, example
+from pretexture.trainers import networks
+from pretexture.trainers.exports import published
+from pretexture.trainers.exports import saved_model as export
+from pretexture.trainers.exports.saved_model import ExportError, export_run
+from pretexture.trainers.networks.layers import Scope, l2_penalty
+from pretexture.trainers.recipes import LINEAR_EVAL, RECIPES
+from pretexture.trainers.run import Options
+from pretexture.trainers.runs import mirror as remote_workdir
+from pretexture.trainers.runs.checkpoints import Checkpoints
+from pretexture.trainers.runs.folder import WorkdirError
+from pretexture.trainers.runs.metrics import TIMINGS, read_metrics
+from pretexture.loader.shards.record_options import RecordOptions
+from pretexture.trainers.tasks.linear import Linear
+from pretexture.trainers.tasks.task import Batch
+from pretexture.trainers.transfer import extraction, features, linear, representation
+from pretexture.trainers.transfer.representation import Representation, combine, pool
 
 CLASSES, TRAIN, TEST = 7, 42, 13
 RECIPE = dataclasses.replace(
@@ -187,7 +182,7 @@ def test_every_end_point_is_pooled_to_as_many_features_as_published(recipe, side
     recipe = dataclasses.replace(recipe, reversible=False)
     with tf.Graph().as_default():
         image = tf.compat.v1.placeholder(tf.float32, [1, side, side, 3])
-        network = models.build(recipe, Scope("module", 0), (side, side, 3), 1000)
+        network = networks.build(recipe, Scope("module", 0), (side, side, 3), 1000)
         _, points = network(image, False)
         assert len(points) >= 6
         for name, point in points.items():
@@ -372,13 +367,13 @@ def test_linear_evaluation_finds_the_same_on_every_tensorflow(data, wider_module
 
 def test_nothing_of_the_network_is_trained(data, module, tmp_path, monkeypatch):
     scopes = []
-    build = models.build
+    build = networks.build
 
     def remember(recipe, scope, image, outputs):
         scopes.append(scope)
         return build(recipe, scope, image, outputs)
 
-    monkeypatch.setattr(models, "build", remember)
+    monkeypatch.setattr(networks, "build", remember)
     _run(data, tmp_path, module, steps=6)
     exported = tf.train.load_checkpoint(os.path.join(module, "variables", "variables"))
     assert scopes  # one; or of each graph, whose variables end with its session

@@ -5,17 +5,17 @@ import pytest
 
 tf = pytest.importorskip("tensorflow")
 
-from evaluated import value  # noqa: E402
-from pretexture.trainers import models  # noqa: E402
-from pretexture.trainers.layers import Scope, l2_penalty  # noqa: E402
-from pretexture.trainers.recipes import RECIPES  # noqa: E402
+from evaluated import value
+from pretexture.trainers import networks
+from pretexture.trainers.networks.layers import Scope, l2_penalty
+from pretexture.trainers.recipes import RECIPES
 
 RECIPE = dataclasses.replace(RECIPES["rotation"], architecture="resnet50", filters_factor=4.0)
 
 
 def _build(outputs, image=(224, 224, 3), seed=0, **fields):
     scope = Scope(seed=seed)
-    network = models.build(dataclasses.replace(RECIPE, **fields), scope, image, outputs)
+    network = networks.build(dataclasses.replace(RECIPE, **fields), scope, image, outputs)
     return network, scope
 
 
@@ -190,7 +190,7 @@ def test_v1_and_v2_end_in_a_relu_unless_told_otherwise():
 
 
 def test_a_reversible_unit_can_be_undone():
-    from pretexture.trainers.models.revnet import ReversibleUnit
+    from pretexture.trainers.networks.revnet import ReversibleUnit
 
     unit = ReversibleUnit(Scope(), 4, 1e-4)
     x = tf.split(tf.random.stateless_normal([2, 6, 6, 8], seed=[1, 2]), 2, axis=3)

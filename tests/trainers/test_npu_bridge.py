@@ -11,18 +11,18 @@ import pytest
 
 tf = pytest.importorskip("tensorflow")
 
-import resumed  # noqa: E402
-import several  # noqa: E402
-import tiny  # noqa: E402
-from device_rules import broken  # noqa: E402
-from learned import learned, wait_for_step  # noqa: E402
-from pretexture.trainers.checkpoints import CheckpointError, Checkpoints, read  # noqa: E402
-from pretexture.trainers.evaluation import evaluate  # noqa: E402
-from pretexture.trainers.metrics import read_metrics  # noqa: E402
-from pretexture.trainers.npu_options import NpuOptions  # noqa: E402
-from pretexture.trainers.optimization import LossScale  # noqa: E402
-from pretexture.trainers.run import Options, pretrain  # noqa: E402
-from tensorflow.python.client.session import BaseSession  # noqa: E402
+import resumed
+import several
+import tiny
+from device_rules import broken
+from learned import learned, wait_for_step
+from pretexture.trainers.engines.npu_options import NpuOptions
+from pretexture.trainers.engines.optimization import LossScale
+from pretexture.trainers.evaluation import evaluate
+from pretexture.trainers.run import Options, pretrain
+from pretexture.trainers.runs.checkpoints import CheckpointError, Checkpoints, read
+from pretexture.trainers.runs.metrics import read_metrics
+from tensorflow.python.client.session import BaseSession
 
 if not tf.__version__.startswith("1.15"):
     pytest.skip("npu_bridge is for TensorFlow 1.15", allow_module_level=True)
@@ -124,7 +124,7 @@ def test_a_session_says_whether_it_is_on_the_npu(shards, tmp_path, calls):
 
 def test_features_are_computed_in_the_precision_asked_for(calls):
     from npu_bridge import npu_init  # noqa: F401
-    from pretexture.trainers import sessions
+    from pretexture.trainers.engines import sessions
 
     with tf.Graph().as_default() as graph:
         two = tf.constant(1.0) + 1.0

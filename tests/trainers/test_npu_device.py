@@ -13,19 +13,19 @@ import pytest
 
 tf = pytest.importorskip("tensorflow")
 
-import resumed  # noqa: E402
-import several  # noqa: E402
-import tiny  # noqa: E402
-from device_rules import broken  # noqa: E402
-from learned import learned, wait_for_step  # noqa: E402
-from pretexture.trainers import tasks  # noqa: E402
-from pretexture.trainers.npu_options import NpuOptions  # noqa: E402
-from pretexture.trainers.run import Options, pretrain  # noqa: E402
+import resumed
+import several
+import tiny
+from device_rules import broken
+from learned import learned, wait_for_step
+from pretexture.trainers import tasks
+from pretexture.trainers.engines.npu_options import NpuOptions
+from pretexture.trainers.run import Options, pretrain
 
 if not tf.__version__.startswith("2.6"):
     pytest.skip("npu_device is for TensorFlow 2.6.5", allow_module_level=True)
 
-from pretexture.trainers.engines import places, tf2  # noqa: E402
+from pretexture.trainers.engines import places, tf2
 
 FULL = ("--precision-mode", "must_keep_origin_dtype")
 

@@ -6,9 +6,9 @@ import pytest
 
 tf = pytest.importorskip("tensorflow")
 
-from evaluated import compiled  # noqa: E402
-from pretexture.trainers.optimization import Schedule, optimizer, schedule, state  # noqa: E402
-from pretexture.trainers.recipes import RECIPES  # noqa: E402
+from evaluated import compiled
+from pretexture.trainers.engines.optimization import Schedule, optimizer, schedule, state
+from pretexture.trainers.recipes import RECIPES
 
 
 def _published(step, base, steps_per_epoch, warmup, decays, factor):

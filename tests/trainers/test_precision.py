@@ -6,17 +6,20 @@ import pytest
 
 tf = pytest.importorskip("tensorflow")
 
-import resumed  # noqa: E402
-import tiny  # noqa: E402
-from learned import learned  # noqa: E402
-from pretexture.trainers import optimization, tasks  # noqa: E402
-from pretexture.trainers.checkpoints import Checkpoints  # noqa: E402
-from pretexture.trainers.engines import tf2  # noqa: E402
-from pretexture.trainers.engines.places import Place, Strategy  # noqa: E402
-from pretexture.trainers.evaluation import evaluate  # noqa: E402
-from pretexture.trainers.layers import Scope  # noqa: E402
-from pretexture.trainers.optimization import LossScale  # noqa: E402
-from pretexture.trainers.run import Options, pretrain  # noqa: E402
+import resumed
+import tiny
+from learned import learned
+from pretexture.trainers import tasks
+from pretexture.trainers.engines import (
+    optimization,
+    tf2,
+)
+from pretexture.trainers.engines.optimization import LossScale
+from pretexture.trainers.engines.places import Place, Strategy
+from pretexture.trainers.evaluation import evaluate
+from pretexture.trainers.networks.layers import Scope
+from pretexture.trainers.run import Options, pretrain
+from pretexture.trainers.runs.checkpoints import Checkpoints
 
 if not tf.executing_eagerly() or tf.config.list_physical_devices("GPU"):
     pytest.skip("what TensorFlow 2 does on a CPU", allow_module_level=True)

@@ -1,8 +1,8 @@
 import io
 
 import pytest
-from pretexture.trainers import progress
-from pretexture.trainers.progress import Bar, duration
+from pretexture.loader.console import progress
+from pretexture.loader.console.progress import Bar, duration
 
 
 class _Terminal(io.StringIO):

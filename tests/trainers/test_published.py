@@ -6,13 +6,14 @@ import pytest
 
 tf = pytest.importorskip("tensorflow")
 
-import trained  # noqa: E402
-from pretexture.loader import presets  # noqa: E402
-from pretexture.trainers import export, published  # noqa: E402
-from pretexture.trainers.checkpoints import CheckpointError  # noqa: E402
-from pretexture.trainers.recipes import RECIPES  # noqa: E402
-from pretexture.trainers.representation import Representation  # noqa: E402
-from published_code import IMPLEMENTATIONS, Network, random_values  # noqa: E402
+import trained
+from pretexture.loader import presets
+from pretexture.trainers.exports import published
+from pretexture.trainers.exports import saved_model as export
+from pretexture.trainers.recipes import RECIPES
+from pretexture.trainers.runs.checkpoints import CheckpointError
+from pretexture.trainers.transfer.representation import Representation
+from published_code import IMPLEMENTATIONS, Network, random_values
 
 FACTOR, CLASSES = 0.25, 5
 CASES = {

@@ -14,16 +14,19 @@ import pytest
 tf = pytest.importorskip("tensorflow")
 pytest.importorskip("moto.server")
 
-import several  # noqa: E402
-import tiny  # noqa: E402
-from learned import learned  # noqa: E402
-from pretexture.loader import Loader, WindowShuffle, imagenet, remote  # noqa: E402
-from pretexture.loader.remote import Storage  # noqa: E402
-from pretexture.trainers import evaluation, export, remote_workdir  # noqa: E402
-from pretexture.trainers import run as run_module  # noqa: E402
-from pretexture.trainers.remote_workdir import RemoteWorkdir, fetched, open_workdir  # noqa: E402
-from pretexture.trainers.run import Options, pretrain  # noqa: E402
-from pretexture.trainers.workdir import WorkdirError  # noqa: E402
+import several
+import tiny
+from learned import learned
+from pretexture.loader import Loader, WindowShuffle, imagenet
+from pretexture.loader.shards import remote
+from pretexture.loader.shards.remote import Storage
+from pretexture.trainers import evaluation
+from pretexture.trainers import run as run_module
+from pretexture.trainers.exports import saved_model as export
+from pretexture.trainers.run import Options, pretrain
+from pretexture.trainers.runs import mirror as remote_workdir
+from pretexture.trainers.runs.folder import WorkdirError
+from pretexture.trainers.runs.mirror import RemoteWorkdir, fetched, open_workdir
 
 ROOT = os.path.dirname(os.path.abspath(__file__))
 

@@ -6,10 +6,11 @@ import pytest
 
 tf = pytest.importorskip("tensorflow")
 
-from pretexture.trainers import commandline, models  # noqa: E402
-from pretexture.trainers.layers import Scope, l2_penalty  # noqa: E402
-from pretexture.trainers.models import revnet  # noqa: E402
-from pretexture.trainers.recipes import RECIPES  # noqa: E402
+from pretexture.scripts import flags as commandline
+from pretexture.trainers import networks
+from pretexture.trainers.networks import revnet
+from pretexture.trainers.networks.layers import Scope, l2_penalty
+from pretexture.trainers.recipes import RECIPES
 
 RECIPE = dataclasses.replace(
     RECIPES["rotation"], filters_factor=0.5, small_root=True, weight_decay=0.1
@@ -28,7 +29,7 @@ def few_units(monkeypatch):
 def _network(reversible):
     scope = Scope(seed=1)
     recipe = dataclasses.replace(RECIPE, reversible=reversible)
-    network = models.build(recipe, scope, (SIDE, SIDE, 3), 4)
+    network = networks.build(recipe, scope, (SIDE, SIDE, 3), 4)
     trained = [v for v in scope.variables.values() if v.trainable]
     averages = [v for v in scope.variables.values() if not v.trainable]
     return network, trained, averages
@@ -181,7 +182,7 @@ def test_a_graph_recomputes_a_unit_only_when_the_one_after_it_is_through():
 def test_other_networks_cannot_be_reversible(architecture):
     recipe = dataclasses.replace(RECIPE, architecture=architecture, reversible=True)
     with pytest.raises(ValueError, match=f"needs architecture revnet50: {architecture} has no"):
-        models.build(recipe, Scope(), (SIDE, SIDE, 3), 4)
+        networks.build(recipe, Scope(), (SIDE, SIDE, 3), 4)
 
 
 def test_the_flag_needs_no_value():

@@ -10,18 +10,18 @@ import pytest
 
 tf = pytest.importorskip("tensorflow")
 
-import tiny  # noqa: E402
-from evaluated import compiled  # noqa: E402
-from learned import learned, wait_for_step  # noqa: E402
-from pretexture.loader import Loader, imagenet  # noqa: E402
-from pretexture.trainers import run as run_module  # noqa: E402
-from pretexture.trainers import tasks  # noqa: E402
-from pretexture.trainers.evaluation import evaluate  # noqa: E402
-from pretexture.trainers.layers import Scope  # noqa: E402
-from pretexture.trainers.metrics import read_metrics  # noqa: E402
-from pretexture.trainers.recipes import RECIPES  # noqa: E402
-from pretexture.trainers.run import DivergedError, Options, pretrain  # noqa: E402
-from pretexture.trainers.workdir import WorkdirError, read_config  # noqa: E402
+import tiny
+from evaluated import compiled
+from learned import learned, wait_for_step
+from pretexture.loader import Loader, imagenet
+from pretexture.trainers import run as run_module
+from pretexture.trainers import tasks
+from pretexture.trainers.evaluation import evaluate
+from pretexture.trainers.networks.layers import Scope
+from pretexture.trainers.recipes import RECIPES
+from pretexture.trainers.run import DivergedError, Options, pretrain
+from pretexture.trainers.runs.folder import WorkdirError, read_config
+from pretexture.trainers.runs.metrics import read_metrics
 
 ROOT = os.path.dirname(os.path.abspath(__file__))
 

@@ -11,17 +11,18 @@ import pytest
 
 tf = pytest.importorskip("tensorflow")
 
-import several  # noqa: E402
-import tiny  # noqa: E402
-from learned import learned  # noqa: E402
-from pretexture.loader import Loader, RecordError, TFRecords, imagenet  # noqa: E402
-from pretexture.loader.writer import TFRecordWriter, example  # noqa: E402
-from pretexture.trainers import features, recipes  # noqa: E402
-from pretexture.trainers.evaluation import evaluate  # noqa: E402
-from pretexture.trainers.metrics import read_metrics  # noqa: E402
-from pretexture.trainers.record_options import RecordOptions  # noqa: E402
-from pretexture.trainers.run import Options, pretrain  # noqa: E402
-from pretexture.trainers.workdir import WorkdirError  # noqa: E402
+import several
+import tiny
+from learned import learned
+from pretexture.loader import Loader, RecordError, TFRecords, imagenet
+from pretexture.loader.shards.writer import TFRecordWriter, example
+from pretexture.trainers import recipes
+from pretexture.trainers.evaluation import evaluate
+from pretexture.trainers.run import Options, pretrain
+from pretexture.trainers.runs.folder import WorkdirError
+from pretexture.trainers.runs.metrics import read_metrics
+from pretexture.loader.shards.record_options import RecordOptions
+from pretexture.trainers.transfer import features
 
 SKIP = RecordOptions(on_error="skip")
 BROKEN = b"no image"

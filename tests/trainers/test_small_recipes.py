@@ -6,10 +6,10 @@ import pytest
 
 tf = pytest.importorskip("tensorflow")
 
-import scenes  # noqa: E402
-from pretexture.loader import Loader, imagenet  # noqa: E402
-from pretexture.trainers import engines, tasks  # noqa: E402
-from pretexture.trainers.recipes import RECIPES  # noqa: E402
+import scenes
+from pretexture.loader import Loader, imagenet
+from pretexture.trainers import engines, tasks
+from pretexture.trainers.recipes import RECIPES
 
 
 @pytest.fixture(scope="module")

@@ -5,17 +5,17 @@ import pytest
 
 tf = pytest.importorskip("tensorflow")
 
-from evaluated import assign, compiled, value  # noqa: E402
-from pretexture import permutations  # noqa: E402
-from pretexture.loader import Pipeline, imagenet  # noqa: E402
-from pretexture.loader.writer import TFRecordWriter, example  # noqa: E402
-from pretexture.trainers import models, tasks  # noqa: E402
-from pretexture.trainers.evaluation import evaluate  # noqa: E402
-from pretexture.trainers.layers import Scope, l2_penalty  # noqa: E402
-from pretexture.trainers.recipes import RECIPES  # noqa: E402
-from pretexture.trainers.run import Options, pretrain  # noqa: E402
-from pretexture.trainers.tasks import exemplar, patches  # noqa: E402
-from pretexture.trainers.tasks.task import Batch, Model, objective  # noqa: E402
+from evaluated import assign, compiled, value
+from pretexture import permutations
+from pretexture.loader import Pipeline, imagenet
+from pretexture.loader.shards.writer import TFRecordWriter, example
+from pretexture.trainers import networks, tasks
+from pretexture.trainers.evaluation import evaluate
+from pretexture.trainers.networks.layers import Scope, l2_penalty
+from pretexture.trainers.recipes import RECIPES
+from pretexture.trainers.run import Options, pretrain
+from pretexture.trainers.tasks import exemplar, patches
+from pretexture.trainers.tasks.task import Batch, Model, objective
 
 KEY = np.array([3, 7, 0], np.int32)
 
@@ -31,7 +31,7 @@ def _model(name, seed=0, **fields):
     recipe = dataclasses.replace(RECIPES[name], architecture="tiny", embed_dim=5, **fields)
     task = tasks.build(recipe)
     scope = Scope(seed=seed)
-    network = models.build(recipe, scope, (12, 12, 3), task.outputs)
+    network = networks.build(recipe, scope, (12, 12, 3), task.outputs)
     return task, Model(network, task.head(scope)), scope
 
 

@@ -11,10 +11,11 @@ pytest.importorskip("tensorflow")
 
 import tiny
 import trained
-from pretexture.trainers import environment, metrics, workdir
-from pretexture.trainers.checkpoints import CheckpointError, Checkpoints, read
-from pretexture.trainers.engines import ascend, devices, require_one_process
-from pretexture.trainers.export import ExportError, read_description
+from pretexture.trainers.engines import ascend, devices, environment, require_one_process
+from pretexture.trainers.exports.saved_model import ExportError, read_description
+from pretexture.trainers.runs import folder as workdir
+from pretexture.trainers.runs import metrics
+from pretexture.trainers.runs.checkpoints import CheckpointError, Checkpoints, read
 
 DEEP = "[" * 100_000 + "]" * 100_000
 

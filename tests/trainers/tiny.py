@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 from pretexture.loader import ArraySpec, Batch
-from pretexture.trainers import models
-from pretexture.trainers.layers import BatchNorm, Conv
+from pretexture.trainers import networks
+from pretexture.trainers.networks.layers import BatchNorm, Conv
 from pretexture.trainers.recipes import RECIPES, Recipe
 
 ROTATION = Recipe(
@@ -81,7 +81,7 @@ def register(setitem):
     """Makes networks and recipes known by name; `setitem(mapping, key, value)` does it."""
     for name, norm in (("tiny", True), ("tiny-plain", False)):
         setitem(
-            models.ARCHITECTURES,
+            networks.ARCHITECTURES,
             name,
             lambda recipe, scope, image, outputs, norm=norm: Tiny(
                 scope, image[2], outputs, recipe.weight_decay, norm

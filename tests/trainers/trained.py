@@ -9,11 +9,12 @@ import signal
 
 import numpy as np
 import tensorflow as tf
-from pretexture.trainers import models, tasks, workdir
+from pretexture.trainers import networks, tasks
 from pretexture.trainers import run as run_module
-from pretexture.trainers.checkpoints import Checkpoints
-from pretexture.trainers.layers import Scope
+from pretexture.trainers.networks.layers import Scope
 from pretexture.trainers.recipes import RECIPES
+from pretexture.trainers.runs import folder as workdir
+from pretexture.trainers.runs.checkpoints import Checkpoints
 from published_code import random_values
 
 v1 = tf.compat.v1
@@ -45,7 +46,7 @@ def run(folder, recipe=VGG, steps=(7,)):
     write_config(folder, recipe)
     with tf.Graph().as_default():
         scope = Scope()
-        models.build(recipe, scope, (None, None, 3), tasks.build(recipe).outputs)
+        networks.build(recipe, scope, (None, None, 3), tasks.build(recipe).outputs)
         shapes = {name: variable.shape.as_list() for name, variable in scope.variables.items()}
     for step in steps:
         values = {**random_values(shapes, seed=step), "global_step": np.int64(step)}
@@ -66,7 +67,7 @@ def end_points(recipe, values, *images):
     """What the network gives for each batch in inference mode, by name."""
     with tf.Graph().as_default(), v1.Session() as session:
         scope = Scope(values=values.__getitem__)
-        network = models.build(recipe, scope, (None, None, 3), tasks.build(recipe).outputs)
+        network = networks.build(recipe, scope, (None, None, 3), tasks.build(recipe).outputs)
         image = v1.placeholder(tf.float32, [None, None, None, 3])
         _, points = network(image, False)
         session.run(v1.local_variables_initializer())

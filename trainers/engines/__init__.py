@@ -2,13 +2,11 @@
 
 from typing import Any
 
-import tensorflow as tf
-
-from . import ascend, devices
-
 
 def choose() -> Any:
     """The module whose `open_device` and `Engine` this TensorFlow takes."""
+    import tensorflow as tf
+
     if tf.__version__.startswith("1."):
         from . import estimator as engine
     else:
@@ -18,5 +16,7 @@ def choose() -> Any:
 
 def require_one_process(what: str) -> None:
     """Raises ValueError where this process is one of several, as the environment says."""
+    from . import ascend, devices
+
     if devices.cluster().workers > 1 or ascend.several_ranks():
         raise ValueError(f"{what} runs in one process: start it without scripts/launch.py")

@@ -11,11 +11,11 @@ from typing import Any, Dict, List, Sequence, Tuple
 
 import tensorflow as tf
 
-from .. import environment
-from ..npu_options import NpuOptions
-from ..optimization import LossScale, Step
 from ..recipes import Recipe
+from . import environment
 from .devices import cluster
+from .npu_options import NpuOptions
+from .optimization import LossScale, Step
 
 _PLUGINS = {"npu_bridge.npu_init": "1.15", "npu_device": "2.6.5"}
 

@@ -5,7 +5,7 @@ from typing import Any, Iterator, Tuple
 import numpy as np
 from pretexture.loader.loader import Batch
 
-from ..skipped import replaced
+from ..runs.skipped import replaced
 
 
 def endless(loader: Any) -> Iterator[Tuple[Any, int]]:

@@ -5,7 +5,7 @@ import re
 from typing import Any, List, NamedTuple, Tuple
 
 import tensorflow as tf
-from pretexture.loader.json_text import parse_object
+from pretexture.loader.console.json_text import parse_object
 
 
 def choose_gpus(name: str, count: int) -> List[Any]:

@@ -14,19 +14,19 @@ from typing import Any, Callable, Deque, Dict, Iterator, Mapping, Optional, Tupl
 
 import numpy as np
 import tensorflow as tf
+from pretexture.loader.console.interrupt import Interrupt
 from pretexture.loader.tensorflow import dataset
 
-from .. import checkpoints, optimization, sessions
-from ..interrupt import Interrupt
-from ..layers import Scope
-from ..npu_options import DEFAULTS, NpuOptions
+from ..networks.layers import Scope
 from ..recipes import Recipe
-from ..skipped import each_once
+from ..runs import checkpoints
+from ..runs.skipped import each_once
 from ..tasks.task import Batch, Model, Task, objective
-from . import ascend
+from . import ascend, optimization, sessions
 from .batches import endless, padded
 from .devices import choose_gpus, cluster
 from .meeting import together
+from .npu_options import DEFAULTS, NpuOptions
 
 v1: Any = tf.compat.v1
 

@@ -23,7 +23,7 @@ from typing import Iterator, List, Optional, Sequence, Set, Tuple
 
 import tensorflow as tf
 
-from ..environment import SECRET, secret
+from .environment import SECRET, secret
 
 _PATIENCE = 600.0  # seconds
 _SAY = 30.0  # seconds between two words about it

@@ -9,10 +9,9 @@ from typing import Any, Callable, ContextManager, Dict, List, Mapping, Optional
 
 import tensorflow as tf
 
-from .. import optimization
-from ..npu_options import NpuOptions
 from ..recipes import Recipe
-from . import ascend
+from . import ascend, optimization
+from .npu_options import NpuOptions
 
 Apply = Callable[[List[tf.Tensor]], Any]
 

@@ -6,18 +6,18 @@ from typing import Any, Callable, Dict, Mapping, Optional, Tuple
 
 import numpy as np
 import tensorflow as tf
+from pretexture.loader.console.interrupt import Interrupt
 
-from .. import checkpoints, optimization
-from ..interrupt import Interrupt
-from ..layers import Scope
-from ..npu_options import DEFAULTS, NpuOptions
+from ..networks.layers import Scope
 from ..recipes import Recipe
-from ..skipped import each_once
+from ..runs import checkpoints
+from ..runs.skipped import each_once
 from ..tasks.task import Batch, Task, objective
-from . import ascend
+from . import ascend, optimization
 from .batches import endless, padded
 from .devices import choose_gpus, cluster
 from .meeting import meet, together
+from .npu_options import DEFAULTS, NpuOptions
 from .places import Npu, Place, Strategy
 
 

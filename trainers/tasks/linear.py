@@ -5,7 +5,7 @@ from typing import Any, Callable, Dict, Mapping, Optional, Tuple
 import numpy as np
 import tensorflow as tf
 
-from ..layers import Conv, Scope, dropout, fold
+from ..networks.layers import Conv, Scope, dropout, fold
 from ..recipes import Recipe
 from .supervised import check_classes, class_metrics
 from .task import Batch, Model, Task

@@ -10,11 +10,12 @@ from typing import Dict, Optional
 
 import numpy as np
 import tensorflow as tf
-from pretexture.loader import Pipeline, ops
-from pretexture.loader.steps import Jigsaw as JigsawStep
-from pretexture.loader.steps import Pair
+from pretexture.loader import Pipeline
+from pretexture.loader.language import ops
+from pretexture.loader.language.steps import Jigsaw as JigsawStep
+from pretexture.loader.language.steps import Pair
 
-from ..layers import BatchNorm, Conv, Scope, draws, dropout, fold, truncated_normal
+from ..networks.layers import BatchNorm, Conv, Scope, draws, dropout, fold, truncated_normal
 from .task import Batch, Model, Task, classification
 
 PATCHES = 9

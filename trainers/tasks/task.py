@@ -7,8 +7,8 @@ import numpy as np
 import tensorflow as tf
 from pretexture.loader import Pipeline
 
-from .. import models
-from ..layers import Scope, l2_penalty
+from .. import networks
+from ..networks.layers import Scope, l2_penalty
 from ..recipes import Recipe
 
 
@@ -76,7 +76,7 @@ class Task(abc.ABC):
             image: height, width and channels of a view.
             dtype: in which the network computes.
         """
-        network = models.build(recipe, scope, image, self.outputs)
+        network = networks.build(recipe, scope, image, self.outputs)
         return Model(network, self.head(scope), dtype)
 
     def head(self, scope: Scope) -> Optional[tf.Module]:

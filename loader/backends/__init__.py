@@ -1,0 +1,1 @@
+"""What a `Loader` runs on: the compiled core, the reference, or NVIDIA DALI."""

@@ -1,0 +1,1 @@
+"""The backend that makes views by an NVIDIA DALI graph."""

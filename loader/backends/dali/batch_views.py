@@ -1,0 +1,514 @@
+"""Where the views of a batch look and what happens to their colours: draws and geometry in NumPy.
+
+For backends whose pixels are made elsewhere, such as on a GPU. The draws are those that the core
+and the reference make image by image (see `draws`), here for all views of a batch at once. As in
+the core, crops, resizes, patch offsets, flips and turns compose into one window of the image and
+one map from the view's pixels into that window.
+
+Arrays [N, V] hold a value for each of the V views of each of N images.
+"""
+
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+
+from ...errors import PipelineError
+from ...language import ops
+from ...language.pipeline import Plan
+from ...language.steps import STREAMS_PER_STEP
+
+_MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
+_WEYL = (0x9E3779B9, 0xBB67AE85)
+_LOW = np.uint64(0xFFFFFFFF)
+_HALF = np.uint64(32)
+
+INCEPTION_TRIES = 100
+LARGEST_SIDE = 2**24
+
+_CUTS = (ops.Crop, ops.InceptionCrop, ops.CentralFraction, ops.Patches)
+_SPLITS = (ops.Views, ops.Patches, ops.Rotate)
+
+# The drawn order of colour changes differs from view to view, while a batch goes through one fixed
+# sequence. So the sequence holds every order as a subsequence, and a change does nothing where a
+# view's order has it elsewhere. For each order of `reference_ops`, the places of its changes:
+_FAST = (
+    ("brightness", "saturation", "brightness"),
+    ((0, 1), (1, 2)),
+)
+_SLOW = (
+    (
+        "contrast",
+        "hue",
+        "brightness",
+        "saturation",
+        "brightness",
+        "contrast",
+        "brightness",
+        "hue",
+        "contrast",
+    ),
+    ((2, 3, 7, 8), (3, 4, 5, 7), (0, 1, 2, 3), (1, 3, 5, 6)),
+)
+_NEUTRAL = {"brightness": 0.0, "saturation": 1.0, "hue": 0.0, "contrast": 1.0}
+
+
+class Color(NamedTuple):
+    """A change of colours, on values of [0, 255].
+
+    Attributes:
+        kind: "gray" (1: every channel becomes the mean of the three; 0: nothing), "brightness"
+            (added), "saturation" (factor), "hue" (turn, in circles), "contrast" (factor) or "clip"
+            (to [0, 255]; no amount).
+        amount: float32 [N, V].
+    """
+
+    kind: str
+    amount: Optional[np.ndarray] = None
+
+
+class BatchViews(NamedTuple):
+    """The views of N images. Pairs are (y, x), in pixels.
+
+    Attributes:
+        start, shape: int32 [N, V, 2], the window of the image that a view is resampled from; beyond
+            its edges its outermost pixels go on.
+        roi_start, roi_end: float32 [N, V, 2], the part of the window that a view shows, from edge
+            to edge; backwards where the end comes before the start.
+        method: int32 [N, V], number of the resampling method in `ops.METHODS`.
+        turned: [V], whether rows and columns are exchanged after resampling.
+        colors: what then happens to the colours, in order.
+        label: int32 [N, labels of an image]; None where it is the class label.
+        refused: why there are no views, by the image's place.
+    """
+
+    start: np.ndarray
+    shape: np.ndarray
+    roi_start: np.ndarray
+    roi_end: np.ndarray
+    method: np.ndarray
+    turned: np.ndarray
+    colors: List[Color]
+    label: Optional[np.ndarray]
+    refused: Dict[int, str]
+
+
+class Planner:
+    """Draws the views of batches.
+
+    Args:
+        plan: a compiled pipeline.
+        seed: of all draws.
+
+    Attributes:
+        in_turns: each view that is drawn stands for four, turned by 0, 90, 180 and 270 degrees
+            counter-clockwise. Where steps that draw follow the turns, all four are drawn instead.
+        own_windows: whether views of one image may have different windows.
+        whole: whether every window is the whole image.
+        method: of resampling; None where it is drawn.
+        antialias: whether bilinear resampling widens its kernel.
+
+    Raises: PipelineError for an operation that cannot be drawn here.
+    """
+
+    def __init__(self, plan: Plan, seed: int):
+        for op in plan.ops:
+            if type(op) not in _OPERATIONS:
+                raise PipelineError(f"{step_of(op)}: {type(op).__name__} is not drawn in batches")
+        self._seed = seed
+        self._ops = plan.ops
+        kinds = [type(op) for op in plan.ops]
+        self.in_turns = ops.Rotate in kinds and {ops.Normalize, ops.Standardize}.issuperset(
+            kinds[kinds.index(ops.Rotate) + 1 :]
+        )
+        resize = next(
+            (op for op in plan.ops if isinstance(op, (ops.Resize, ops.ResizeSmall))), None
+        )
+        self.antialias = isinstance(resize, ops.Resize) and resize.antialias
+        self.method: Optional[str] = "nearest"
+        if isinstance(resize, ops.ResizeSmall):
+            self.method = "area"
+        elif isinstance(resize, ops.Resize):
+            self.method = None if resize.randomize else resize.method
+        before = plan.ops if resize is None else plan.ops[: plan.ops.index(resize)]
+        cuts = [i for i, op in enumerate(before) if isinstance(op, _CUTS)]
+        splits = [i for i, op in enumerate(before) if isinstance(op, _SPLITS)]
+        self.whole = not cuts
+        self.own_windows = bool(cuts and splits) and splits[0] <= cuts[-1]
+
+    def draw(
+        self,
+        heights: Sequence[int],
+        widths: Sequence[int],
+        records: Sequence[int],
+        epoch: int,
+    ) -> BatchViews:
+        """The views of images of these sizes, which are these records' in that epoch."""
+        state = _State(self._seed, epoch, np.array(records), np.array(heights), np.array(widths))
+        for op in self._ops:
+            if isinstance(op, ops.Rotate) and self.in_turns:
+                state.label = np.tile(np.arange(4), (len(records), state.views))
+                break
+            _OPERATIONS[type(op)](op, state)
+        return state.finish()
+
+
+def step_of(op: ops.Op) -> str:
+    """What to call the pipeline step that an operation belongs to."""
+    return f"step {op.stream // STREAMS_PER_STEP + 1}"
+
+
+class _Axis(NamedTuple):
+    """One dimension of the views, as in csrc/geometry.h; every array [N, V].
+
+    Source pixels begin..begin+size-1 form the window that the resize sees. Of the resized pixels,
+    `length` from `first` on are kept.
+    """
+
+    begin: np.ndarray
+    size: np.ndarray
+    mirrored: np.ndarray  # the window is read backwards
+    resized: np.ndarray
+    first: np.ndarray
+    length: np.ndarray
+    reversed: np.ndarray  # the kept pixels come out backwards
+
+    @classmethod
+    def whole(cls, sizes: np.ndarray) -> "_Axis":
+        size = sizes.astype(np.int64)[:, None]
+        zero, no = np.zeros_like(size), np.zeros(size.shape, bool)
+        return cls(zero, size, no, size, zero, size, no)
+
+    def crop(self, offset: Any, length: Any) -> "_Axis":
+        first = self.first + np.where(self.reversed, self.length - offset - length, offset)
+        return self._replace(first=first, length=np.broadcast_to(length, first.shape))
+
+    def resize(self, length: Any) -> "_Axis":
+        length = np.broadcast_to(length, self.length.shape)
+        zero, no = np.zeros_like(self.first), np.zeros_like(self.reversed)
+        return _Axis(self.begin + self.first, self.length, self.reversed, length, zero, length, no)
+
+    def flip(self, where: Any = True) -> "_Axis":
+        return self._replace(reversed=self.reversed ^ where)
+
+    def roi(self, shift: np.ndarray, scaled_shift: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+        """Start and end of what is kept, from edge to edge, in pixels of the window.
+
+        They are moved by `shift` + `scaled_shift` * scale.
+        """
+        scale = self.size / self.resized
+        start = (self.first + scaled_shift) * scale + shift
+        end = start + self.length * scale
+        start, end = (np.where(self.mirrored, self.size - x, x) for x in (start, end))
+        return np.where(self.reversed, end, start), np.where(self.reversed, start, end)
+
+
+class _State:
+    """The views of a batch on their way through the operations."""
+
+    def __init__(
+        self,
+        seed: int,
+        epoch: int,
+        records: np.ndarray,
+        heights: np.ndarray,
+        widths: np.ndarray,
+    ):
+        self._seed, self._epoch = seed, epoch
+        self.records = records
+        self.row, self.column = _Axis.whole(heights), _Axis.whole(widths)
+        self.turned = np.zeros(1, bool)
+        self.resampled = False
+        self.method = np.zeros((len(records), 1), np.int32)
+        self.coords = "half_pixel"
+        self.colors: List[Color] = []
+        self.label: Optional[np.ndarray] = None
+        self.refused: Dict[int, str] = {}
+        self.latest_split = 1
+
+    @property
+    def views(self) -> int:
+        return self.row.length.shape[1]
+
+    def words(self, op: ops.Op, views: Optional[int] = None, block: int = 0) -> List[np.ndarray]:
+        """The four words of a block for each image and view, uint64 [N, V]."""
+        view = np.arange(self.views if views is None else views, dtype=np.uint64)
+        return _philox(
+            self._seed,
+            np.uint64(block),
+            np.uint64(op.stream << 16) | view,
+            self.records.astype(np.uint64)[:, None],
+            np.uint64(self._epoch),
+        )
+
+    def words_at(self, op: ops.Op, image: np.ndarray, view: np.ndarray, block: int):
+        """The same for some views of some images."""
+        return _philox(
+            self._seed,
+            np.uint64(block),
+            np.uint64(op.stream << 16) | view.astype(np.uint64),
+            self.records[image].astype(np.uint64),
+            np.uint64(self._epoch),
+        )
+
+    def take(self, index: np.ndarray) -> None:
+        """Goes on with the views of these numbers, [N, V']."""
+
+        def taken(array: np.ndarray) -> np.ndarray:
+            return np.take_along_axis(array, index, 1)
+
+        self.row = _Axis(*map(taken, self.row))
+        self.column = _Axis(*map(taken, self.column))
+        self.method = taken(self.method)
+        self.turned = self.turned[index[0]]  # alike in all images
+        self.colors = [
+            Color(kind, None if amount is None else taken(amount)) for kind, amount in self.colors
+        ]
+
+    def split(self, n: int) -> np.ndarray:
+        """Replaces each view by n equal ones; returns which of the n each is, [V * n]."""
+        index = np.repeat(np.arange(self.views), n)
+        which = np.tile(np.arange(n), self.views)
+        self.take(np.broadcast_to(index, (len(self.records), len(index))))
+        self.latest_split = n
+        return which
+
+    def crop(self, top: Any, left: Any, height: Any, width: Any) -> None:
+        self.row, self.column = self.row.crop(top, height), self.column.crop(left, width)
+
+    def refuse(self, images: np.ndarray, reason: Callable[[int, int], str]) -> None:
+        """For each of the images: [N, V] the reason, from the height and width before."""
+        for image, view in zip(*np.nonzero(images)):
+            height, width = self.row.length[image, view], self.column.length[image, view]
+            self.refused.setdefault(int(image), reason(int(height), int(width)))
+
+    def finish(self) -> BatchViews:
+        if not self.resampled:
+            self.row, self.column = (x.resize(x.length) for x in (self.row, self.column))
+            self.method = np.full_like(self.method, ops.METHODS.index("nearest"))
+        y, x = (
+            _Axis(*(np.where(self.turned, turned, as_is) for turned, as_is in zip(other, axis)))
+            for axis, other in ((self.row, self.column), (self.column, self.row))
+        )
+        # TensorFlow 1 samples at i * scale, which is half a scale less half a pixel further left.
+        # Nearest takes the pixel that holds the position; rounding must not push it off the edge.
+        nearest = self.method == ops.METHODS.index("nearest")
+        area = self.method == ops.METHODS.index("area")
+        tf1 = (self.coords == "tf1") & ~area
+        shift = np.where(nearest, 1e-3, np.where(tf1, 0.5, 0))
+        scaled_shift = np.where(tf1, -0.5, 0)
+        (top, bottom), (left, right) = (axis.roi(shift, scaled_shift) for axis in (y, x))
+        return BatchViews(
+            np.stack([y.begin, x.begin], 2).astype(np.int32),
+            np.stack([y.size, x.size], 2).astype(np.int32),
+            np.stack([top, left], 2).astype(np.float32),
+            np.stack([bottom, right], 2).astype(np.float32),
+            self.method,
+            self.turned,
+            self.colors,
+            None if self.label is None else self.label.astype(np.int32),
+            self.refused,
+        )
+
+
+def _philox(seed: int, *counter: np.ndarray) -> List[np.ndarray]:
+    """`draws.philox` of arrays of counter words."""
+    x0, x1, x2, x3 = np.broadcast_arrays(*(np.asarray(x, np.uint64) for x in counter))
+    k0, k1 = seed & 0xFFFFFFFF, seed >> 32
+    for _ in range(10):
+        p0, p1 = x0 * _MULTIPLIERS[0], x2 * _MULTIPLIERS[1]
+        x0, x1, x2, x3 = (
+            (p1 >> _HALF) ^ x1 ^ np.uint64(k0),
+            p1 & _LOW,
+            (p0 >> _HALF) ^ x3 ^ np.uint64(k1),
+            p0 & _LOW,
+        )
+        k0, k1 = (k0 + _WEYL[0]) & 0xFFFFFFFF, (k1 + _WEYL[1]) & 0xFFFFFFFF
+    return [x0, x1, x2, x3]
+
+
+def _uniform(words: np.ndarray) -> np.ndarray:
+    return words / 2.0**32
+
+
+def _below(words: np.ndarray, n: Any) -> np.ndarray:
+    return (words * np.asarray(n).astype(np.uint64) >> _HALF).astype(np.int64)
+
+
+# One function an operation.
+
+
+def _views(op: ops.Views, state: _State) -> None:
+    state.split(op.n)
+
+
+def _resize(op: ops.Resize, state: _State) -> None:
+    state.method = np.full((len(state.records), state.views), ops.METHODS.index(op.method))
+    if op.randomize:
+        state.method = _below(state.words(op)[0], len(ops.METHODS))
+    state.coords, state.resampled = op.coords, True
+    state.row, state.column = state.row.resize(op.height), state.column.resize(op.width)
+
+
+def _resize_small(op: ops.ResizeSmall, state: _State) -> None:
+    height, width = state.row.length, state.column.length
+    smaller = np.minimum(height, width)
+    sides = []
+    for side in (height, width):
+        whole, rest = np.divmod(side * op.size, smaller)
+        up = (2 * rest > smaller) | ((2 * rest == smaller) & (whole % 2 == 1))
+        sides.append(np.maximum(whole + up, 1))
+    state.refuse(
+        np.maximum(*sides) > LARGEST_SIDE, lambda *_: "the image is too narrow to be resized"
+    )
+    state.method = np.full((len(state.records), state.views), ops.METHODS.index("area"))
+    state.resampled = True
+    state.row, state.column = state.row.resize(sides[0]), state.column.resize(sides[1])
+
+
+def _crop(op: ops.Crop, state: _State) -> None:
+    down, across = state.row.length - op.height, state.column.length - op.width
+    size = f"{op.height}x{op.width}"
+    state.refuse(
+        (down < 0) | (across < 0), lambda h, w: f"a crop of {size} does not fit in {h}x{w} pixels"
+    )
+    down, across = np.maximum(down, 0), np.maximum(across, 0)
+    top, left = down // 2, across // 2
+    if op.random:
+        words = state.words(op)
+        top, left = _below(words[0], down + 1), _below(words[1], across + 1)
+    state.crop(top, left, op.height, op.width)
+
+
+def _inception_crop(op: ops.InceptionCrop, state: _State) -> None:
+    """As `draws.inception_crop`; tries go on for the views that have no window yet."""
+    windows = np.stack(
+        [np.zeros_like(state.row.length)] * 2 + [state.row.length, state.column.length]
+    )
+    image, view = np.nonzero(np.ones(state.row.length.shape, bool))
+    for attempt in range(INCEPTION_TRIES):
+        if not len(image):
+            break
+        height, width = state.row.length[image, view], state.column.length[image, view]
+        smallest, largest = op.area[0] * (height * width), op.area[1] * (height * width)
+        w0, w1, w2, w3 = state.words_at(op, image, view, attempt)
+        ratio = op.aspect[0] + (op.aspect[1] - op.aspect[0]) * _uniform(w0)
+        low, high = np.rint(np.sqrt(smallest / ratio)), np.rint(np.sqrt(largest / ratio))
+        lowered = np.trunc((width + 0.5 - 1e-7) / ratio)
+        lowered -= np.rint(lowered * ratio) > width
+        high = np.minimum(np.where(np.rint(high * ratio) > width, lowered, high), height)
+        low = np.minimum(low, high)
+        h = low + _below(w1, high - low + 1)
+        w = np.rint(h * ratio)
+        covered = h * w
+        found = (h >= 1) & (w >= 1) & (w <= width) & (smallest <= covered) & (covered <= largest)
+        found &= covered >= 0.1 * (height * width)
+        h, w = np.where(found, h, 1).astype(np.int64), np.where(found, w, 1).astype(np.int64)
+        down, across = height - h, width - w
+        if op.last_position:
+            down, across = down + 1, across + 1
+        drawn = np.stack([_below(w2, np.maximum(down, 1)), _below(w3, np.maximum(across, 1)), h, w])
+        windows[:, image[found], view[found]] = drawn[:, found]
+        image, view = image[~found], view[~found]
+    state.crop(*windows)
+
+
+def _central_fraction(op: ops.CentralFraction, state: _State) -> None:
+    height, width = state.row.length, state.column.length
+    top, left = ((side * (1 - op.fraction) / 2).astype(np.int64) for side in (height, width))
+    state.crop(top, left, height - 2 * top, width - 2 * left)
+
+
+def _flip(op: ops.Flip, state: _State) -> None:
+    state.column = state.column.flip(_uniform(state.words(op)[0]) < 0.5)
+
+
+def _gray(op: ops.Gray, state: _State) -> None:
+    gray = _uniform(state.words(op)[0]) < op.probability
+    state.colors.append(Color("gray", gray.astype(np.float32)))
+
+
+def _distort(op: ops.Distort, state: _State) -> None:
+    sequence, places = _FAST if op.fast else _SLOW
+    words = state.words(op)
+    order = np.where(_uniform(words[0]) < 0.25, 0, 1) if op.fast else _below(words[0], 4)
+    drawn = {
+        "brightness": (2 * _uniform(words[1]) - 1) * 32,
+        "saturation": 0.5 + _uniform(words[2]),
+        "hue": (2 * _uniform(words[3]) - 1) * 0.2,
+    }
+    if not op.fast:
+        drawn["contrast"] = 0.5 + _uniform(state.words(op, block=1)[0])
+    for place, kind in enumerate(sequence):
+        here = np.isin(order, [number for number, taken in enumerate(places) if place in taken])
+        amount = np.where(here, drawn[kind], _NEUTRAL[kind])
+        state.colors.append(Color(kind, amount.astype(np.float32)))
+    state.colors.append(Color("clip"))
+
+
+def _patches(op: ops.Patches, state: _State) -> None:
+    place = state.split(op.n**2)
+    height, width = state.row.length // op.n, state.column.length // op.n
+    top = left = np.full(height.shape, op.jitter // 2)
+    if op.random:
+        words = state.words(op)
+        top, left = _below(words[0], op.jitter + 1), _below(words[1], op.jitter + 1)
+    top, left = top + place // op.n * height, left + place % op.n * width
+    state.crop(top, left, height - op.jitter, width - op.jitter)
+
+
+def _arrange(op: Any, arrangements: np.ndarray, state: _State) -> None:
+    """Puts the patches of each group in the places that its label says."""
+    cells = state.latest_split
+    groups = state.views // cells
+    if op.random:
+        state.label = _below(state.words(op, views=groups)[0], len(arrangements))
+    else:
+        state.label = np.repeat(state.records[:, None] % len(arrangements), groups, axis=1)
+    index = np.arange(groups)[:, None] * cells + arrangements[state.label]
+    state.take(index.reshape(len(state.records), -1))
+    state.latest_split = arrangements.shape[1]
+
+
+def _jigsaw(op: ops.Jigsaw, state: _State) -> None:
+    _arrange(op, np.array(op.permutations), state)
+
+
+def _pair(op: ops.Pair, state: _State) -> None:
+    centre = state.latest_split // 2
+    neighbours = [i for i in range(state.latest_split) if i != centre]
+    _arrange(op, np.array([(centre, i) for i in neighbours]), state)
+
+
+def _rotate(op: ops.Rotate, state: _State) -> None:
+    turns = state.split(4)
+    for turn in (1, 2, 3):
+        # Row i of the turned view is column W - 1 - i of the view.
+        more = turns >= turn
+        row, column = state.row, state.column
+        state.row = _Axis(*(np.where(more, a, b) for a, b in zip(column.flip(), row)))
+        state.column = _Axis(*(np.where(more, a, b) for a, b in zip(row, column)))
+        state.turned = state.turned ^ more
+    state.label = np.tile(turns, (len(state.records), 1))
+
+
+def _nothing(op: ops.Op, state: _State) -> None:
+    """Normalisation ends every view alike."""
+
+
+_OPERATIONS: Dict[type, Callable[[Any, _State], None]] = {
+    ops.Views: _views,
+    ops.Resize: _resize,
+    ops.ResizeSmall: _resize_small,
+    ops.Crop: _crop,
+    ops.InceptionCrop: _inception_crop,
+    ops.CentralFraction: _central_fraction,
+    ops.Flip: _flip,
+    ops.Gray: _gray,
+    ops.Distort: _distort,
+    ops.Patches: _patches,
+    ops.Jigsaw: _jigsaw,
+    ops.Pair: _pair,
+    ops.Rotate: _rotate,
+    ops.Normalize: _nothing,
+    ops.Standardize: _nothing,
+}

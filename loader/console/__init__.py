@@ -1,0 +1,1 @@
+"""Text, files, signals and progress for people; the standard library only."""

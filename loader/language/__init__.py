@@ -1,0 +1,1 @@
+"""The pipeline language: steps, parsed, checked and lowered to operations."""

@@ -1,0 +1,517 @@
+"""The steps of the pipeline language, one small class each.
+
+A step is written `name(args)`; the class's docstring says what it does, its fields are its
+arguments. `ops(training, stream)` gives the primitive operations that it stands for.
+"""
+
+import dataclasses
+import functools
+from typing import Any, ClassVar, Dict, List, Optional, Sequence, Tuple, Type, Union
+
+from pretexture import permutations
+
+from ..errors import PipelineError
+from . import ops
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# Draws of one step never meet those of another: step number s owns streams 16 s .. 16 s + 15.
+STREAMS_PER_STEP = 16
+
+# Largest size of a number that maps pixel values: what it gives fits a float32 easily.
+LARGEST = 1e6
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """What all steps share. Subclasses set `name` and define `ops`."""
+
+    name: ClassVar[str]
+
+    def ops(self, training: bool, stream: int) -> List[ops.Op]:
+        """The primitive operations, whose draws use the streams from `stream` on."""
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        arguments = []
+        positional = True
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.default is not dataclasses.MISSING and value == field.default:
+                positional = False
+                continue
+            text = repr(value)
+            arguments.append(text if positional else f"{field.name}={text}")
+        return f"{self.name}({', '.join(arguments)})"
+
+
+def _whole(step: Step, field: str, low: int = 1) -> None:
+    value = getattr(step, field)
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= 65535:
+        raise PipelineError(f"{field} must be a whole number from {low} to 65535, not {value!r}")
+
+
+def _side(step: Any) -> None:
+    _whole(step, "h")
+    if step.w is not None:
+        _whole(step, "w")
+
+
+def _flag(step: Step, field: str) -> None:
+    if not isinstance(getattr(step, field), bool):
+        raise PipelineError(f"{field} must be True or False, not {getattr(step, field)!r}")
+
+
+def _choice(step: Step, field: str, choices: Sequence[str]) -> None:
+    if getattr(step, field) not in choices:
+        raise PipelineError(
+            f"{field} must be one of {', '.join(choices)}, not {getattr(step, field)!r}"
+        )
+
+
+def _numbers(value: Any, count: int, field: str) -> Tuple[float, ...]:
+    if not isinstance(value, (tuple, list)) or len(value) != count:
+        raise PipelineError(f"{field} must be {count} numbers, not {value!r}")
+    if not all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in value):
+        raise PipelineError(f"{field} must be {count} numbers, not {value!r}")
+    if not all(abs(x) <= LARGEST for x in value):
+        raise PipelineError(f"{field} must be numbers within {LARGEST:g} of 0, not {value!r}")
+    return tuple(float(x) for x in value)
+
+
+def _interval(step: Step, field: str, smallest: float, largest: float) -> None:
+    lo, hi = _numbers(getattr(step, field), 2, field)
+    if not smallest <= lo <= hi <= largest:
+        raise PipelineError(
+            f"{field} must be {smallest:g} <= low <= high <= {largest:g}, "
+            f"not {getattr(step, field)!r}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Resize(Step):
+    """Resamples to exactly h x w pixels (w = h where it is left out).
+
+    Args:
+        h, w: height and width of the result, pixels.
+        method: "bilinear", "nearest", "bicubic" or "area" (averages over each output pixel's
+            footprint).
+        coords: "half_pixel" samples at (i + 0.5) * scale - 0.5, "tf1" at i * scale as TensorFlow 1
+            did. "area" is the same in both.
+        antialias: widens the bilinear kernel by the scale where the image shrinks.
+        randomize: in training draws one of the four methods for each image, whatever `method` is.
+
+    Shapes: [H, W, C] -> [h, w, C].
+    """
+
+    name: ClassVar[str] = "resize"
+    h: int
+    w: Optional[int] = None
+    method: str = "bilinear"
+    coords: str = "half_pixel"
+    antialias: bool = False
+    randomize: bool = False
+
+    def __post_init__(self):
+        _side(self)
+        _choice(self, "method", ops.METHODS)
+        _choice(self, "coords", ops.COORDS)
+        _flag(self, "antialias")
+        _flag(self, "randomize")
+        if self.antialias and (
+            self.method != "bilinear" or self.coords != "half_pixel" or self.randomize
+        ):
+            raise PipelineError(
+                "antialias=True goes with method='bilinear', coords='half_pixel' and no randomize"
+            )
+
+    def ops(self, training: bool, stream: int) -> List[ops.Op]:
+        """One `Resize`; evaluation never draws the method."""
+        return [
+            ops.Resize(
+                stream,
+                self.h,
+                self.h if self.w is None else self.w,
+                "bilinear" if self.randomize else self.method,
+                self.coords,
+                self.antialias,
+                self.randomize and training,
+            )
+        ]
+
+
+@dataclasses.dataclass(frozen=True)
+class ResizeSmall(Step):
+    """Resizes by area averaging so that the smaller side is s pixels, keeping the aspect ratio.
+
+    Each side becomes round(side * s / smaller side), halves to even.
+    """
+
+    name: ClassVar[str] = "resize_small"
+    s: int
+
+    def __post_init__(self):
+        _whole(self, "s")
+
+    def ops(self, training: bool, stream: int) -> List[ops.Op]:
+        """One `ResizeSmall`."""
+        return [ops.ResizeSmall(stream, self.s)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Crop(Step):
+    """Takes a window of h x w pixels (w = h where it is left out).
+
+    At a uniform random position in training; centred in evaluation, at offset (H - h) // 2.
+    """
+
+    name: ClassVar[str] = "crop"
+    h: int
+    w: Optional[int] = None
+
+    def __post_init__(self):
+        _side(self)
+
+    def ops(self, training: bool, stream: int) -> List[ops.Op]:
+        """One `Crop`."""
+        return [ops.Crop(stream, self.h, self.h if self.w is None else self.w, training)]
+
+
+@dataclasses.dataclass(frozen=True)
+class CenterCrop(Step):
+    """Takes the central window of h x w pixels (w = h where it is left out)."""
+
+    name: ClassVar[str] = "center_crop"
+    h: int
+    w: Optional[int] = None
+
+    def __post_init__(self):
+        _side(self)
+
+    def ops(self, training: bool, stream: int) -> List[ops.Op]:
+        """One `Crop` that is never random."""
+        return [ops.Crop(stream, self.h, self.h if self.w is None else self.w, False)]
+
+
+@dataclasses.dataclass(frozen=True)
+class InceptionCrop(Step):
+    """Takes a window of random area and aspect ratio; identity in evaluation. No resize.
+
+    As TensorFlow's `sample_distorted_bounding_box` with the whole image as the object.
+
+    Args:
+        area: range of the window's share of the image's area.
+        aspect: range of width / height.
+        last_position: False never takes the window at the bottom or at the right edge, unless it is
+            as high or as wide as the image; so does TensorFlow.
+    """
+
+    name: ClassVar[str] = "inception_crop"
+    area: Tuple[float, float] = (0.05, 1.0)
+    aspect: Tuple[float, float] = (3 / 4, 4 / 3)
+    last_position: bool = True
+
+    def __post_init__(self):
+        _interval(self, "area", 1e-6, 1)
+        _interval(self, "aspect", 1e-3, 1e3)
+        _flag(self, "last_position")
+
+    def ops(self, training: bool, stream: int) -> List[ops.Op]:
+        """One `InceptionCrop` in training, nothing in evaluation."""
+        if not training:
+            return []
+        area, aspect = _numbers(self.area, 2, "area"), _numbers(self.aspect, 2, "aspect")
+        window = ((area[0], area[1]), (aspect[0], aspect[1]))
+        return [ops.InceptionCrop(stream, *window, self.last_position)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Flip(Step):
+    """Mirrors left-right with probability 1/2; identity in evaluation."""
+
+    name: ClassVar[str] = "flip"
+
+    def ops(self, training: bool, stream: int) -> List[ops.Op]:
+        """One `Flip` in training, nothing in evaluation."""
+        return [ops.Flip(stream)] if training else []
+
+
+@dataclasses.dataclass(frozen=True)
+class Gray(Step):
+    """With probability p (in evaluation too) each channel becomes the mean of R, G and B.
+
+    Args:
+        p: the probability.
+        wrap: as TensorFlow computes the mean of bytes, `(R + G + B) % 256 // 3`: [200, 201, 202]
+            becomes 30. It must come before what resizes, splits or colours the image.
+    """
+
+    name: ClassVar[str] = "gray"
+    p: float = 1.0
+    wrap: bool = False
+
+    def __post_init__(self):
+        _flag(self, "wrap")
+        if isinstance(self.p, bool) or not isinstance(self.p, (int, float)) or not 0 <= self.p <= 1:
+            raise PipelineError(f"p must be a probability from 0 to 1, not {self.p!r}")
+
+    def ops(self, training: bool, stream: int) -> List[ops.Op]:
+        """One `Gray`."""
+        return [ops.Gray(stream, float(self.p), self.wrap)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Distort(Step):
+    """Colour distortion of the Inception preprocessing; identity in evaluation.
+
+    Args:
+        fast: brightness and saturation only; False adds hue and contrast, in the four published
+            orders.
+    """
+
+    name: ClassVar[str] = "distort"
+    fast: bool = True
+
+    def __post_init__(self):
+        _flag(self, "fast")
+
+    def ops(self, training: bool, stream: int) -> List[ops.Op]:
+        """One `Distort` in training, nothing in evaluation."""
+        return [ops.Distort(stream, self.fast)] if training else []
+
+
+@dataclasses.dataclass(frozen=True)
+class Inception(Step):
+    """Inception preprocessing: inception_crop, resize, flip, distort, range(-1, 1).
+
+    In evaluation the central 87.5% of each side, resized, range(-1, 1).
+
+    Args:
+        h, w: height and width of a view, pixels.
+        views: number of independent views; more than one adds a dimension.
+        fast: as in `distort`.
+        coords: as in `resize`.
+        aspect, last_position: as in `inception_crop`.
+    """
+
+    name: ClassVar[str] = "inception"
+    h: int
+    w: Optional[int] = None
+    views: int = 1
+    fast: bool = True
+    coords: str = "half_pixel"
+    aspect: Tuple[float, float] = (3 / 4, 4 / 3)
+    last_position: bool = True
+
+    def __post_init__(self):
+        _side(self)
+        _whole(self, "views")
+        _flag(self, "fast")
+        _choice(self, "coords", ops.COORDS)
+        _interval(self, "aspect", 1e-3, 1e3)
+        _flag(self, "last_position")
+
+    def ops(self, training: bool, stream: int) -> List[ops.Op]:
+        """The operations of the steps that it names."""
+        steps: List[Step] = [
+            InceptionCrop(aspect=self.aspect, last_position=self.last_position),
+            Resize(self.h, self.w, coords=self.coords),
+            Flip(),
+            Distort(self.fast),
+            Range(-1, 1),
+        ]
+        result: List[ops.Op] = []
+        if self.views > 1:
+            result.append(ops.Views(stream, self.views))
+        if not training:
+            result.append(ops.CentralFraction(stream, 0.875))
+        for i, step in enumerate(steps):
+            result += step.ops(training, stream + 1 + i)
+        return result
+
+
+@dataclasses.dataclass(frozen=True)
+class Patches(Step):
+    """Cuts each image into n x n patches, row by row.
+
+    The gaps that `jitter` leaves stop a network from matching edges that run across neighbouring
+    patches (Doersch et al., 2015, section 3).
+
+    Args:
+        n: cells per side.
+        jitter: pixels by which a patch is smaller than its cell; drawn anew for each patch in
+            training, centred in evaluation.
+
+    Shapes: [H, W, C] -> [n * n, H // n - jitter, W // n - jitter, C].
+    Raises: PipelineError where a patch would be empty.
+    """
+
+    name: ClassVar[str] = "patches"
+    n: int
+    jitter: int = 0
+
+    def __post_init__(self):
+        _whole(self, "n")
+        _whole(self, "jitter", 0)
+
+    def ops(self, training: bool, stream: int) -> List[ops.Op]:
+        """One `Patches`."""
+        return [ops.Patches(stream, self.n, self.jitter, training)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Jigsaw(Step):
+    """Shuffles the patches by a permutation of a set; the label becomes its number.
+
+    Drawn for each image in training; record number mod set size in evaluation.
+
+    Args:
+        set: "maximal-N" (`permutations.maximal(N)`, 9 patches), "published" (the paper's 100,
+            9 patches), or the path of a file that `permutations.load` reads.
+    """
+
+    name: ClassVar[str] = "jigsaw"
+    set: str = "maximal-100"
+
+    def __post_init__(self):
+        if not isinstance(self.set, str):
+            raise PipelineError(f"set must be a name or a path, not {self.set!r}")
+
+    def ops(self, training: bool, stream: int) -> List[ops.Op]:
+        """One `Jigsaw`."""
+        return [ops.Jigsaw(stream, _permutation_set(self.set), training)]
+
+
+@functools.lru_cache(maxsize=8)
+def _permutation_set(name: str) -> Tuple[Tuple[int, ...], ...]:
+    try:
+        if name == "published":
+            found = permutations.published()
+        elif name.startswith("maximal-") and name[8:].isdigit():
+            found = permutations.maximal(int(name[8:]))
+        else:
+            found = permutations.load(name)
+    except (OSError, ValueError) as error:
+        raise PipelineError(
+            f"set must be 'maximal-N', 'published' or a permutation file, not {name!r}: {error}"
+        ) from error
+    return tuple(tuple(int(x) for x in row) for row in found)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair(Step):
+    """Keeps the centre patch and one of its neighbours; the label becomes the neighbour's number.
+
+    Neighbours are numbered row by row without the centre, 0..7 for 3 x 3 patches. Drawn for each
+    image in training; record number mod their count in evaluation.
+
+    Shapes: [n * n, h, w, C] -> [2, h, w, C], the centre first.
+    """
+
+    name: ClassVar[str] = "pair"
+
+    def ops(self, training: bool, stream: int) -> List[ops.Op]:
+        """One `Pair`."""
+        return [ops.Pair(stream, training)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rotate(Step):
+    """Stacks the view turned by 0, 90, 180, 270 degrees counter-clockwise; labels 0..3.
+
+    Shapes: [S, S, C] -> [4, S, S, C].
+    """
+
+    name: ClassVar[str] = "rotate"
+
+    def ops(self, training: bool, stream: int) -> List[ops.Op]:
+        """One `Rotate`."""
+        return [ops.Rotate(stream)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Range(Step):
+    """Maps [0, 255] to [lo, hi]."""
+
+    name: ClassVar[str] = "range"
+    lo: float
+    hi: float
+
+    def __post_init__(self):
+        _numbers((self.lo, self.hi), 2, "lo and hi")
+        if self.lo == self.hi:
+            raise PipelineError("lo and hi must differ")
+
+    def ops(self, training: bool, stream: int) -> List[ops.Op]:
+        """One `Normalize`."""
+        scale, bias = (self.hi - self.lo) / 255, float(self.lo)
+        return [ops.Normalize(stream, (scale,) * 3, (bias,) * 3)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Normalize(Step):
+    """(x / 255 - mean) / std for each channel.
+
+    Args:
+        mean: three numbers in units of [0, 1], or "imagenet" for that data set's mean and std.
+        std: three numbers; left out with "imagenet".
+    """
+
+    name: ClassVar[str] = "normalize"
+    mean: Union[str, Tuple[float, float, float]] = "imagenet"
+    std: Optional[Tuple[float, float, float]] = None
+
+    def __post_init__(self):
+        if isinstance(self.mean, str):
+            if self.mean != "imagenet" or self.std is not None:
+                raise PipelineError("write normalize('imagenet') or normalize(mean, std)")
+            return
+        _numbers(self.mean, 3, "mean")
+        if not all(x >= 1 / LARGEST for x in _numbers(self.std, 3, "std")):
+            raise PipelineError(f"std must be {1 / LARGEST:g} or more, not {self.std!r}")
+
+    def ops(self, training: bool, stream: int) -> List[ops.Op]:
+        """One `Normalize`."""
+        mean: Any = IMAGENET_MEAN if isinstance(self.mean, str) else self.mean
+        std: Any = IMAGENET_STD if self.std is None else self.std
+        scale = tuple(1 / (255 * s) for s in std)
+        bias = tuple(-m / s for m, s in zip(mean, std))
+        return [ops.Normalize(stream, scale, bias)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Standardize(Step):
+    """Each view to mean 0 and standard deviation 1: (x - mean) / max(std, 1 / sqrt(n)).
+
+    Over all its n values, as `tf.image.per_image_standardization`.
+    """
+
+    name: ClassVar[str] = "standardize"
+
+    def ops(self, training: bool, stream: int) -> List[ops.Op]:
+        """One `Standardize`."""
+        return [ops.Standardize(stream)]
+
+
+STEPS: Dict[str, Type[Step]] = {
+    step.name: step
+    for step in (
+        Resize,
+        ResizeSmall,
+        Crop,
+        CenterCrop,
+        InceptionCrop,
+        Flip,
+        Gray,
+        Distort,
+        Inception,
+        Patches,
+        Jigsaw,
+        Pair,
+        Rotate,
+        Range,
+        Normalize,
+        Standardize,
+    )
+}

@@ -1,0 +1,1 @@
+"""Data preparation: folders of images become TFRecord shards."""

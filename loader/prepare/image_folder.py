@@ -1,0 +1,372 @@
+"""Folders of images: what lies in them, sorted by split and class, and each image as a JPEG."""
+
+import contextlib
+import errno
+import io
+import os
+import random
+import stat
+from typing import Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from .. import _core
+from ..shards.limits import MAX_PIXELS
+
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".gif", ".webp", ".avif"),
+    *(".tif", ".tiff", ".pbm", ".pgm", ".pnm", ".ppm"),
+)
+UNLABELLED = "unlabelled"
+QUALITY = 95
+
+# Names of folders for a split, in any case; of several the first is used.
+_TRAIN = ("train", "training")
+_HELD_OUT = ("val", "valid", "validation", "test", "testing")
+_ORIENTATION = 0x0112  # EXIF tag: how a camera was held; 1 is upright, 2 to 8 are not
+
+
+class ImageError(ValueError):
+    """An image file that cannot be used; the message names it."""
+
+
+class Entry(NamedTuple):
+    """An image file.
+
+    Attributes:
+        name: path relative to the root of the search, with slashes.
+        label: number of its class, from 0.
+        size: bytes.
+        modified: nanoseconds since the epoch.
+    """
+
+    name: str
+    label: int
+    size: int
+    modified: int
+
+
+class Found(NamedTuple):
+    """What a folder holds.
+
+    Attributes:
+        classes: names of the classes, sorted.
+        splits: "train" and, where there is one, "validation": its images in random order.
+        ignored: names of files that are no images, or lie outside the class folders.
+        skipped: why files and folders could not be looked at, by name.
+        doubts: sentences about a layout that may not mean what it is taken for.
+    """
+
+    classes: Tuple[str, ...]
+    splits: Dict[str, List[Entry]]
+    ignored: List[str]
+    skipped: Dict[str, str]
+    doubts: List[str]
+
+
+def find(root: str, validation_fraction: Optional[float], seed: int, skip: bool = False) -> Found:
+    """Looks through a folder.
+
+    It holds a folder of images for each class; or such folders in `train` (or `training`) and in
+    `val`, `valid`, `validation`, `test` or `testing`, in any case; or simply images, which then
+    form one class. Class folders are searched to any depth. Hidden files count as absent.
+
+    Args:
+        root: the folder.
+        validation_fraction: the part of each class that is held out where there is no folder for
+            validation; a tenth by default.
+        seed: of the choice of images held out, and of the order.
+        skip: whether to leave out files and folders that cannot be looked at. A class whose folder
+            cannot be listed keeps its place among the classes, so that no other gets its label.
+
+    Raises: OSError for a file or folder that cannot be looked at; ValueError if the folder is laid
+        out in another way.
+    """
+    search = _Search(root, skip)
+    folders = search.folders(root)
+    train = _named(root, folders, _TRAIN)
+    held_out = [name for kind in _HELD_OUT for name in _named(root, folders, [kind])]
+    parts = {"train": os.path.join(root, train[0]) if train else root}
+    by_class = {"train": search.by_class(parts["train"])}
+    for name in held_out if train else ():
+        found = {} if "validation" in parts else search.by_class(os.path.join(root, name))
+        if "validation" not in parts and (
+            set(found) != {UNLABELLED} or not name.lower().startswith("test")
+        ):
+            parts["validation"], by_class["validation"] = os.path.join(root, name), found
+        else:
+            why = "has no classes" if found else f"is not needed beside {parts.get('validation')}"
+            search.ignored.append(f"{name}/")
+            search.doubts.append(f"the folder {name} {why} and is left out")
+    if "validation" in parts and validation_fraction is not None:
+        raise ValueError(
+            f"{root} has the folder {os.path.basename(parts['validation'])} for validation, so no "
+            "fraction of train can be held out as well"
+        )
+    classes = tuple(sorted(by_class["train"]))
+    if not any(by_class["train"].values()):
+        raise ValueError(f"{parts['train']} holds no images ({', '.join(SUFFIXES)})")
+    for name in by_class.get("validation", ()):
+        if name not in classes:
+            where = "outside class folders" if name == UNLABELLED else f"of class {name!r}"
+            raise ValueError(f"{parts['validation']} holds images {where}, {parts['train']} none")
+    looks = [name for name in classes if name.lower() in (*_TRAIN, *_HELD_OUT)]
+    if looks:
+        search.doubts.append(
+            f"the classes {', '.join(looks)} have the names of splits; a folder for training is "
+            "called train"
+        )
+
+    shuffle = random.Random(seed).shuffle
+    splits: Dict[str, List[Entry]] = {"train": [], "validation": []}
+    quota = 0.0 if "validation" in parts else _fraction(validation_fraction)
+    seen = 0
+    for label, name in enumerate(classes):
+        entries = search.entries(by_class["train"][name], label)
+        shuffle(entries)
+        # Rounded so that the classes before this one make up for each other.
+        taken = round((seen + len(entries)) * quota) - round(seen * quota)
+        seen += len(entries)
+        splits["validation"] += entries[:taken]
+        splits["train"] += entries[taken:]
+        splits["validation"] += search.entries(by_class.get("validation", {}).get(name, ()), label)
+    for entries in splits.values():
+        shuffle(entries)
+    if not splits["train"]:
+        if search.skipped:
+            raise ValueError(f"none of the images in {parts['train']} can be read")
+        raise ValueError(f"a validation fraction of {quota:g} leaves no image for training")
+    return Found(
+        classes,
+        {split: rows for split, rows in splits.items() if rows},
+        sorted(search.ignored),
+        search.skipped,
+        search.doubts,
+    )
+
+
+def _fraction(value: Optional[float]) -> float:
+    if value is None:
+        return 0.1
+    if not 0 <= value < 1:
+        raise ValueError(f"a validation fraction is from 0 to below 1, not {value:g}")
+    return value
+
+
+def _named(root: str, folders: Sequence[str], names: Sequence[str]) -> List[str]:
+    """The folders of these names in any case. Raises: ValueError if two differ in case alone."""
+    found = [folder for name in names for folder in folders if folder.lower() == name]
+    for one, other in zip(found, found[1:]):
+        if one.lower() == other.lower():
+            raise ValueError(f"{root} has the folders {one} and {other}; keep one of them")
+    return found
+
+
+class _Search:
+    """Looks through folders, and remembers what is no image or cannot be looked at."""
+
+    def __init__(self, root: str, skip: bool):
+        self._root, self._skip = root, skip
+        self.ignored: List[str] = []
+        self.skipped: Dict[str, str] = {}
+        self.doubts: List[str] = []
+
+    def folders(self, folder: str) -> List[str]:
+        """The names of a folder's folders, sorted. Raises: OSError."""
+        if not os.path.isdir(folder):
+            raise FileNotFoundError(f"there is no folder {folder}")
+        return self._listed(folder)[0]
+
+    def by_class(self, folder: str) -> Dict[str, List[str]]:
+        """Paths of the images by class; a class folder that holds none is left out."""
+        folders, files = self._listed(folder)
+        result = {}
+        for name in folders:
+            before = len(self.skipped)
+            images = list(self._images_below(os.path.join(folder, name)))
+            if images or len(self.skipped) > before:
+                result[name] = images
+            inner = {os.path.dirname(path) for path in images}
+            if len(inner) > 1 and os.path.join(folder, name) not in inner:
+                self.doubts.append(
+                    f"the class {name} holds nothing but folders, {len(inner)} of them with "
+                    f"images; if those are the classes, give {os.path.join(folder, name)}"
+                )
+        loose = [os.path.join(folder, name) for name in files]
+        images = [path for path in loose if _is_image(path)]
+        if images and not result:
+            result[UNLABELLED] = images
+            loose = [path for path in loose if not _is_image(path)]
+        self.ignored += [self._relative(path) for path in loose]
+        return result
+
+    def entries(self, paths: Iterable[str], label: int) -> List[Entry]:
+        """The images at these paths."""
+        found = []
+        for path in paths:
+            with self._looking_at(path):
+                status = os.stat(path)
+                if not stat.S_ISREG(status.st_mode):
+                    raise OSError(f"{path}: is not a regular file")
+                name = self._relative(path)
+                found.append(Entry(name, label, status.st_size, status.st_mtime_ns))
+        return found
+
+    def _images_below(self, folder: str) -> Iterator[str]:
+        waiting, walked = [folder], set()
+        while waiting:
+            path = waiting.pop()
+            real = os.path.realpath(path)
+            if real in walked:  # a link back up
+                continue
+            walked.add(real)
+            folders: List[str] = []
+            files: List[str] = []
+            with self._looking_at(path):
+                folders, files = self._listed(path)
+            for name in files:
+                if _is_image(name):
+                    yield os.path.join(path, name)
+                else:
+                    self.ignored.append(self._relative(os.path.join(path, name)))
+            waiting += [os.path.join(path, name) for name in reversed(folders)]
+
+    def _listed(self, folder: str) -> Tuple[List[str], List[str]]:
+        """The names of the folders and of all else, sorted, without hidden ones."""
+        folders: List[str] = []
+        files: List[str] = []
+        for name in sorted(name for name in os.listdir(folder) if not name.startswith(".")):
+            path = os.path.join(folder, name)
+            try:
+                is_folder = stat.S_ISDIR(os.stat(path).st_mode)
+            except OSError as error:
+                if error.errno == errno.EACCES:  # it may be a folder, and so a class
+                    with self._looking_at(path):
+                        raise
+                    continue
+                is_folder = False  # such as a dangling link: an image that is not there
+            (folders if is_folder else files).append(name)
+        return folders, files
+
+    @contextlib.contextmanager
+    def _looking_at(self, path: str) -> Iterator[None]:
+        """Raises what goes wrong with a path in one line that names it, or takes a note of it."""
+        try:
+            yield
+        except OSError as error:
+            reason = f"{path}: {error.strerror}" if error.strerror else str(error)
+            if not self._skip:
+                raise OSError(f"{reason}; --on-error skip leaves it out") from None
+            self.skipped[self._relative(path)] = reason
+
+    def _relative(self, path: str) -> str:
+        return os.path.relpath(path, self._root).replace(os.sep, "/")
+
+
+def _is_image(path: str) -> bool:
+    name = os.path.basename(path)
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
+
+
+class Jpeg(NamedTuple):
+    """An image as a JPEG of three channels or one.
+
+    Attributes:
+        data: the file.
+        height, width: pixels.
+        encoded_anew: whether the file was something else before.
+    """
+
+    data: bytes
+    height: int
+    width: int
+    encoded_anew: bool
+
+
+def as_jpeg(path: str, max_pixels: int = MAX_PIXELS) -> Jpeg:
+    """Reads an image file, and where it is not a JPEG in RGB or grey already, makes one of it.
+
+    A JPEG keeps its bytes, once the loader's own decoder has gone through them, unless its EXIF
+    orientation says that it lies on its side: as the loader, like TensorFlow, does not look at
+    that tag, it is turned upright. What is transparent becomes white, and of an animation the first
+    frame counts.
+
+    Args:
+        path: the file.
+        max_pixels: largest image that is taken, in pixels: what the Loader's `max_pixels` is.
+
+    Raises: ImageError.
+    """
+    try:
+        data = _read(path)
+        with _one_limit(), Image.open(io.BytesIO(data)) as image:
+            if image.width * image.height > max_pixels:
+                raise ValueError(
+                    f"it claims {image.width}x{image.height} pixels, more than max_pixels="
+                    f"{max_pixels}"
+                )
+            turned = 2 <= _orientation(image) <= 8
+            if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L") and not turned:
+                _core.decode_jpeg(data, max_pixels=max_pixels)
+                return Jpeg(data, image.height, image.width, False)
+            image.load()
+            pixels = _grey_or_rgb(ImageOps.exif_transpose(image) if turned else image)
+        buffer = io.BytesIO()
+        pixels.save(buffer, "JPEG", quality=QUALITY, subsampling=0)
+    except UnidentifiedImageError:
+        raise ImageError(f"{path}: not an image that Pillow can read") from None
+    except OSError as error:
+        raise ImageError(f"{path}: {error.strerror or error}") from None
+    except Exception as error:  # a damaged file makes Pillow raise nearly anything
+        raise ImageError(f"{path}: {error or type(error).__name__}") from None
+    return Jpeg(buffer.getvalue(), pixels.height, pixels.width, True)
+
+
+def _read(path: str) -> bytes:
+    """The contents of a regular file; to open a pipe would be to wait for its writer."""
+    with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError("is not a regular file")
+        return file.read()
+
+
+@contextlib.contextmanager
+def _one_limit() -> Iterator[None]:
+    """Without Pillow's own limits on pixels, which warn at one size and refuse at another."""
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # damaged metadata are no reason to lose the image
+        return 1
+
+
+def _grey_or_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("RGB", "L"):
+        return image
+    if image.mode == "1":
+        return image.convert("L")
+    if image.mode.startswith("I"):  # 16 bits
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError("its pixels are 32-bit numbers, whose range is unknown")
+        return Image.fromarray((values >> 8).astype(np.uint8))
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers, whose range is unknown")
+    if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def in_shards(entries: Sequence[Entry], count: int) -> List[List[Entry]]:
+    """Cuts a sequence into `count` runs whose lengths differ by at most one."""
+    ends = [len(entries) * i // count for i in range(count + 1)]
+    return [list(entries[a:b]) for a, b in zip(ends, ends[1:])]

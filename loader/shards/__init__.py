@@ -1,0 +1,1 @@
+"""TFRecord shards, local and remote: found, indexed, cached, read and written."""

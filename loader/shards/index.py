@@ -1,0 +1,246 @@
+"""Where the records of shards are: found by a scan once, then read from a cache."""
+
+import contextlib
+import hashlib
+import logging
+import os
+import stat
+import struct
+import tempfile
+import time
+from typing import Any, Callable, Iterable, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+
+from .. import _core
+from ..console.paths import make_private
+from ..errors import RecordError
+from .cache import FETCHERS, RemoteShards
+from .remote import RemoteFile
+
+_log = logging.getLogger("pretexture.loader")
+
+_SECONDS = 10.0  # between two lines about a scan's progress
+
+# An index in the cache: this header, then shard_begin, offsets and lengths, little-endian.
+_MAGIC = b"PTXINDX2"
+_HEADER = struct.Struct("<8sQQI4x")  # magic, shards, records, CRC-32C of what follows
+# Bytes of a record that are not data: its length, two checksums.
+_FRAMING = 16
+
+
+class Index(NamedTuple):
+    """Where the records are.
+
+    Attributes:
+        offsets: uint64 [records], bytes from the start of the shard.
+        lengths: uint32 [records], bytes of data.
+        shard_begin: uint64 [shards + 1], the record number at which each shard begins.
+        faults: for each shard whose framing is broken, where and why its scan ended; the records
+            before that are in the index.
+    """
+
+    offsets: np.ndarray
+    lengths: np.ndarray
+    shard_begin: np.ndarray
+    faults: Tuple[RecordError, ...]
+
+
+def local_index(paths: Sequence[str], cache_dir: str) -> Index:
+    """The index of local shards; a few thousand of them are scanned in a second.
+
+    Raises: RecordError for a shard that cannot be opened or read.
+    """
+    statuses = [os.stat(path) for path in paths]
+    cached = _cached(
+        cache_dir,
+        [
+            # A file that takes another's place has another inode or time of change, even if its
+            # size and its time of modification are the same.
+            (os.path.abspath(path), s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino)
+            for path, s in zip(paths, statuses)
+        ],
+    )
+    sizes = [status.st_size for status in statuses]
+    return _load(cached, sizes) or _scan(paths, paths, cached)
+
+
+def remote_index(
+    files: Sequence[RemoteFile], cache_dir: str, open_shards: Callable[[], RemoteShards]
+) -> Index:
+    """The index of remote shards, for which each must be fetched once.
+
+    The index of each shard is kept, too: a pass that was interrupted goes on where it was, and
+    splits share what they have in common.
+
+    Args:
+        files: the shards.
+        cache_dir: where indexes are kept.
+        open_shards: opens them, if need be.
+
+    Raises: OSError where a shard cannot be fetched.
+    """
+    cached = _cached(cache_dir, files)
+    index = _load(cached, [file.size for file in files])
+    if index is not None:
+        return index
+    parts = [_load(_cached(cache_dir, [file]), [file.size]) for file in files]
+    missing = [shard for shard, part in enumerate(parts) if part is None]
+    if missing:
+        with contextlib.closing(open_shards()) as shards:
+            said = time.monotonic()
+            for done, shard in enumerate(missing):
+                shards.expect([shard], missing[done + 1 : done + 1 + FETCHERS])
+                with shards.use(shard) as path:
+                    url = files[shard].url
+                    parts[shard] = _scan([path], [url], _cached(cache_dir, [files[shard]]))
+                if time.monotonic() - said > _SECONDS or done == 0:
+                    said = time.monotonic()
+                    _log.info(
+                        "looking for the records of %s and on, which are fetched once for it: "
+                        "%d of %d shards",
+                        files[missing[0]].url,
+                        done + 1,
+                        len(missing),
+                    )
+    index = _joined([part for part in parts if part is not None])
+    if not index.faults:
+        _save(index, cached)
+    return index
+
+
+def _joined(parts: Sequence[Index]) -> Index:
+    counts = [len(part.offsets) for part in parts]
+    return Index(
+        np.concatenate([part.offsets for part in parts]),
+        np.concatenate([part.lengths for part in parts]),
+        np.concatenate([np.zeros(1, np.uint64), np.cumsum(counts, dtype=np.uint64)]),
+        tuple(fault for part in parts for fault in part.faults),
+    )
+
+
+def _cached(cache_dir: str, files: Iterable[Tuple[Any, ...]]) -> str:
+    """The path of the index of files, each with all that changes when it does."""
+    key = hashlib.sha256(b"pretexture index 2\n")
+    for file in files:
+        key.update(("\0".join(map(str, file)) + "\n").encode("utf-8", "surrogateescape"))
+    return os.path.join(cache_dir, f"index-{key.hexdigest()[:32]}.bin")
+
+
+def _load(cached: str, sizes: Sequence[Optional[int]]) -> Optional[Index]:
+    """The cached index of shards of these sizes in bytes; None if there is none, or a bad one."""
+    try:
+        return read_index(cached, sizes)
+    except FileNotFoundError:
+        return None
+    except (ValueError, OSError) as error:
+        _log.warning("the cached index %s is rebuilt, because it is damaged: %s", cached, error)
+        return None
+
+
+def _scan(paths: Sequence[str], names: Sequence[str], cached: str) -> Index:
+    """The index of shards by a scan; errors call them by their names."""
+    threads = min(32, 4 * (os.cpu_count() or 1), len(paths))
+    offsets, lengths, counts, faults = _core.scan_shards(list(map(os.fsencode, paths)), threads)
+    shard_begin = np.concatenate([np.zeros(1, np.uint64), np.cumsum(counts, dtype=np.uint64)])
+    name_of = dict(zip(paths, names))
+    errors = []
+    for path, offset, reason, unavailable in faults:
+        error = RecordError(name_of[path], offset, None, reason)
+        if unavailable:
+            raise error
+        errors.append(error)
+    index = Index(offsets, lengths, shard_begin, tuple(errors))
+    if not errors:
+        _save(index, cached)
+    return index
+
+
+def read_index(path: str, sizes: Sequence[Optional[int]]) -> Index:
+    """Reads an index and checks all of it against the shards.
+
+    Args:
+        path: the file, which may hold anything: links and pipes are not followed.
+        sizes: of the shards in bytes, or None where a size is not known.
+
+    Raises: ValueError with what is wrong; OSError.
+    """
+    data = _contents(path, _largest(sizes))
+    if len(data) < _HEADER.size:
+        raise ValueError("it is too short")
+    magic, shards, records, crc = _HEADER.unpack_from(data)
+    if magic != _MAGIC:
+        raise ValueError("it is not an index")
+    if shards != len(sizes) or len(data) != _HEADER.size + 8 * (shards + 1) + 12 * records:
+        raise ValueError("its size is not the one that its header says")
+    if _core.masked_crc32c(memoryview(data)[_HEADER.size :]) != crc:
+        raise ValueError("its checksum is wrong")
+    at = _HEADER.size
+    shard_begin = np.frombuffer(data, "<u8", shards + 1, at)
+    offsets = np.frombuffer(data, "<u8", records, at + 8 * (shards + 1))
+    lengths = np.frombuffer(data, "<u4", records, at + 8 * (shards + 1) + 8 * records)
+    index = Index(offsets, lengths, shard_begin, ())
+    _check(index, sizes)
+    return index
+
+
+def _check(index: Index, sizes: Sequence[Optional[int]]) -> None:
+    """That records follow one another from each shard's first byte to its last."""
+    begin = index.shard_begin
+    # Every shard has a record: empty ones are faults, and faults are not cached. The numbers may be
+    # of any size, so they are compared and not subtracted.
+    if begin[0] != 0 or begin[-1] != len(index.offsets) or (begin[1:] <= begin[:-1]).any():
+        raise ValueError("it does not say in which shard its records are")
+    begin = begin.astype(np.int64)
+    # Lengths have 32 bits and offsets are at most the sum of such, so that nothing overflows unless
+    # an offset is wrong, and then the comparison fails.
+    ends = index.offsets + index.lengths + np.uint64(_FRAMING)
+    starts = np.concatenate([np.zeros(1, np.uint64), ends[:-1]])
+    starts[begin[:-1]] = 0
+    if (index.offsets != starts).any():
+        raise ValueError("its records do not follow one another")
+    for end, size in zip(ends[begin[1:] - 1], sizes):
+        if size is not None and int(end) != size:
+            raise ValueError("its records do not end where the shard does")
+
+
+def _largest(sizes: Sequence[Optional[int]]) -> int:
+    """Bytes of the largest index that shards of these sizes can have."""
+    records = sum(2**32 if size is None else size // _FRAMING for size in sizes)
+    return _HEADER.size + 8 * (len(sizes) + 1) + 12 * min(records, 2**32)
+
+
+def _contents(path: str, most: int) -> bytes:
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    with os.fdopen(os.open(path, flags), "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("it is not a regular file")
+        if status.st_size > most:
+            raise ValueError("it is larger than an index of these shards can be")
+        return file.read(status.st_size)
+
+
+def _save(index: Index, path: str) -> None:
+    """Written beside and renamed. A cache that cannot be written costs a scan, not the run."""
+    temporary = None
+    arrays = [
+        np.ascontiguousarray(index.shard_begin, "<u8"),
+        np.ascontiguousarray(index.offsets, "<u8"),
+        np.ascontiguousarray(index.lengths, "<u4"),
+    ]
+    body = b"".join(array.tobytes() for array in arrays)
+    header = _HEADER.pack(
+        _MAGIC, len(index.shard_begin) - 1, len(index.offsets), _core.masked_crc32c(body)
+    )
+    try:
+        make_private(os.path.dirname(path))
+        handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path), suffix=".part")
+        with os.fdopen(handle, "wb") as file:
+            file.write(header)
+            file.write(body)
+        os.replace(temporary, path)
+    except OSError as error:
+        _log.warning("the index cannot be cached in %s: %s", os.path.dirname(path), error)
+        if temporary and os.path.exists(temporary):
+            os.unlink(temporary)

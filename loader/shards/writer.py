@@ -1,0 +1,87 @@
+"""Writes TFRecord shards, without TensorFlow.
+
+with TFRecordWriter("data/train-00000-of-00001") as writer:
+    writer.write(example({"image/encoded": jpeg, "image/class/label": 1}))
+"""
+
+import os
+import struct
+from typing import BinaryIO, Optional, Union
+
+from .._core import masked_crc32c
+from .example_proto import example, parse_example
+
+__all__ = ["TFRecordWriter", "example", "parse_example"]
+
+
+class TFRecordWriter:
+    """Writes one shard, which appears under its name whole or not at all.
+
+    Records go to a hidden file beside it. `close`, or the end of a `with` block, gives that file
+    its name; `discard`, or an exception in the block, removes it.
+
+    Args:
+        path: the shard; one that exists is replaced on `close`.
+
+    Attributes:
+        path: the shard.
+        records: how many have been written.
+        bytes: size of the shard so far.
+
+    Raises: OSError.
+    """
+
+    def __init__(self, path: Union[str, "os.PathLike[str]"]):
+        self.path = os.fspath(path)
+        self.records = 0
+        self.bytes = 0
+        folder, name = os.path.split(self.path)
+        # Hidden, so that no pattern such as train-* finds what a killed process may leave.
+        self._temporary = os.path.join(folder, f".{name}.{os.getpid()}.part")
+        self._file: Optional[BinaryIO] = open(self._temporary, "wb")  # noqa: SIM115
+
+    def write(self, record: Union[bytes, bytearray, memoryview]) -> None:
+        """Appends a record: length, checksum of the length, data, checksum of the data."""
+        if self._file is None:
+            raise ValueError(f"the writer of {self.path} is closed")
+        data = bytes(record)
+        length = struct.pack("<Q", len(data))
+        self._file.write(length + struct.pack("<I", masked_crc32c(length)))
+        self._file.write(data)
+        self._file.write(struct.pack("<I", masked_crc32c(data)))
+        self.records += 1
+        self.bytes += len(data) + 16
+
+    def close(self) -> None:
+        """Completes the shard and gives it its name; once closed, does nothing."""
+        if self._file is None:
+            return
+        try:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            os.replace(self._temporary, self.path)
+        except BaseException:
+            self.discard()
+            raise
+        self._file = None
+
+    def discard(self) -> None:
+        """Drops what was written; whatever stood under the shard's name stays."""
+        file = self._file
+        if file is None:
+            return
+        self._file = None
+        try:
+            file.close()
+        finally:
+            os.unlink(self._temporary)
+
+    def __enter__(self) -> "TFRecordWriter":
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.discard()

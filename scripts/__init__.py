@@ -1,0 +1,1 @@
+"""The commands: `pretexture COMMAND`, or `python scripts/COMMAND.py` in a checkout."""

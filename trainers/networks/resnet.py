@@ -1,0 +1,225 @@
+"""ResNet-50 with a widening factor: v1 (He et al., 2015) and v2, pre-activated (He et al., 2016).
+
+As in the published code, a bottleneck's stride is in its 3x3 convolution: the 1x1 before it would
+throw three quarters of its input away.
+"""
+
+from typing import Dict, List, Tuple
+
+import tensorflow as tf
+
+from .layers import BatchNorm, Conv, Scope, max_pool
+
+UNITS = (3, 4, 6, 3)
+
+
+class BottleneckV1(tf.Module):
+    """Convolutions 1x1, 3x3 and 1x1, each normalised, added to the shortcut, then ReLU.
+
+    Args:
+        scope: names the layers and makes their variables.
+        channels: of the input.
+        filters: channels of the output; the inner convolutions have a quarter of them.
+        stride: of the 3x3 convolution. Where it is not 1, or the channels change, the shortcut is
+            projected and normalised.
+        weight_decay: of all kernels.
+    """
+
+    def __init__(self, scope: Scope, channels: int, filters: int, stride: int, weight_decay: float):
+        super().__init__()
+        inner = filters // 4
+        self._project = None
+        if stride > 1 or filters != channels:
+            self._project = Conv(scope, channels, filters, 1, stride, weight_decay=weight_decay)
+            self._project_norm = BatchNorm(scope, filters)
+        self._conv1 = Conv(scope, channels, inner, 1, weight_decay=weight_decay)
+        self._norm1 = BatchNorm(scope, inner)
+        self._conv2 = Conv(scope, inner, inner, 3, stride, weight_decay=weight_decay)
+        self._norm2 = BatchNorm(scope, inner)
+        self._conv3 = Conv(scope, inner, filters, 1, weight_decay=weight_decay)
+        self._norm3 = BatchNorm(scope, filters)
+
+    def __call__(self, x: tf.Tensor, training: bool) -> tf.Tensor:
+        """[N, H, W, channels] -> [N, H / stride, W / stride, filters]."""
+        shortcut = x
+        if self._project:
+            shortcut = self._project_norm(self._project(x), training)
+        x = tf.nn.relu(self._norm1(self._conv1(x), training))
+        x = tf.nn.relu(self._norm2(self._conv2(x), training))
+        x = self._norm3(self._conv3(x), training)
+        return tf.nn.relu(shortcut + x)
+
+
+class BottleneckV2(tf.Module):
+    """As `BottleneckV1`, but each convolution takes a normalised and activated input.
+
+    A projected shortcut starts from that input too, and is not normalised.
+
+    Args:
+        residual: False leaves the shortcut out, as RevNets do.
+    """
+
+    def __init__(
+        self,
+        scope: Scope,
+        channels: int,
+        filters: int,
+        stride: int,
+        weight_decay: float,
+        residual: bool = True,
+    ):
+        super().__init__()
+        inner = filters // 4
+        self._residual = residual
+        self._norm1 = BatchNorm(scope, channels)
+        self._project = None
+        if stride > 1 or filters != channels:
+            self._project = Conv(scope, channels, filters, 1, stride, weight_decay=weight_decay)
+        self._conv1 = Conv(scope, channels, inner, 1, weight_decay=weight_decay)
+        self._norm2 = BatchNorm(scope, inner)
+        self._conv2 = Conv(scope, inner, inner, 3, stride, weight_decay=weight_decay)
+        self._norm3 = BatchNorm(scope, inner)
+        self._conv3 = Conv(scope, inner, filters, 1, weight_decay=weight_decay)
+
+    def __call__(self, x: tf.Tensor, training: bool, update: bool = True) -> tf.Tensor:
+        """[N, H, W, channels] -> [N, H / stride, W / stride, filters]; `update` as `BatchNorm`."""
+        shortcut = x
+        x = tf.nn.relu(self._norm1(x, training, update))
+        if self._project:
+            shortcut = self._project(x)
+        x = self._conv1(x)
+        x = self._conv2(tf.nn.relu(self._norm2(x, training, update)))
+        x = self._conv3(tf.nn.relu(self._norm3(x, training, update)))
+        return x + shortcut if self._residual else x
+
+
+class Root(tf.Module):
+    """The first convolution and, on images of usual size, a max pooling.
+
+    Args:
+        filters: channels of the output.
+        stride: of the convolution; not read where `small`.
+        small: for images of some 32 to 96 pixels a 3x3 convolution without stride or pooling;
+            otherwise 7x7 and a 3x3 pooling of stride 2.
+        activated: normalise and activate between convolution and pooling.
+    """
+
+    def __init__(
+        self,
+        scope: Scope,
+        channels: int,
+        filters: int,
+        stride: int,
+        small: bool,
+        activated: bool,
+        weight_decay: float,
+    ):
+        super().__init__()
+        size, stride = (3, 1) if small else (7, stride)
+        self._pooled = not small
+        self._conv = Conv(scope, channels, filters, size, stride, weight_decay=weight_decay)
+        self._norm = BatchNorm(scope, filters) if activated else None
+
+    def __call__(self, x: tf.Tensor, training: bool) -> tf.Tensor:
+        """[N, H, W, channels] -> [N, H', W', filters]."""
+        x = self._conv(x)
+        if self._norm:
+            x = tf.nn.relu(self._norm(x, training))
+        return max_pool(x, 3, 2) if self._pooled else x
+
+
+class ResNet50(tf.Module):
+    """A ResNet of 50 layers whose width is filters = 16 x filters_factor.
+
+    Args:
+        scope: names the layers and makes their variables.
+        channels: of the input image.
+        outputs: units of the logits.
+        mode: "v1" or "v2".
+        filters_factor: 4 is the usual ResNet-50.
+        last_relu: whether v2 ends in a ReLU (v1 always does).
+        small_root: see `Root`.
+        patch_strides: for patches, the root convolution has stride 1 and the blocks 1, 2, 2, 1;
+            otherwise 2 and 1, 2, 2, 2.
+        weight_decay: of all kernels.
+    """
+
+    def __init__(
+        self,
+        scope: Scope,
+        channels: int,
+        outputs: int,
+        mode: str = "v2",
+        filters_factor: float = 4,
+        last_relu: bool = True,
+        small_root: bool = False,
+        patch_strides: bool = False,
+        weight_decay: float = 1e-4,
+    ):
+        super().__init__()
+        if mode not in ("v1", "v2"):
+            raise ValueError(f"mode must be v1 or v2, not {mode!r}")
+        if mode == "v1" and not last_relu:
+            raise ValueError("mode v1 always ends in a ReLU: last_relu=False needs mode v2")
+        filters = whole_filters(filters_factor)
+        bottleneck = BottleneckV1 if mode == "v1" else BottleneckV2
+        self._root = Root(
+            scope,
+            channels,
+            filters,
+            1 if patch_strides else 2,
+            small_root,
+            mode == "v1",
+            weight_decay,
+        )
+        channels, filters = filters, 4 * filters
+        strides = (1, 2, 2, 1) if patch_strides else (1, 2, 2, 2)
+        self._blocks: List[List[tf.Module]] = []
+        for units, stride in zip(UNITS, strides):
+            block = []
+            for unit in range(units):
+                block.append(
+                    bottleneck(scope, channels, filters, 1 if unit else stride, weight_decay)
+                )
+                channels = filters
+            self._blocks.append(block)
+            filters *= 2
+        self._norm = BatchNorm(scope, channels) if mode == "v2" else None
+        self._last_relu = last_relu
+        self._logits = Conv(scope, channels, outputs, 1, weight_decay=weight_decay, bias=0)
+
+    def __call__(self, image: tf.Tensor, training: bool) -> Tuple[tf.Tensor, Dict[str, tf.Tensor]]:
+        """Logits and end points.
+
+        Args:
+            image: float32 [N, H, W, channels].
+            training: normalise by the batch and update the running statistics.
+
+        Returns:
+            logits, float32 [N, outputs], and a dict of `after_root` and `block1` to `block4`
+            [N, h, w, c], `pre_logits` [N, c] and `logits`.
+        """
+        end_points = {}
+        x = end_points["after_root"] = self._root(image, training)
+        for number, block in enumerate(self._blocks, 1):
+            for unit in block:
+                x = unit(x, training)
+            end_points[f"block{number}"] = x
+        if self._norm:
+            x = self._norm(x, training)
+            if self._last_relu:
+                x = tf.nn.relu(x)
+        x = tf.reduce_mean(tf.cast(x, tf.float32), axis=[1, 2], keepdims=True)
+        end_points["pre_logits"] = tf.squeeze(x, [1, 2])
+        logits = end_points["logits"] = tf.squeeze(self._logits(x), [1, 2])
+        return logits, end_points
+
+
+def whole_filters(filters_factor: float, unit: int = 16) -> int:
+    """unit x filters_factor; ValueError where that is not a whole number from 1 on."""
+    filters = unit * filters_factor
+    if filters < 1 or filters != int(filters):
+        raise ValueError(
+            f"filters_factor must be a multiple of 1/{unit} above 0, not {filters_factor}"
+        )
+    return int(filters)

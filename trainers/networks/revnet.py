@@ -1,0 +1,204 @@
+"""RevNet-50 with a widening factor (Gomez et al., 2017; in the form of Jacobsen et al., 2018).
+
+Each unit can be inverted: from its output [x2, y1], x1 = y1 - F(x2). So a backward pass can compute
+the activations that it needs, unit by unit from the last to the first, instead of keeping them.
+"""
+
+from typing import Any, Dict, List, Sequence, Tuple
+
+import tensorflow as tf
+
+from .layers import BatchNorm, Conv, Scope, max_pool
+from .resnet import UNITS, BottleneckV2, whole_filters
+
+Pair = Tuple[tf.Tensor, tf.Tensor]
+
+
+class ReversibleUnit(tf.Module):
+    """Maps x1 and x2 to x2 and x1 + F(x2), F a pre-activated bottleneck without shortcut.
+
+    Args:
+        channels: of x1 and of x2.
+        weight_decay: of all kernels.
+
+    x1 and x2 are float32 [N, H, W, channels]. F may compute in 16 bits; the sums are float32 all
+    the same, for 16 bits would lose what the difference is to give back.
+    """
+
+    def __init__(self, scope: Scope, channels: int, weight_decay: float):
+        super().__init__()
+        self._bottleneck = BottleneckV2(scope, channels, channels, 1, weight_decay, residual=False)
+
+    def __call__(self, x: Pair, training: bool, dtype: tf.DType) -> Pair:
+        """The unit's output.
+
+        Args:
+            dtype: in which F computes.
+        """
+        x1, x2 = x
+        return x2, x1 + self._function(x2, training, dtype)
+
+    def backward(
+        self, y: Pair, dy: Pair, variables: Sequence[tf.Variable], dtype: tf.DType
+    ) -> Tuple[Pair, Pair, List[tf.Tensor]]:
+        """From the unit's output in training to its input, and from its gradient to theirs.
+
+        Args:
+            y: what the unit gave.
+            dy: the gradient of the loss with respect to `y`.
+            variables: with respect to which gradients are asked for.
+            dtype: in which F computes.
+
+        Returns: x, its gradient, and those of the variables, None for variables of other units.
+        """
+        x2, total = y
+        with tf.GradientTape() as tape:
+            tape.watch(x2)
+            value = self._function(x2, True, dtype, update=False)
+        dx2, *dvariables = tape.gradient(value, [x2, *variables], dy[1])
+        return (total - value, x2), (dy[1], dy[0] + dx2), dvariables
+
+    def _function(
+        self, x: tf.Tensor, training: bool, dtype: tf.DType, update: bool = True
+    ) -> tf.Tensor:
+        return tf.cast(self._bottleneck(tf.cast(x, dtype), training, update), tf.float32)
+
+
+class ReversibleBlock(tf.Module):
+    """A sequence of reversible units; x1 and x2 are halves of the channels.
+
+    Args:
+        units: how many.
+        reversible: whether training keeps, for the backward pass, the last unit's output and the
+            first one's x2 alone. The backward pass then evaluates each F once more. The output is
+            the same; gradients differ by the rounding of x1 + F(x2) - F(x2).
+
+    Run eagerly, `reversible` saves nothing: a tape outside records the units' operations, too.
+
+    Shapes: float32 [N, H, W, channels] -> the same.
+    """
+
+    def __init__(
+        self, scope: Scope, channels: int, units: int, weight_decay: float, reversible: bool
+    ):
+        super().__init__()
+        self._units = [ReversibleUnit(scope, channels // 2, weight_decay) for _ in range(units)]
+        self._reversible = reversible
+
+    def __call__(self, x: tf.Tensor, training: bool, dtype: tf.DType = tf.float32) -> tf.Tensor:
+        """The block's output; `dtype` as for `ReversibleUnit`."""
+
+        @tf.custom_gradient
+        def reversible(x1: tf.Tensor, x2: tf.Tensor) -> Tuple[Pair, Any]:
+            y = self._forward((x1, x2), True, dtype)
+
+            def gradient(
+                dy1: tf.Tensor, dy2: tf.Tensor, variables: Sequence[tf.Variable]
+            ) -> Tuple[Pair, List[tf.Tensor]]:
+                return self._backward(x2, y, (dy1, dy2), variables, dtype)
+
+            return y, gradient
+
+        halves = tf.split(x, 2, axis=3)
+        if self._reversible and training:
+            return tf.concat(reversible(*halves), axis=3)
+        return tf.concat(self._forward(halves, training, dtype), axis=3)
+
+    def _forward(self, x: Pair, training: bool, dtype: tf.DType) -> Pair:
+        for unit in self._units:
+            x = unit(x, training, dtype)
+        return x
+
+    def _backward(
+        self, x2: tf.Tensor, y: Pair, dy: Pair, variables: Sequence[tf.Variable], dtype: tf.DType
+    ) -> Tuple[Pair, List[tf.Tensor]]:
+        """Gradients of the block's input and of the variables.
+
+        Args:
+            x2: of the first unit. Between blocks, channels of zeros are added; these sit right
+                where ReLU's derivative jumps, so they must not come back with rounding errors.
+        """
+        gradients: List[Any] = [None] * len(variables)
+        found: List[tf.Tensor] = []
+        for unit in reversed(self._units):
+            if unit is self._units[0]:
+                y = (x2, y[1])
+            # Nothing else keeps a graph from evaluating F for all units at once, and early.
+            y1, y2, dy1, dy2 = tf.tuple([*y, *dy], control_inputs=found)
+            y, dy, dvariables = unit.backward((y1, y2), (dy1, dy2), variables, dtype)
+            found = [value for value in dvariables if value is not None]
+            gradients = [b if a is None else a for a, b in zip(gradients, dvariables)]
+        return tf.tuple(dy, control_inputs=found), gradients
+
+
+class RevNet50(tf.Module):
+    """A RevNet with a ResNet-50's units, whose width is filters = 16 x filters_factor.
+
+    The root convolution, which only widens the image to 4 x filters channels, has no weight decay.
+    Between blocks the image is halved by average pooling and gets as many channels of zeros as it
+    has, half of them before and half after.
+
+    Args:
+        scope: names the layers and makes their variables.
+        channels: of the input image.
+        outputs: units of the logits.
+        filters_factor: see above.
+        last_relu: whether the network ends in a ReLU.
+        small_root: a 3x3 root convolution without stride or pooling.
+        patch_strides: as for `ResNet50`.
+        weight_decay: of all kernels but the root's.
+        reversible: see `ReversibleBlock`.
+    """
+
+    def __init__(
+        self,
+        scope: Scope,
+        channels: int,
+        outputs: int,
+        filters_factor: float = 4,
+        last_relu: bool = True,
+        small_root: bool = False,
+        patch_strides: bool = False,
+        weight_decay: float = 1e-4,
+        reversible: bool = False,
+    ):
+        super().__init__()
+        width = 4 * whole_filters(filters_factor)
+        size, stride = (3, 1) if small_root else (7, 1 if patch_strides else 2)
+        self._pooled = not small_root
+        self._root = Conv(scope, channels, width, size, stride)
+        self._strides = (2, 2, 1) if patch_strides else (2, 2, 2)
+        self._blocks = [
+            ReversibleBlock(scope, width << number, units, weight_decay, reversible)
+            for number, units in enumerate(UNITS)
+        ]
+        self._norm = BatchNorm(scope, width << 3)
+        self._last_relu = last_relu
+        self._logits = Conv(scope, width << 3, outputs, 1, weight_decay=weight_decay, bias=0)
+
+    def __call__(self, image: tf.Tensor, training: bool) -> Tuple[tf.Tensor, Dict[str, tf.Tensor]]:
+        """Logits and end points, as `ResNet50`."""
+        end_points = {}
+        x = self._root(image)
+        if self._pooled:
+            x = max_pool(x, 3, 2)
+        x = end_points["after_root"] = tf.cast(x, tf.float32)
+        for number, block in enumerate(self._blocks, 1):
+            if number > 1:
+                x = _halve(x, self._strides[number - 2])
+            x = end_points[f"block{number}"] = block(x, training, image.dtype)
+        x = self._norm(x, training)
+        if self._last_relu:
+            x = tf.nn.relu(x)
+        x = tf.reduce_mean(x, axis=[1, 2], keepdims=True)
+        end_points["pre_logits"] = tf.squeeze(x, [1, 2])
+        logits = end_points["logits"] = tf.squeeze(self._logits(x), [1, 2])
+        return logits, end_points
+
+
+def _halve(x: tf.Tensor, stride: int) -> tf.Tensor:
+    """Average pooling by `stride`, and channels of zeros to twice as many."""
+    if stride > 1:
+        x = tf.nn.avg_pool2d(x, ksize=stride, strides=stride, padding="SAME")
+    zeros = [int(x.shape[3]) // 2] * 2
+    return tf.pad(x, [[0, 0], [0, 0], [0, 0], zeros])

@@ -1,0 +1,1 @@
+"""What a frozen network's features are worth: linear evaluation."""

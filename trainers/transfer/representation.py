@@ -1,0 +1,273 @@
+"""What a frozen network says of an image: every end point, pooled to a few thousand features."""
+
+import dataclasses
+import math
+import os
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+
+import numpy as np
+import tensorflow as tf
+from pretexture.loader import Pipeline
+
+from .. import networks
+from ..engines import sessions
+from ..engines.npu_options import DEFAULTS, NpuOptions
+from ..exports.saved_model import PREFIX, ExportError, read_description
+from ..networks.layers import Scope
+from ..recipes import LINEAR_EVAL, Recipe
+
+_NETWORK = ("architecture", "mode", "filters_factor", "last_relu", "small_root", "patch_strides")
+
+
+class Representation:
+    """The network of an export, frozen.
+
+    Args:
+        module: folder of the export.
+
+    Attributes:
+        pipeline: how an image becomes what the network takes, as the export says.
+        patches: whether it takes the patches of an image.
+        end_points: their names, from the image to the logits.
+        step: how many steps the network was trained for; None where that is not known.
+
+    Raises: ExportError where the folder is no export.
+    """
+
+    def __init__(self, module: str):
+        description = read_description(module)
+        self.pipeline = description.representation_pipeline
+        self.patches = description.patches
+        self.end_points = list(description.end_points)
+        self.step = description.step
+        known = {name: description.recipe[name] for name in _NETWORK if name in description.recipe}
+        # A VGG's variables depend on the size of the images that it was trained on.
+        pipeline = description.recipe.get("pipeline", self.pipeline)
+        self._recipe = dataclasses.replace(LINEAR_EVAL, pipeline=pipeline, **known)
+        outputs = description.end_points.get("logits", (None,))[-1]
+        if outputs is None:
+            raise ExportError(f"{module} does not say how many logits its network has")
+        self._outputs = outputs
+        self._checkpoint = os.path.join(module, "variables", "variables")
+
+    def network(self) -> Callable[[tf.Tensor], Dict[str, tf.Tensor]]:
+        """Builds the network, where TensorFlow is not eager in the default graph.
+
+        Returns: a function from float32 [N, H, W, 3] to the end points.
+        """
+        reader = tf.train.load_checkpoint(self._checkpoint)
+
+        def value(name: str) -> tf.Tensor:
+            # Without the prefix in what comes from a published hub module.
+            stored = name if reader.has_tensor(name) else name[len(PREFIX) :]
+            # Read by an operation: a graph of the largest networks' weights would be too large.
+            return tf.raw_ops.RestoreV2(
+                prefix=self._checkpoint,
+                tensor_names=[stored],
+                shape_and_slices=[""],
+                dtypes=[tf.float32],
+            )[0]
+
+        any_size: Any = (None, None, 3)
+        network: Any = networks.build(
+            self._recipe, Scope("module", values=value), any_size, self._outputs
+        )
+        return lambda x: network(x, False)[1]
+
+
+class FrozenFeatures:
+    """The features that a frozen network has of images, by end point.
+
+    Args:
+        representation: the network.
+        recipe: how maps become features; see `features`.
+        pipeline: makes the views that the network is shown.
+        end_points: which ones; () for all.
+        npu: how an NPU computes `compute`.
+
+    Attributes:
+        sizes: of the features, by end point.
+
+    Raises: ValueError for an end point that there is not, or where the pipeline's views are not
+        what the network takes.
+    """
+
+    def __init__(
+        self,
+        representation: Representation,
+        recipe: Recipe,
+        pipeline: Pipeline,
+        end_points: Sequence[str] = (),
+        npu: NpuOptions = DEFAULTS,
+    ):
+        _check_views(representation, pipeline)
+        unknown = set(end_points) - set(representation.end_points)
+        if unknown:
+            raise ValueError(
+                f"the module has no end point {', '.join(sorted(unknown))}, but "
+                f"{', '.join(representation.end_points)}"
+            )
+        self._names = list(end_points or representation.end_points)
+        self._recipe = recipe
+        self._representation = representation
+        # A graph cannot use another one's variables: there each has a network of its own.
+        self._network = representation.network() if tf.executing_eagerly() else None
+        plan = pipeline.compile(training=False)
+        shape = [None, *plan.views, plan.height, plan.width, 3]
+        self._compiled = _Compiled(self._join, shape, npu)
+        self.sizes: Dict[str, int] = dict(self._sizes)
+
+    def features(self, image: tf.Tensor) -> Dict[str, tf.Tensor]:
+        """From images to features; see `features`."""
+        network = self._network or self._representation.network()
+        return features(network, image, self._recipe, self._names)
+
+    def compute(self, image: np.ndarray) -> np.ndarray:
+        """All features of a batch of images side by side, float32 [N, sum of sizes]."""
+        return self._compiled(image)
+
+    def split(self, joined: tf.Tensor) -> Dict[str, tf.Tensor]:
+        """What `compute` joined, by end point."""
+        return dict(zip(self.sizes, tf.split(joined, list(self.sizes.values()), axis=1)))
+
+    def _join(self, image: tf.Tensor) -> tf.Tensor:
+        found = self.features(image)
+        self._sizes = {name: int(value.shape[1]) for name, value in found.items()}
+        return tf.concat(list(found.values()), axis=1)
+
+
+class _Compiled:
+    """A function of float32 tensors as one of arrays: by `tf.function`, or in a session.
+
+    Args:
+        function: of one tensor, with a tensor as its result; traced at once.
+        shape: of its argument.
+        npu: how an NPU runs it.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[tf.Tensor], tf.Tensor],
+        shape: Sequence[Optional[int]],
+        npu: NpuOptions,
+    ):
+        self._npu = npu
+        self._session: Any = None
+        if tf.executing_eagerly():
+            specification = tf.TensorSpec(shape, tf.float32)
+            self._function = tf.function(function, input_signature=[specification], autograph=False)
+            self._function.get_concrete_function()
+        else:
+            with tf.Graph().as_default():
+                self._argument = tf.compat.v1.placeholder(tf.float32, shape)
+                self._result = function(self._argument)
+                self._initialize = tf.compat.v1.local_variables_initializer()
+
+    def __call__(self, argument: np.ndarray) -> np.ndarray:
+        if tf.executing_eagerly():
+            return self._function(tf.convert_to_tensor(argument)).numpy()
+        if self._session is None:
+            self._session = sessions.on_device(self._argument.graph, self._npu)
+            self._session.run(self._initialize)
+        return self._session.run(self._result, {self._argument: argument})
+
+
+def _check_views(representation: Representation, pipeline: Pipeline) -> None:
+    views = pipeline.compile(training=False).views
+    if len(views) == int(representation.patches):
+        return
+    wanted = "the patches of an image, as EVAL_PATCHES makes them"
+    raise ValueError(
+        f"the module takes {wanted if representation.patches else 'one view of an image'}, and "
+        f"the pipeline {pipeline} makes {' x '.join(map(str, views)) or 'one'}"
+    )
+
+
+def features(
+    network: Callable[[tf.Tensor], Dict[str, tf.Tensor]],
+    image: tf.Tensor,
+    recipe: Recipe,
+    end_points: Sequence[str],
+) -> Dict[str, tf.Tensor]:
+    """The features of a batch of images by end point.
+
+    Args:
+        network: as `Representation.network` builds it.
+        image: float32 [N, H, W, C], or [N, patches, H, W, C].
+        recipe: its `combine_patches`, `pooling` and `max_features` say how.
+        end_points: which ones.
+
+    Returns: float32 [N, features]; sizes differ by end point.
+    """
+    shape = image.shape.as_list()
+    patches = shape[1] if len(shape) == 5 else 1
+    points = network(tf.reshape(image, [-1, *shape[-3:]]))
+    found = {}
+    for name in end_points:
+        x = tf.stop_gradient(points[name])
+        if len(x.shape) == 2:
+            x = x[:, tf.newaxis, tf.newaxis, :]
+        x = pool(x, recipe.pooling, recipe.max_features)
+        if patches > 1:
+            x = combine(tf.reshape(x, [-1, patches, *x.shape.as_list()[1:]]), recipe)
+        found[name] = tf.reshape(x, [-1, int(np.prod(x.shape.as_list()[1:]))])
+    return found
+
+
+def combine(x: tf.Tensor, recipe: Recipe) -> tf.Tensor:
+    """The maps of an image's patches as one: their mean, their maximum, or all channels.
+
+    Shapes: [N, P, H, W, C] -> [N, H, W, C], or [N, H, W, C * P] for "concat".
+    """
+    if recipe.combine_patches == "avg_pool":
+        return tf.reduce_mean(x, axis=1)
+    if recipe.combine_patches == "max_pool":
+        return tf.reduce_max(x, axis=1)
+    _, patches, height, width, channels = x.shape.as_list()
+    x = tf.transpose(x, [0, 2, 3, 4, 1])
+    return tf.reshape(x, [-1, height, width, channels * patches])
+
+
+def pool(x: tf.Tensor, mode: str, target: int) -> tf.Tensor:
+    """Pools height and width of a map that has more than `target` values.
+
+    After `adaptive_pool` in utils.py of the published code. If a map cannot be cut evenly, it draws
+    which parts are larger in each step; here the cuts are always the same.
+
+    Args:
+        x: float32 [N, H, W, C].
+        mode: "adaptive_max" and "adaptive_avg" cut the map into n rows and n columns, or as many
+            as it has, where n x n x C is closest to `target` among the two n next to
+            sqrt(target / C). "max" and "avg" take square windows of side
+            ceil(sqrt(H x W x C / target)) beside each other, and leave out what remains at the
+            right and the bottom.
+        target: of values, which adaptive pooling may exceed. Channels are never pooled.
+
+    Returns: float32 [N, h, w, C].
+    """
+    _, height, width, channels = x.shape.as_list()
+    if height * width * channels <= target:
+        return x
+    if mode.startswith("adaptive_"):
+        side = math.floor(math.sqrt(target / channels))
+        if abs(target - channels * side**2) >= abs(target - channels * (side + 1) ** 2):
+            side += 1
+        side = max(1, side)
+        reduce = tf.reduce_max if mode == "adaptive_max" else tf.reduce_mean
+        for axis, size in ((1, height), (2, width)):
+            parts = [
+                reduce(tf.gather(x, tf.range(begin, end), axis=axis), axis=axis)
+                for begin, end in _cuts(size, min(size, side))
+            ]
+            x = tf.stack(parts, axis=axis)
+        return x
+    window = math.ceil(math.sqrt(height * width * channels / target))
+    window = min(window, height, width)
+    function = tf.nn.max_pool2d if mode == "max" else tf.nn.avg_pool2d
+    return function(x, ksize=window, strides=window, padding="VALID")
+
+
+def _cuts(size: int, count: int) -> List[Tuple[int, int]]:
+    """`size` pixels in `count` ranges beside each other."""
+    edges = [i * size // count for i in range(count + 1)]
+    return list(zip(edges, edges[1:]))
