@@ -24,7 +24,7 @@ from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
 import numpy as np
 from pretexture.loader import TFRecords, _core, presets
 from pretexture.loader.shards import writer
-from pretexture.scripts import flags as commandline
+from pretexture.scripts import flags
 from pretexture.scripts.benchmarking import machine
 from pretexture.scripts.benchmarking.rendering import BATCH_SIZE, PREFETCH
 
@@ -63,17 +63,17 @@ class Count(NamedTuple):
 
 def main(arguments: Optional[List[str]] = None) -> int:
     """Runs the command; returns its exit status."""
-    flags = _parser().parse_args(arguments)
-    with commandline.short_errors(flags.traceback):
+    args = _parser().parse_args(arguments)
+    with flags.short_errors(args.traceback):
         if shutil.which("valgrind") is None:
             raise ValueError("valgrind is not installed (Debian: apt-get install valgrind)")
         if "avx2" not in _core.kernels():
             raise ValueError("the counts are of the AVX2 code, which this processor cannot run")
         with tempfile.TemporaryDirectory() as folder:
             shard, digest = _write_shard(pathlib.Path(folder))
-            counts = _count_all(flags.presets, shard, flags.jobs)
+            counts = _count_all(args.presets, shard, args.jobs)
         conditions = {**_conditions(), "input": digest}
-        if flags.update:
+        if args.update:
             _keep(counts, conditions)
             return 0
         return _compare(counts, conditions)
@@ -251,11 +251,7 @@ def _compare(counts: Dict[str, Count], conditions: Dict[str, str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = flags.parser(__doc__)
     parser.add_argument(
         "--presets",
         nargs="+",
@@ -269,12 +265,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--jobs",
-        type=commandline.whole,
+        type=flags.whole,
         default=os.cpu_count() or 1,
         metavar="N",
         help="processes at a time (default: one a processor)",
     )
-    commandline.add_traceback_flag(parser)
+    flags.add_traceback_flag(parser)
     return parser
 
 

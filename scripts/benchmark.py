@@ -17,7 +17,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 from pretexture.loader import imagenet, presets
 from pretexture.loader.console.paths import make_parent
 from pretexture.loader.shards.remote import is_url
-from pretexture.scripts import flags as commandline
+from pretexture.scripts import flags
 from pretexture.scripts.benchmarking import chart, machine, report
 from pretexture.scripts.benchmarking.jobs import CONTENDERS, OURS, TASKS, Job, Outcome
 from pretexture.scripts.marked import replace_marked
@@ -25,41 +25,41 @@ from pretexture.scripts.marked import replace_marked
 
 def main(arguments: Optional[List[str]] = None) -> int:
     """Runs the command; returns its exit status."""
-    flags = _parser().parse_args(arguments)
-    with commandline.short_errors(flags.traceback):
-        _run(flags)
+    args = _parser().parse_args(arguments)
+    with flags.short_errors(args.traceback):
+        _run(args)
     return 0
 
 
-def _run(flags: argparse.Namespace) -> None:
-    if is_url(flags.data):
+def _run(args: argparse.Namespace) -> None:
+    if is_url(args.data):
         raise ValueError(
-            f"--data {flags.data}: this measures loaders on local files, which is what all of "
+            f"--data {args.data}: this measures loaders on local files, which is what all of "
             f"them read; copy the shards first"
         )
     # What would fail at the end fails now.
-    for written in filter(None, (flags.json, flags.plot)):
+    for written in filter(None, (args.json, args.plot)):
         make_parent(written)
-    if flags.plot:
+    if args.plot:
         chart.pyplot()
-    if flags.markdown:
-        replace_marked(pathlib.Path(flags.markdown).read_text(), report.MARK, "")
+    if args.markdown:
+        replace_marked(pathlib.Path(args.markdown).read_text(), report.MARK, "")
     cpus = machine.available()
-    threads = _threads(flags, len(cpus) or os.cpu_count() or 1)
-    records = imagenet(flags.data, "trainval")
-    if len(records) < flags.batch_size:
-        raise ValueError(f"{flags.data} has {len(records)} records, fewer than --batch-size")
-    titles = _titles(flags.tasks)
-    contenders, left_out = _present([OURS, *flags.against], flags.dtype)
+    threads = _threads(args, len(cpus) or os.cpu_count() or 1)
+    records = imagenet(args.data, "trainval")
+    if len(records) < args.batch_size:
+        raise ValueError(f"{args.data} has {len(records)} records, fewer than --batch-size")
+    titles = _titles(args.tasks)
+    contenders, left_out = _present([OURS, *args.against], args.dtype)
     jobs = [
         Job(
             contender=name,
             task=task,
             paths=records.paths,
-            batch_size=flags.batch_size,
+            batch_size=args.batch_size,
             threads=count,
-            dtype=flags.dtype,
-            seconds=flags.seconds_per_run,
+            dtype=args.dtype,
+            seconds=args.seconds_per_run,
             cpus=tuple(cpus[-count:]),
             seed=0,
         )
@@ -70,15 +70,15 @@ def _run(flags: argparse.Namespace) -> None:
     ]
     for path in records.paths:
         _read(path)
-    runs, failures = _measure(jobs, flags.rounds)
+    runs, failures = _measure(jobs, args.rounds)
     _check_shapes(runs)
     about = {
         "settings": {
-            "rounds": flags.rounds,
-            "seconds": flags.seconds_per_run,
-            "batch_size": flags.batch_size,
-            "dtype": flags.dtype,
-            "data": pathlib.Path(flags.data).resolve().name,
+            "rounds": args.rounds,
+            "seconds": args.seconds_per_run,
+            "batch_size": args.batch_size,
+            "dtype": args.dtype,
+            "data": pathlib.Path(args.data).resolve().name,
             "records": len(records),
             "cpus": cpus[-threads[-1] :],
         },
@@ -86,11 +86,11 @@ def _run(flags: argparse.Namespace) -> None:
         "versions": _versions(contenders),
         "left_out": left_out + failures,
     }
-    _publish(flags, about, titles, runs)
+    _publish(args, about, titles, runs)
 
 
 def _publish(
-    flags: argparse.Namespace,
+    args: argparse.Namespace,
     about: Dict[str, Any],
     titles: Dict[str, str],
     runs: Sequence[report.Run],
@@ -98,15 +98,15 @@ def _publish(
     summaries = report.summarize(runs)
     text = report.markdown(summaries, titles, about)
     print(text, end="")
-    if flags.markdown:
-        page = pathlib.Path(flags.markdown)
-        if flags.plot:
-            picture = pathlib.Path(os.path.relpath(flags.plot, page.parent)).as_posix()
+    if args.markdown:
+        page = pathlib.Path(args.markdown)
+        if args.plot:
+            picture = pathlib.Path(os.path.relpath(args.plot, page.parent)).as_posix()
             text = f"![Images a second by task and loader]({picture})\n\n{text}"
         page.write_text(replace_marked(page.read_text(), report.MARK, text))
-    if flags.plot:
-        chart.draw(summaries, titles, flags.plot)
-    if flags.json:
+    if args.plot:
+        chart.draw(summaries, titles, args.plot)
+    if args.json:
         result = {
             **about,
             "pipelines": {task: str(presets.ALL[TASKS[task].preset]) for task in titles},
@@ -116,16 +116,16 @@ def _publish(
             ],
             "runs": [_flat(run) for run in runs],
         }
-        pathlib.Path(flags.json).write_text(json.dumps(result, indent=1) + "\n")
+        pathlib.Path(args.json).write_text(json.dumps(result, indent=1) + "\n")
 
 
-def _threads(flags: argparse.Namespace, limit: int) -> List[int]:
+def _threads(args: argparse.Namespace, limit: int) -> List[int]:
     """The numbers of threads to measure with."""
-    if flags.scaling:
-        most = max(flags.threads or [limit])
+    if args.scaling:
+        most = max(args.threads or [limit])
         counts = [2**k for k in range(most.bit_length()) if 2**k < most] + [most]
     else:
-        counts = flags.threads or [1]
+        counts = args.threads or [1]
     if max(counts) > limit:
         raise ValueError(
             f"--threads {max(counts)} is more than the {limit} processors that may be used"
@@ -298,7 +298,7 @@ def _names(known: Sequence[str]) -> Any:
 
 
 def _counts(text: str) -> List[int]:
-    return [commandline.whole(part) for part in text.split(",")]
+    return [flags.whole(part) for part in text.split(",")]
 
 
 def _seconds(text: str) -> float:
@@ -334,9 +334,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="A,B,…",
         help=f"of {', '.join(others)} (default: all that are installed); '' for none",
     )
-    parser.add_argument(
-        "--rounds", type=commandline.whole, default=5, metavar="N", help="(default: 5)"
-    )
+    parser.add_argument("--rounds", type=flags.whole, default=5, metavar="N", help="(default: 5)")
     parser.add_argument(
         "--seconds-per-run",
         type=_seconds,
@@ -356,7 +354,7 @@ def _parser() -> argparse.ArgumentParser:
         help="measure with 1, 2, 4, … threads up to --threads (default: one a processor)",
     )
     parser.add_argument(
-        "--batch-size", type=commandline.whole, default=64, metavar="N", help="(default: 64)"
+        "--batch-size", type=flags.whole, default=64, metavar="N", help="(default: 64)"
     )
     parser.add_argument(
         "--dtype",
@@ -365,11 +363,11 @@ def _parser() -> argparse.ArgumentParser:
         help="of the images (default: float32); contenders that cannot make it are left out",
     )
     parser.add_argument(
-        "--json", type=commandline.local, metavar="FILE", help="write every run and all medians"
+        "--json", type=flags.local, metavar="FILE", help="write every run and all medians"
     )
     parser.add_argument(
         "--plot",
-        type=commandline.local,
+        type=flags.local,
         metavar="FILE",
         help="draw a bar chart, as PNG, SVG or PDF",
     )
@@ -379,7 +377,7 @@ def _parser() -> argparse.ArgumentParser:
         help=f"put the report, with the chart of --plot, into this page between its "
         f"marks <!-- {report.MARK} -->",
     )
-    commandline.add_traceback_flag(parser)
+    flags.add_traceback_flag(parser)
     return parser
 
 

@@ -10,32 +10,32 @@ import sys
 from typing import Any, Dict, List, Optional
 
 from pretexture.loader.console.printable import printable
-from pretexture.scripts import flags as commandline
+from pretexture.scripts import flags, run_flags
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
     """Runs the command; returns its exit status."""
     parser = _parser()
-    flags = parser.parse_args(arguments)
-    if flags.timeout is not None and not flags.follow:
+    args = parser.parse_args(arguments)
+    if args.timeout is not None and not args.follow:
         parser.error("argument --timeout: only with argument --follow")
-    if flags.pipeline is not None and flags.follow:
+    if args.pipeline is not None and args.follow:
         parser.error("argument --pipeline: not with argument --follow, which writes its results")
-    with commandline.short_errors(flags.traceback, flags.on_error):
-        commandline.import_tensorflow()
+    with flags.short_errors(args.traceback, args.on_error):
+        run_flags.import_tensorflow()
         from pretexture.trainers import evaluation
 
         names = ("split", "batch_size", "threads", "device", "pipeline")
-        how: Dict[str, Any] = {name: getattr(flags, name) for name in names}
-        how["storage"] = commandline.storage(flags)
-        how["npu"] = commandline.npu_options(flags)
-        how["records"] = commandline.record_options(flags)
-        if not flags.follow:
-            result = evaluation.evaluate(flags.workdir, flags.data, **how)
+        how: Dict[str, Any] = {name: getattr(args, name) for name in names}
+        how["storage"] = flags.storage(args)
+        how["npu"] = run_flags.npu_options(args)
+        how["records"] = flags.record_options(args)
+        if not args.follow:
+            result = evaluation.evaluate(args.workdir, args.data, **how)
             for name, value in result.items():
                 print(f"{name:<14}{_spell(value)}")
             return 0
-        results = evaluation.follow(flags.workdir, flags.data, flags.timeout, **how)
+        results = evaluation.follow(args.workdir, args.data, args.timeout, **how)
         for result in results:
             words = (f"{name} {_spell(value)}" for name, value in result.items())
             print(", ".join(words), flush=True)
@@ -47,20 +47,16 @@ def _spell(value: Any) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = flags.parser(__doc__)
     parser.add_argument(
         "--workdir",
         required=True,
-        type=commandline.place,
+        type=flags.place,
         metavar="DIR|URL",
         help="the run's folder",
     )
     parser.add_argument(
-        "--data", required=True, type=commandline.place, metavar="DIR|URL", help="folder of shards"
+        "--data", required=True, type=flags.place, metavar="DIR|URL", help="folder of shards"
     )
     parser.add_argument(
         "--split",
@@ -69,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--batch-size",
-        type=commandline.whole,
+        type=flags.whole,
         metavar="N",
         help="images at a time; only exemplar's result depends on it (default: the recipe's)",
     )
@@ -88,9 +84,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="X",
         help="with --follow, give up after so many seconds without another checkpoint",
     )
-    commandline.add_storage_flags(parser)
-    commandline.add_record_flags(parser, "as the run was trained")
-    commandline.add_machine_flags(parser)
+    flags.add_storage_flags(parser)
+    flags.add_record_flags(parser, "as the run was trained")
+    run_flags.add_machine_flags(parser)
     return parser
 
 

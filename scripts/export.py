@@ -12,68 +12,68 @@ import argparse
 import sys
 from typing import Any, List, Optional, Tuple
 
-from pretexture.scripts import flags as commandline
+from pretexture.scripts import flags, run_flags
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
     """Runs the command; returns its exit status."""
     parser = _parser()
-    flags = parser.parse_args(arguments)
-    _check(parser, flags)
-    with commandline.short_errors(flags.traceback):
-        commandline.import_tensorflow()
+    args = parser.parse_args(arguments)
+    _check(parser, args)
+    with flags.short_errors(args.traceback):
+        run_flags.import_tensorflow()
         from pretexture.trainers.exports import frozen
         from pretexture.trainers.exports import saved_model as export
 
-        source = _source(flags)
-        print(f"wrote {export.write_saved_model(source, flags.out)}")
-        graph = flags.frozen or (flags.om and flags.om[: -len(".om")] + ".pb")
+        source = _source(args)
+        print(f"wrote {export.write_saved_model(source, args.out)}")
+        graph = args.frozen or (args.om and args.om[: -len(".om")] + ".pb")
         if graph:
-            shape = (flags.batch_size, *flags.size, 3)
+            shape = (args.batch_size, *args.size, 3)
             end_points = frozen.write_frozen(source, graph, shape)
             print(f"wrote {graph}: image {list(shape)} -> {', '.join(end_points)}")
-        if flags.om:
-            frozen.compile_offline(graph, flags.om, flags.soc_version, shape, end_points)
-            print(f"wrote {flags.om}")
+        if args.om:
+            frozen.compile_offline(graph, args.om, args.soc_version, shape, end_points)
+            print(f"wrote {args.om}")
     return 0
 
 
-def _source(flags: argparse.Namespace) -> Any:
+def _source(args: argparse.Namespace) -> Any:
     from pretexture.trainers.exports import published
     from pretexture.trainers.exports import saved_model as export
     from pretexture.trainers.runs.mirror import fetched
 
-    if flags.workdir:
-        workdir = fetched(flags.workdir, commandline.storage(flags), "export")
-        return export.run_source(workdir, flags.step)
+    if args.workdir:
+        workdir = fetched(args.workdir, flags.storage(args), "export")
+        return export.run_source(workdir, args.step)
     return published.source(
         published.Published(
-            path=flags.published,
-            architecture=flags.architecture,
-            num_classes=flags.num_classes,
-            filters_factor=flags.filters_factor,
-            mode=flags.mode,
-            last_relu=flags.last_relu,
-            patch_strides=flags.patch_strides,
-            pipeline=flags.pipeline,
+            path=args.published,
+            architecture=args.architecture,
+            num_classes=args.num_classes,
+            filters_factor=args.filters_factor,
+            mode=args.mode,
+            last_relu=args.last_relu,
+            patch_strides=args.patch_strides,
+            pipeline=args.pipeline,
         )
     )
 
 
-def _check(parser: argparse.ArgumentParser, flags: argparse.Namespace) -> None:
+def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Ends the process where flags do not go together."""
     for flag, names in _NEEDED.items():
         for name in names:
-            if getattr(flags, flag) and not getattr(flags, name):
+            if getattr(args, flag) and not getattr(args, name):
                 parser.error(f"argument --{flag}: needs --{name.replace('_', '-')}")
-    if flags.om and not flags.om.endswith(".om"):
-        parser.error(f"argument --om: must end in .om, not {flags.om!r}")
-    if flags.published and flags.step:
+    if args.om and not args.om.endswith(".om"):
+        parser.error(f"argument --om: must end in .om, not {args.om!r}")
+    if args.published and args.step:
         parser.error("argument --step: not allowed with argument --published")
-    if flags.size and not (flags.frozen or flags.om):
+    if args.size and not (args.frozen or args.om):
         parser.error("argument --size: only with --frozen or --om")
     for name, flag in _DESCRIBING.items():
-        if flags.workdir and getattr(flags, name) != parser.get_default(name):
+        if args.workdir and getattr(args, name) != parser.get_default(name):
             parser.error(f"argument {flag}: only with --published, a run knows its network")
 
 
@@ -94,36 +94,30 @@ _DESCRIBING = {
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = flags.parser(__doc__)
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument(
-        "--workdir", type=commandline.place, metavar="DIR|URL", help="a run's folder"
-    )
+    which.add_argument("--workdir", type=flags.place, metavar="DIR|URL", help="a run's folder")
     which.add_argument(
         "--published",
-        type=commandline.place,
+        type=flags.place,
         metavar="PATH",
         help="a checkpoint, such as model.ckpt-25000, or the folder of a run or hub module",
     )
     parser.add_argument(
         "--out",
         required=True,
-        type=commandline.local,
+        type=flags.local,
         metavar="DIR",
         help="to make; an export that is there is replaced",
     )
     parser.add_argument(
         "--step",
-        type=commandline.whole,
+        type=flags.whole,
         metavar="N",
         help="of the run's checkpoint (default: the newest)",
     )
-    commandline.add_storage_flags(parser, data=False)
-    commandline.add_traceback_flag(parser)
+    flags.add_storage_flags(parser, data=False)
+    flags.add_traceback_flag(parser)
 
     described = parser.add_argument_group("what a published checkpoint is of")
     described.add_argument("--architecture", choices=("resnet50", "revnet50", "vgg19"))
@@ -131,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     described.add_argument("--filters-factor", type=float, metavar="X", help="widening factor")
     described.add_argument(
         "--num-classes",
-        type=commandline.whole,
+        type=flags.whole,
         metavar="N",
         help="units of the logits: class labels, 4 rotations, or the length of an embedding",
     )
@@ -150,11 +144,11 @@ def _parser() -> argparse.ArgumentParser:
 
     fixed = parser.add_argument_group("further files, for one size of image and batch")
     fixed.add_argument(
-        "--frozen", type=commandline.local, metavar="FILE.pb", help="writes a frozen graph"
+        "--frozen", type=flags.local, metavar="FILE.pb", help="writes a frozen graph"
     )
     fixed.add_argument(
         "--om",
-        type=commandline.local,
+        type=flags.local,
         metavar="FILE.om",
         help="writes an offline model with Huawei's compiler atc",
     )
@@ -162,7 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     fixed.add_argument("--size", type=_size, metavar="H[,W]", help="of an image, in pixels")
     fixed.add_argument(
         "--batch-size",
-        type=commandline.whole,
+        type=flags.whole,
         default=1,
         metavar="N",
         help="images at a time (default: 1)",
@@ -171,7 +165,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _size(text: str) -> Tuple[int, int]:
-    sides = [commandline.whole(part) for part in text.split(",")]
+    sides = [flags.whole(part) for part in text.split(",")]
     if len(sides) > 2:
         raise argparse.ArgumentTypeError(f"must be H or H,W, not {text!r}")
     return sides[0], sides[-1]

@@ -1,4 +1,4 @@
-"""What the command lines share: recipe flags, TensorFlow without chatter, errors in one line."""
+"""Flags and error messages that all commands share."""
 
 import argparse
 import contextlib
@@ -7,8 +7,7 @@ import logging
 import os
 import re
 import sys
-import tempfile
-from typing import Any, Callable, Dict, Iterator, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, Optional
 
 from pretexture.loader import RecordError
 from pretexture.loader.console.files import is_full
@@ -16,132 +15,24 @@ from pretexture.loader.console.interrupt import PromptInterrupt
 from pretexture.loader.console.paths import expand
 from pretexture.loader.console.printable import printable
 from pretexture.loader.console.redaction import redacted
-from pretexture.loader.shards.remote import Storage, is_url
-from pretexture.trainers.engines.npu_options import DEFAULTS as NPU
-from pretexture.trainers.engines.npu_options import DUMP_MODES, PRECISION_MODES, NpuOptions
-from pretexture.trainers.recipes import Recipe
 from pretexture.loader.shards.record_options import DEFAULT_RECORDS, FEATURES, RecordOptions
-
-# The fields of a recipe that linear evaluation reads, and those that pretraining does.
-LINEAR_FIELDS = (
-    "num_classes",
-    "pooling",
-    "max_features",
-    "hidden_units",
-    "combine_patches",
-    "pipeline",
-    "dct",
-    "batch_size",
-    "eval_batch_size",
-    "epochs",
-    "train_split",
-    "eval_split",
-    "optimizer",
-    "lr",
-    "lr_scale_batch_size",
-    "warmup_epochs",
-    "decay_epochs",
-    "lr_decay_factor",
-    "weight_decay",
-)
-PRETRAIN_FIELDS = tuple(
-    field.name
-    for field in dataclasses.fields(Recipe)
-    if field.name not in ("task", "pooling", "max_features", "hidden_units", "combine_patches")
-)
+from pretexture.loader.shards.remote import Storage, is_url
 
 
-def add_recipe_flags(parser: argparse.ArgumentParser, names: Sequence[str], title: str) -> None:
-    """Adds flags for some fields of a recipe, None by default, in a group with a title."""
-    group = parser.add_argument_group(title)
-    fields = {field.name: field for field in dataclasses.fields(Recipe)}
-    for name in names:
-        bare: Dict[str, Any] = {"nargs": "?", "const": True} if fields[name].type is bool else {}
-        group.add_argument(
-            f"--{name.replace('_', '-')}",
-            type=_PARSERS[fields[name].type],
-            metavar=_METAVARS[fields[name].type],
-            help=fields[name].metadata["help"].replace("%", "%%"),
-            **bare,
-        )
+def parser(description: Optional[str], **options: Any) -> argparse.ArgumentParser:
+    """A parser of a command's arguments.
 
-
-def chosen_recipe(flags: argparse.Namespace, recipe: Recipe, names: Sequence[str]) -> Recipe:
-    """A recipe with the fields that flags set. Raises ValueError."""
-    given = {name: getattr(flags, name) for name in names if getattr(flags, name) is not None}
-    return dataclasses.replace(recipe, **given)
-
-
-def add_run_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds --data, --workdir and what a run needs to know besides its recipe."""
-    parser.add_argument(
-        "--data", required=True, type=place, metavar="DIR|URL", help="folder of shards"
+    Args:
+        description: the command's docstring, which --help shows.
+        options: further arguments of `ArgumentParser`.
+    """
+    return argparse.ArgumentParser(
+        prog=os.path.basename(sys.argv[0]),
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        **options,
     )
-    parser.add_argument(
-        "--workdir", required=True, type=place, metavar="DIR|URL", help="the run's folder"
-    )
-    add_storage_flags(parser)
-    add_record_flags(parser)
-    parser.add_argument(
-        "--steps",
-        type=count,
-        metavar="N",
-        help="in all, instead of --epochs; 0 for a network that is not trained",
-    )
-    parser.add_argument(
-        "--seed",
-        type=int,
-        default=0,
-        metavar="N",
-        help="of the initial weights, the order of images and all other draws (default: 0)",
-    )
-    parser.add_argument(
-        "--checkpoint-seconds",
-        type=float,
-        default=600.0,
-        metavar="X",
-        help="between two checkpoints (default: 600)",
-    )
-    parser.add_argument(
-        "--checkpoint-steps",
-        type=whole,
-        metavar="N",
-        help="between two checkpoints, instead of seconds",
-    )
-    parser.add_argument(
-        "--log-steps",
-        type=whole,
-        default=10,
-        metavar="N",
-        help="between two lines of metrics.jsonl, which are means over these steps (default: 10)",
-    )
-
-
-def parse_run(
-    parser: argparse.ArgumentParser, arguments: Optional[Sequence[str]]
-) -> argparse.Namespace:
-    """Parses the flags of a run, of whose length only one may speak."""
-    flags = parser.parse_args(arguments)
-    if flags.steps is not None and flags.epochs:
-        parser.error("argument --epochs: not allowed with argument --steps")
-    return flags
-
-
-def run_options(flags: argparse.Namespace) -> Any:
-    """The `run.Options` that flags set; imports TensorFlow. Raises ValueError."""
-    from pretexture.trainers.run import Options
-
-    names = [field.name for field in dataclasses.fields(Options) if hasattr(flags, field.name)]
-    given = {name: getattr(flags, name) for name in names}
-    records = RecordOptions(**record_options(flags))
-    return Options(npu=npu_options(flags), storage=storage(flags), records=records, **given)
-
-
-def interrupted(signal: int, chief: bool = True) -> int:
-    """Says how an interrupted run goes on, once for all workers; returns the exit status."""
-    if chief:
-        print("the same command goes on with it")
-    return 128 + signal
 
 
 def add_storage_flags(parser: argparse.ArgumentParser, data: bool = True) -> None:
@@ -214,69 +105,6 @@ def record_options(flags: argparse.Namespace) -> Dict[str, Any]:
     """The fields of `RecordOptions` that flags set."""
     names = [field.name for field in dataclasses.fields(RecordOptions)]
     return {name: getattr(flags, name) for name in names if getattr(flags, name) is not None}
-
-
-def add_machine_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds --threads, --device, --traceback and what an NPU asks for."""
-    parser.add_argument(
-        "--threads", type=whole, metavar="N", help="of the loader (default: one a core)"
-    )
-    parser.add_argument(
-        "--device",
-        choices=("auto", "cpu", "gpu", "npu"),
-        default="auto",
-        help="auto takes a GPU where there is one (default); npu is Huawei's Ascend, see "
-        "docs/ascend.md",
-    )
-    add_traceback_flag(parser)
-    group = parser.add_argument_group("how an Ascend NPU runs (--device npu)")
-    group.add_argument(
-        "--precision-mode",
-        choices=PRECISION_MODES,
-        default=NPU.precision_mode,
-        help="what it makes of float32 operations (default: %(default)s)",
-    )
-    group.add_argument(
-        "--iterations-per-loop",
-        type=whole,
-        default=NPU.iterations_per_loop,
-        metavar="N",
-        help="training steps between two looks of the host, on TensorFlow 1.15 (default: 1)",
-    )
-    group.add_argument(
-        "--profiling-dir", type=local, metavar="DIR", help="where it writes a profile"
-    )
-    group.add_argument(
-        "--dump-dir",
-        type=local,
-        metavar="DIR",
-        help="where it writes what operations take and give",
-    )
-    group.add_argument("--dump-steps", metavar="N|N|…", help="which steps (default: all)")
-    group.add_argument(
-        "--dump-mode",
-        choices=DUMP_MODES,
-        default=NPU.dump_mode,
-        help="what of an operation (default: %(default)s)",
-    )
-
-
-def add_devices_flag(parser: argparse.ArgumentParser) -> None:
-    """Adds --devices."""
-    parser.add_argument(
-        "--devices",
-        type=whole,
-        default=1,
-        metavar="N",
-        help="GPUs of this machine that share each batch (default: 1); for several machines or "
-        "NPUs see scripts/launch.py",
-    )
-
-
-def npu_options(flags: argparse.Namespace) -> NpuOptions:
-    """The options that the flags of `add_machine_flags` set. Raises ValueError."""
-    names = [field.name for field in dataclasses.fields(NpuOptions)]
-    return NpuOptions(**{name: getattr(flags, name) for name in names})
 
 
 def add_traceback_flag(parser: argparse.ArgumentParser) -> None:
@@ -364,26 +192,6 @@ def _no_space(error: Exception) -> str:
     return f"error: no space left on the device: {name}; make room, and run the same command again"
 
 
-def import_tensorflow() -> None:
-    """Imports TensorFlow without what it says about itself. Raises ImportError in one line."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    # Some of it is written by C++ before any log level counts, so standard error is moved away.
-    with tempfile.TemporaryFile() as said:
-        kept = os.dup(2)
-        os.dup2(said.fileno(), 2)
-        try:
-            import tensorflow as tf
-        except ImportError as error:
-            raise ImportError(
-                f"TensorFlow cannot be imported ({error}): pip install 'pretexture[tensorflow]'"
-            ) from error
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-    if tf.__version__.startswith("1."):  # which warns of what its own functions call
-        tf.compat.v1.logging.set_verbosity(tf.compat.v1.logging.ERROR)
-
-
 def whole(text: str) -> int:
     """A whole number from 1 on."""
     value = int(text)
@@ -429,19 +237,6 @@ def _bytes(text: str) -> int:
     return int(float(match.group(1)) * (1024 if match.group(3) else 1000) ** power)
 
 
-def _truth(text: str) -> bool:
-    if text not in ("true", "false"):
-        raise argparse.ArgumentTypeError(f"must be true or false, not {text!r}")
-    return text == "true"
-
-
-def _numbers(text: str) -> Tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(",") if part)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be numbers such as 15,25, not {text!r}") from None
-
-
 def _first_paragraph(error: BaseException) -> str:
     return printable(" ".join(str(error).split("\n\n")[0].split()))
 
@@ -451,19 +246,3 @@ class _OneLine(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return printable(super().format(record))
-
-
-_PARSERS: Dict[Any, Callable[[str], Any]] = {
-    str: str,
-    int: int,
-    float: float,
-    bool: _truth,
-    Tuple[float, ...]: _numbers,
-}
-_METAVARS: Dict[Any, str] = {
-    str: "TEXT",
-    int: "N",
-    float: "X",
-    bool: "true|false",
-    Tuple[float, ...]: "X,X,…",
-}

@@ -15,7 +15,7 @@ from typing import List, Optional
 from pretexture.loader.console.printable import printable
 from pretexture.loader.console.redaction import redacted
 from pretexture.loader.shards.remote import join
-from pretexture.scripts import flags as commandline
+from pretexture.scripts import flags, run_flags
 from pretexture.trainers.recipes import LINEAR_EVAL, LINEAR_EVAL_PAPER
 
 CHART = "results.png"
@@ -24,35 +24,35 @@ CHART = "results.png"
 def main(arguments: Optional[List[str]] = None) -> int:
     """Runs the command; returns its exit status, 128 and the signal's number if interrupted."""
     parser = _parser()
-    flags = commandline.parse_run(parser, arguments)
-    if flags.ray is not None and not flags.cache:
+    args = run_flags.parse_run(parser, arguments)
+    if args.ray is not None and not args.cache:
         parser.error("argument --ray: needs --cache, as what is spread over a cluster is features")
-    with commandline.short_errors(flags.traceback, flags.on_error):
-        commandline.import_tensorflow()
+    with flags.short_errors(args.traceback, args.on_error):
+        run_flags.import_tensorflow()
         from pretexture.trainers.runs.mirror import fetched, open_workdir
         from pretexture.trainers.transfer import linear
         from pretexture.trainers.transfer.representation import Representation
 
-        options = commandline.run_options(flags)
-        network = Representation(fetched(flags.module, options.storage, "module"))
-        published = LINEAR_EVAL_PAPER if flags.paper else LINEAR_EVAL
+        options = run_flags.run_options(args)
+        network = Representation(fetched(args.module, options.storage, "module"))
+        published = LINEAR_EVAL_PAPER if args.paper else LINEAR_EVAL
         module = dataclasses.replace(published, pipeline=network.pipeline)
-        recipe = commandline.chosen_recipe(flags, module, commandline.LINEAR_FIELDS)
+        recipe = run_flags.chosen_recipe(args, module, run_flags.LINEAR_FIELDS)
         outcome = linear.linear_eval(
-            recipe, options, flags.module, flags.end_points, flags.cache, flags.ray
+            recipe, options, args.module, args.end_points, args.cache, args.ray
         )
         if isinstance(outcome, int):
-            return commandline.interrupted(outcome)
+            return run_flags.interrupted(outcome)
         print("\n".join(linear.table(outcome)))
         try:
             from pretexture.scripts.charts import accuracy_bars
         except ImportError as error:
             print(f"no chart: {error}; pip install 'pretexture[demo]'", file=sys.stderr)
             return 0
-        title = f"{outcome.images:,} images of {redacted(flags.data)}"
-        with open_workdir(flags.workdir, options.storage, "train") as workdir:
+        title = f"{outcome.images:,} images of {redacted(args.data)}"
+        with open_workdir(args.workdir, options.storage, "train") as workdir:
             accuracy_bars({"": outcome.end_points}, os.path.join(workdir.folder, CHART), title)
-    files = f"{join(flags.workdir, linear.RESULTS)}, {join(flags.workdir, CHART)}"
+    files = f"{join(args.workdir, linear.RESULTS)}, {join(args.workdir, CHART)}"
     print(printable(redacted(files)))
     return 0
 
@@ -62,15 +62,11 @@ def _end_points(text: str) -> List[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = flags.parser(__doc__)
     parser.add_argument(
         "--module",
         required=True,
-        type=commandline.place,
+        type=flags.place,
         metavar="DIR|URL",
         help="the export whose end points are evaluated",
     )
@@ -92,18 +88,18 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="as the published scripts ran: --pooling max, --dct fast, --eval-batch-size 32",
     )
-    commandline.add_ray_flag(
+    flags.add_ray_flag(
         parser,
         "compute the features of --cache on a Ray cluster, all of whose nodes see --data and "
         "--module, with --threads processors a worker (default: those of the smallest node)",
     )
-    commandline.add_run_flags(parser)
-    commandline.add_recipe_flags(
+    run_flags.add_run_flags(parser)
+    run_flags.add_recipe_flags(
         parser,
-        commandline.LINEAR_FIELDS,
+        run_flags.LINEAR_FIELDS,
         "how the classifiers are trained, by default as published; --pipeline as the export says",
     )
-    commandline.add_machine_flags(parser)
+    run_flags.add_machine_flags(parser)
     return parser
 
 

@@ -24,8 +24,7 @@ from pretexture.loader.console.files import digest, write_text
 from pretexture.loader.console.json_text import parse_object
 from pretexture.loader.console.redaction import redacted
 from pretexture.loader.shards.remote import join
-from pretexture.scripts import flags as commandline
-from pretexture.scripts import pretrain
+from pretexture.scripts import flags, pretrain
 from pretexture.trainers.engines import environment
 from pretexture.trainers.recipes import RECIPES
 from pretexture.trainers.runs.mirror import LocalWorkdir, files_in, ordered, read_notes, title, turn
@@ -39,29 +38,29 @@ _COPIED = ".copied.json"
 
 def main(arguments: Optional[List[str]] = None) -> int:
     """Runs the command; returns its exit status, as `pretrain.main` does."""
-    flags, rest = _parser().parse_known_args(arguments)
-    command = [flags.recipe, "--data", flags.data_url, "--workdir", flags.train_url]
-    if flags.cache_dir is not None:
-        command += ["--cache-dir", flags.cache_dir]
+    args, rest = _parser().parse_known_args(arguments)
+    command = [args.recipe, "--data", args.data_url, "--workdir", args.train_url]
+    if args.cache_dir is not None:
+        command += ["--cache-dir", args.cache_dir]
     known, ignored = _known(command, rest)
     if ignored:
         # Not their values, some of which are secrets.
         names = [argument.partition("=")[0] for argument in ignored if argument.startswith("-")]
         print(f"not known to scripts/pretrain.py, and ignored: {' '.join(names)}")
     # Ranks of a machine would copy to the same folders.
-    with commandline.short_errors("--traceback" in known):
+    with flags.short_errors("--traceback" in known):
         files = None if _processes() > 1 else _moxing_files()
     if files is None:
         return pretrain.main([*command, *known])
-    cache = flags.cache_dir or CACHE
+    cache = args.cache_dir or CACHE
     # One for each URL, so that no run goes on from another one's files.
-    data = os.path.join(cache, "data", title(flags.data_url))
-    run = os.path.join(cache, "run", title(flags.train_url))
-    with commandline.short_errors("--traceback" in known):
-        print(f"copying {redacted(flags.data_url)} to {data}", flush=True)
-        _moxing(files.copy_parallel, flags.data_url, data)
+    data = os.path.join(cache, "data", title(args.data_url))
+    run = os.path.join(cache, "run", title(args.train_url))
+    with flags.short_errors("--traceback" in known):
+        print(f"copying {redacted(args.data_url)} to {data}", flush=True)
+        _moxing(files.copy_parallel, args.data_url, data)
     local = [*command, "--data", data, "--workdir", run, *known]
-    return pretrain.main(local, MoxingWorkdir(files, flags.train_url, run))
+    return pretrain.main(local, MoxingWorkdir(files, args.train_url, run))
 
 
 class Copied(NamedTuple):
@@ -227,11 +226,7 @@ def _known(command: Sequence[str], rest: Sequence[str]) -> Tuple[List[str], List
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = flags.parser(__doc__)
     parser.add_argument("--data_url", required=True, metavar="URL", help="folder of shards")
     parser.add_argument("--train_url", required=True, metavar="URL", help="the run's folder")
     parser.add_argument(

@@ -11,7 +11,7 @@ from typing import Any, Dict, List, Optional, Sequence
 
 from pretexture.loader.console.paths import make_parent
 from pretexture.loader.shards.remote import Storage, is_url, join
-from pretexture.scripts import flags as commandline
+from pretexture.scripts import flags
 from pretexture.trainers.runs.metrics import METRICS, SKIPPED, TIMINGS, read_metrics
 from pretexture.trainers.runs.mirror import fetched
 
@@ -22,12 +22,12 @@ Lines = List[Dict[str, Any]]
 
 def main(arguments: Optional[List[str]] = None) -> int:
     """Runs the command; returns its exit status."""
-    flags = _parser().parse_args(arguments)
-    with commandline.short_errors(flags.traceback):
-        storage = commandline.storage(flags)
-        runs = {_name(run, flags.runs): _read(run, storage) for run in flags.runs}
-        out = flags.out or os.path.join("" if is_url(flags.runs[0]) else flags.runs[0], CURVES)
-        draw(runs, make_parent(out), flags.smooth)
+    args = _parser().parse_args(arguments)
+    with flags.short_errors(args.traceback):
+        storage = flags.storage(args)
+        runs = {_name(run, args.runs): _read(run, storage) for run in args.runs}
+        out = args.out or os.path.join("" if is_url(args.runs[0]) else args.runs[0], CURVES)
+        draw(runs, make_parent(out), args.smooth)
     print(f"{out}: {len(runs)} run{'s' if len(runs) > 1 else ''}")
     return 0
 
@@ -107,27 +107,25 @@ def _name(run: str, runs: Sequence[str]) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = flags.parser(__doc__)
     parser.add_argument(
-        "runs", nargs="+", type=commandline.place, metavar="RUN", help="a run's folder, or its URL"
+        "runs", nargs="+", type=flags.place, metavar="RUN", help="a run's folder, or its URL"
     )
     parser.add_argument(
         "--out",
-        type=commandline.local,
+        type=flags.local,
         metavar="FILE",
         help="the picture (default: curves.png in the first run; here, if that is at a URL)",
     )
     parser.add_argument(
         "--smooth",
-        type=commandline.whole,
+        type=flags.whole,
         default=5,
         metavar="N",
         help="lines that the running mean is taken over (default: 5)",
     )
-    commandline.add_storage_flags(parser, data=False)
-    commandline.add_traceback_flag(parser)
+    flags.add_storage_flags(parser, data=False)
+    flags.add_traceback_flag(parser)
     return parser
 
 

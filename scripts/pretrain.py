@@ -11,7 +11,7 @@ from typing import Any, List, Optional
 
 from pretexture.loader.console.printable import printable
 from pretexture.loader.console.redaction import redacted
-from pretexture.scripts import flags as commandline
+from pretexture.scripts import flags, run_flags
 from pretexture.trainers.recipes import RECIPES
 
 
@@ -24,19 +24,17 @@ def main(arguments: Optional[List[str]] = None, workdir: Any = None) -> int:
 
     Returns: the exit status, 128 and the signal's number if interrupted.
     """
-    flags = commandline.parse_run(_parser(), arguments)
-    with commandline.short_errors(flags.traceback, flags.on_error):
-        recipe = commandline.chosen_recipe(
-            flags, RECIPES[flags.recipe], commandline.PRETRAIN_FIELDS
-        )
-        commandline.import_tensorflow()
+    args = run_flags.parse_run(_parser(), arguments)
+    with flags.short_errors(args.traceback, args.on_error):
+        recipe = run_flags.chosen_recipe(args, RECIPES[args.recipe], run_flags.PRETRAIN_FIELDS)
+        run_flags.import_tensorflow()
         from pretexture.trainers.run import pretrain
 
-        outcome = pretrain(recipe, commandline.run_options(flags), workdir=workdir)
+        outcome = pretrain(recipe, run_flags.run_options(args), workdir=workdir)
     if outcome.interrupted:
-        return commandline.interrupted(outcome.interrupted, outcome.chief)
+        return run_flags.interrupted(outcome.interrupted, outcome.chief)
     if outcome.chief:
-        command = f"scripts/evaluate.py --workdir {flags.workdir} --data {flags.data}"
+        command = f"scripts/evaluate.py --workdir {args.workdir} --data {args.data}"
         print(printable(redacted(f"next: python {command}")))
     return 0
 
@@ -47,27 +45,23 @@ def unknown(arguments: List[str]) -> List[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = flags.parser(__doc__)
     parser.add_argument(
         "recipe", metavar="TASK", choices=RECIPES, help=f"one of {', '.join(RECIPES)}"
     )
-    commandline.add_recipe_flags(
-        parser, commandline.PRETRAIN_FIELDS, "fields of the recipe, by default as TASK has them"
+    run_flags.add_recipe_flags(
+        parser, run_flags.PRETRAIN_FIELDS, "fields of the recipe, by default as TASK has them"
     )
-    commandline.add_run_flags(parser)
+    run_flags.add_run_flags(parser)
     parser.add_argument(
         "--view-steps",
-        type=commandline.whole,
+        type=flags.whole,
         default=1000,
         metavar="N",
         help="between two grids of input views in TensorBoard (default: 1000)",
     )
-    commandline.add_devices_flag(parser)
-    commandline.add_machine_flags(parser)
+    run_flags.add_devices_flag(parser)
+    run_flags.add_machine_flags(parser)
     return parser
 
 

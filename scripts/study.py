@@ -18,7 +18,7 @@ from typing import Any, Dict, List, Optional, Sequence
 
 import numpy as np
 from pretexture.loader.console.json_text import parse_object
-from pretexture.scripts import flags as commandline
+from pretexture.scripts import flags
 from pretexture.scripts.charts import accuracy_bars
 from pretexture.scripts.marked import replace_marked
 
@@ -58,33 +58,33 @@ Found = Dict[str, List[Dict[str, Any]]]
 
 def main(arguments: Optional[List[str]] = None) -> int:
     """Runs the command; returns its exit status."""
-    flags = _parser().parse_args(arguments)
-    with commandline.short_errors(flags.traceback):
-        document = pathlib.Path(flags.out)
+    args = _parser().parse_args(arguments)
+    with flags.short_errors(args.traceback):
+        document = pathlib.Path(args.out)
         text = document.read_text(encoding="utf-8")
         replace_marked(text, "study", "")  # what would fail at the end fails now
-        found: Found = {name: [] for name in flags.tasks}
-        counts = {name: flags.seeds or STUDY[name].seeds for name in flags.tasks}
+        found: Found = {name: [] for name in args.tasks}
+        counts = {name: args.seeds or STUDY[name].seeds for name in args.tasks}
         for seed in range(max(counts.values())):
-            for name in flags.tasks:
+            for name in args.tasks:
                 if seed < counts[name]:
-                    folder = os.path.join(flags.workdir, f"{name}-{seed}")
-                    found[name].append(_network(STUDY[name], flags, folder, seed))
+                    folder = os.path.join(args.workdir, f"{name}-{seed}")
+                    found[name].append(_network(STUDY[name], args, folder, seed))
         chart = document.with_suffix(".png")
         _draw(found, str(chart))
-        text = replace_marked(text, "study", _tables(found, flags, chart.name))
+        text = replace_marked(text, "study", _tables(found, args, chart.name))
         document.write_text(text, encoding="utf-8")
     print(f"{document}, {chart}")
     return 0
 
 
-def _network(entry: Entry, flags: argparse.Namespace, folder: str, seed: int) -> Dict[str, Any]:
+def _network(entry: Entry, args: argparse.Namespace, folder: str, seed: int) -> Dict[str, Any]:
     """Trains and evaluates a network, as far as that has not been done."""
     summary = os.path.join(folder, "study.json")
     if os.path.exists(summary):
         return _read(folder, "study.json", "end_points")
     linear = os.path.join(folder, "linear")
-    for command in _commands(entry, flags.data, folder, linear, seed, flags.num_classes):
+    for command in _commands(entry, args.data, folder, linear, seed, args.num_classes):
         print("$ python " + " ".join(map(shlex.quote, command)), flush=True)
         status = subprocess.call([sys.executable, os.path.join(SCRIPTS, command[0]), *command[1:]])
         if status:
@@ -158,7 +158,7 @@ def _draw(found: Found, path: str) -> None:
     accuracy_bars(series, path, "top-1 of a linear classifier, by end point", spread)
 
 
-def _tables(found: Found, flags: argparse.Namespace, chart: str) -> str:
+def _tables(found: Found, args: argparse.Namespace, chart: str) -> str:
     points = list(next(iter(found.values()))[0]["end_points"])
     lines = [f"![Accuracy over end points]({chart})", ""]
     lines += [
@@ -190,7 +190,7 @@ def _tables(found: Found, flags: argparse.Namespace, chart: str) -> str:
     for name in found:
         folder = f"runs/study/{name}-0"
         for command in _commands(
-            STUDY[name], "DATA", folder, f"{folder}/linear", 0, flags.num_classes
+            STUDY[name], "DATA", folder, f"{folder}/linear", 0, args.num_classes
         ):
             lines.append("python scripts/" + " ".join(map(shlex.quote, command)))
     return "\n".join([*lines, "```"])
@@ -222,17 +222,13 @@ def _tasks(text: str) -> List[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = flags.parser(__doc__)
     parser.add_argument(
-        "--data", required=True, type=commandline.place, metavar="DIR", help="folder of shards"
+        "--data", required=True, type=flags.place, metavar="DIR", help="folder of shards"
     )
     parser.add_argument(
         "--num-classes",
-        type=commandline.whole,
+        type=flags.whole,
         default=10,
         metavar="N",
         help="class labels of the data (default: 10)",
@@ -240,20 +236,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--workdir",
         default="runs/study",
-        type=commandline.place,
+        type=flags.place,
         metavar="DIR",
         help="(default: runs/study)",
     )
     parser.add_argument(
         "--out",
         default="docs/study.md",
-        type=commandline.local,
+        type=flags.local,
         metavar="FILE",
         help="the document; what stands between its marks is replaced (default: docs/study.md)",
     )
     parser.add_argument(
         "--seeds",
-        type=commandline.whole,
+        type=flags.whole,
         metavar="N",
         help="of each (default: 2 for random, supervised and rotation, 1 for the others)",
     )
@@ -264,7 +260,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME,NAME,…",
         help=f"of {', '.join(STUDY)} (default: all)",
     )
-    commandline.add_traceback_flag(parser)
+    flags.add_traceback_flag(parser)
     return parser
 
 

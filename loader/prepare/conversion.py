@@ -1,289 +1,337 @@
-"""Writes shards of images in several processes: of this machine, or of a Ray cluster.
+"""Converts a folder of images into TFRecord shards and dataset.json, in several processes."""
 
-Either way is a context that gives an iterator, which says how far it is a few times a second. When
-the context ends, no process works on any longer, and no part of a shard is left.
-"""
-
-import concurrent.futures
 import contextlib
-import functools
-import multiprocessing
+import hashlib
+import json
+import logging
+import math
 import os
-import re
-import signal
-import threading
 import time
-import warnings
-from concurrent.futures.process import BrokenProcessPool
-from typing import (
-    Any,
-    Callable,
-    ContextManager,
-    Dict,
-    Generator,
-    Iterator,
-    List,
-    NamedTuple,
-    Optional,
-    Tuple,
-)
+from typing import Any, Callable, ContextManager, Dict, Iterator, List, NamedTuple, Optional, Set
 
-from pretexture.loader.prepare import image_folder
+from ..console.files import write_text
+from ..console.interrupt import Interrupt
+from ..console.printable import printable
+from ..console.progress import Bar
+from ..shards.limits import MAX_PIXELS
+from ..shards.records import DATASET
+from . import demo_images, image_folder
+from . import workers as processes
+from .image_folder import Found, ImageError
+from .manifest import Manifest, Unusable
+from .workers import Progress, Shard, Spread, Written
 
-from ..shards.writer import TFRecordWriter, example
-from . import ray_cluster as cluster
-from .image_folder import Entry, ImageError
+__all__ = ["Dataset", "ImageError", "convert", "convert_demo"]
 
-SHARD = re.compile(r"(train|validation)-\d{5,}-of-\d{5,}")
-_PART = re.compile(rf"\.{SHARD.pattern}\.\d+\.part")  # a killed TFRecordWriter's
+SHARD_BYTES = 100_000_000
+MIN_SHARDS = {"train": 16, "validation": 4}
+# Each shard of a small set has at least this many images: if no image of a shard can be used, all
+# shards have to be planned again.
+MIN_IMAGES = 8
+# Two shards for training, so that one can be held out.
+FEWEST_SHARDS = {"train": 2, "validation": 1}
+DEMO_SHARDS = {"train": 8, "validation": 2}
+
+_log = logging.getLogger("pretexture.loader")
 
 
-class Shard(NamedTuple):
-    """A shard to be written, and what goes into it.
+class Dataset(NamedTuple):
+    """What dataset.json says.
 
     Attributes:
-        split: "train" or "validation".
-        path: of the shard.
-        root: the folder that names of images are relative to.
-        images: in order.
-        class_names: of each image's class.
-        skip: leave out the images that cannot be used.
-        max_pixels: largest image that is taken, in pixels.
-        signature: changes with anything that changes the shard.
+        classes: names of the classes, in the order of their labels.
+        splits: by name ("train", "validation"), each with "records" (their number), "bytes" and
+            "shards" (file names).
+        skipped: why files and folders were left out, by name.
     """
 
-    split: str
-    path: str
-    root: str
-    images: List[Entry]
-    class_names: List[str]
-    skip: bool
-    max_pixels: int
-    signature: str
-
-
-class Written(NamedTuple):
-    """What became of a shard: counts, and why images were left out, by name.
-
-    Without records there is no file.
-    """
-
-    records: int
-    bytes: int
-    encoded_anew: int
+    classes: List[str]
+    splits: Dict[str, Dict[str, Any]]
     skipped: Dict[str, str]
 
 
-class Progress(NamedTuple):
-    """How far the work is.
-
-    Attributes:
-        images: that have been read, in all.
-        written: the shards that are whole since it was last asked.
-    """
-
-    images: int
-    written: List[Tuple[Shard, Written]]
-
-
-Spread = Callable[[List[Shard]], ContextManager[Iterator[Progress]]]
-
-
-@contextlib.contextmanager
-def in_processes(shards: List[Shard], workers: Optional[int]) -> Iterator[Iterator[Progress]]:
-    """Writes shards in processes of this machine.
+def convert(
+    src: str,
+    out: str,
+    *,
+    validation_fraction: Optional[float] = None,
+    train_shards: Optional[int] = None,
+    validation_shards: Optional[int] = None,
+    seed: int = 0,
+    workers: Optional[int] = None,
+    ray: Optional[str] = None,
+    on_error: str = "raise",
+    max_pixels: int = MAX_PIXELS,
+    force: bool = False,
+    say: Callable[[str], None] = print,
+) -> Dataset:
+    """Writes a folder of images as TFRecord shards; an interrupted conversion is resumed.
 
     Args:
-        shards: which.
+        src: folder of images: a folder for each class, or such folders in `train` and, say, `val`,
+            or images without classes (see `pretexture prepare --help`).
+        out: folder for the shards and dataset.json; made if it does not exist.
+        validation_fraction: share of each class that is held out if `src` has no folder for
+            validation; None for a tenth.
+        train_shards, validation_shards: number of shards; None for shards of about 100 MB.
+        seed: random seed for the order of the images.
         workers: number of processes; None for one a core.
+        ray: address of a Ray cluster (HOST:PORT, or "" for the one in RAY_ADDRESS) that does the
+            work; None for processes of this machine.
+        on_error: "raise" stops at an image, file or folder that cannot be used; "skip" leaves it
+            out and lists it in dataset.json.
+        max_pixels: largest image that is taken, width x height.
+        force: replace shards of other images that are in `out`.
+        say: function that is told, line by line, what is done.
 
-    Raises: ImageError; OSError, also where a process is killed.
+    Returns: what dataset.json says.
+
+    Raises: ImageError (a ValueError), which names the image that cannot be used; FileExistsError if
+        `out` holds shards of other images; OSError; KeyboardInterrupt after SIGINT or SIGTERM.
     """
-    context = multiprocessing.get_context("spawn")
-    done, stop = context.Value("q", 0), context.Value("b", 0)
-    pool = concurrent.futures.ProcessPoolExecutor(
-        min(workers or _processors(), len(shards)),
-        context,
-        _start_worker,
-        (done, stop, os.getpid()),
-    )
-    pending: Dict[Any, Shard] = {}
+    counts = {"train": train_shards, "validation": validation_shards}
+    say(f"reading the names of the images in {printable(src)}")
+    skip = on_error == "skip"
+    found = image_folder.find(src, validation_fraction, seed, skip)
+    _describe(src, found, say)
+    os.makedirs(out, exist_ok=True)
+    manifest = Manifest(out)
 
-    def progress() -> Iterator[Progress]:
-        while pending:
-            ready, _ = concurrent.futures.wait(pending, 0.2, concurrent.futures.FIRST_COMPLETED)
-            written = [(pending.pop(future), future.result()) for future in ready]
-            yield Progress(done.value, written)
+    def spread(missing: List[Shard]) -> ContextManager[Iterator[Progress]]:
+        if ray is None:
+            return processes.in_processes(missing, workers)
+        return processes.on_ray(missing, workers, ray, manifest.path)
 
-    try:
-        with _signals_blocked():  # the workers, which start here, inherit that for good
-            for shard in shards:
-                pending[pool.submit(_write_here, shard)] = shard
-        yield progress()
-    except BrokenProcessPool:
-        raise OSError(
-            "a worker process was killed, perhaps for want of memory; try fewer --workers"
-        ) from None
-    finally:
-        stop.value = 1
-        for future in pending:
-            future.cancel()
-        pool.shutdown()
+    # If no image of a shard can be used, the shards are planned again without those images. The
+    # manifest keeps their names, so that a second run plans the same shards.
+    entries = {entry.name: entry for rows in found.splits.values() for entry in rows}
+    unusable = manifest.unusable(entries) if skip else {}
+    while True:
+        found = _without(found, {name: note.reason for name, note in unusable.items()})
+        shards = _plan(src, out, found, counts, skip, max_pixels)
+        written = _write_all(shards, out, manifest, spread, force, unusable, say)
+        if all(counts.records for counts in written.values()):
+            break
+        for shard in written.values():
+            for name, reason in shard.skipped.items():
+                unusable[name] = Unusable(entries[name].size, entries[name].modified, reason)
+        force = True  # replaces the shards that were just written
+    return _finish(out, found, shards, written, say)
 
 
-@contextlib.contextmanager
-def on_ray(
-    shards: List[Shard], workers: Optional[int], address: str, witness: str
-) -> Iterator[Iterator[Progress]]:
-    """Writes shards on a Ray cluster, whose nodes see images and shards under the same paths.
+def convert_demo(
+    out: str,
+    *,
+    train_shards: Optional[int] = None,
+    validation_shards: Optional[int] = None,
+    say: Callable[[str], None] = print,
+    **options: Any,
+) -> Dataset:
+    """Makes the demo's data set: about a thousand crops of photographs, each of which is a class.
 
-    A worker that is killed is replaced, and its shard written anew.
+    The photographs come with scikit-image and scikit-learn, which `pip install 'pretexture[demo]'`
+    installs.
 
     Args:
-        shards: which.
-        workers: at a time; None for one a processor of the cluster.
-        address: see `cluster.connected`.
-        witness: a file in the folder of the shards, by which nodes know that folder.
+        out: folder for the shards; the crops are written as JPEGs to `out`/images.
+        train_shards, validation_shards: number of shards; None for 8 and 2.
+        say, options: see `convert`.
 
-    Raises: ImageError; ImportError without Ray; OSError, also where a node does not see the files.
+    Returns, raises: see `convert`; also ImportError if the photographs are not installed.
     """
-    shards = [
-        shard._replace(path=os.path.abspath(shard.path), root=os.path.abspath(shard.root))
-        for shard in shards
-    ]
-    out = os.path.dirname(shards[0].path)
-    check = functools.partial(_check_sight, shards[0], cluster.Witness.of(witness))
-    with cluster.connected(address, [os.path.dirname(__file__)]) as ray:
-        ray.on_each_node(check)
-
-        def progress() -> Generator[Progress, None, None]:
-            images = 0
-            with contextlib.closing(ray.each(_writer, shards, workers)) as results:
-                for written in results:
-                    images += sum(len(shard.images) for shard, _ in written)
-                    yield Progress(images, written)
-
-        try:
-            with contextlib.closing(progress()) as steps:
-                yield steps
-        finally:
-            remove_parts(out)
-
-
-def remove_parts(folder: str) -> None:
-    """Removes what killed processes left of shards."""
-    for name in os.listdir(folder):
-        if _PART.fullmatch(name):
-            os.remove(os.path.join(folder, name))
-
-
-@contextlib.contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """Puts off Ctrl-C; processes started meanwhile never see it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _processors() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:
-        return os.cpu_count() or 1
-
-
-# Of a process of this machine: images done by all of them, and whether to stop; both shared.
-_done: Any = None
-_stop: Any = None
-
-
-def _start_worker(done: Any, stop: Any, parent: int) -> None:
-    global _done, _stop
-    _done, _stop = done, stop
-    warnings.simplefilter("ignore")  # Pillow's remarks about metadata
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent: int) -> None:
-    """Ends this process when its parent has: a killed one cannot say so."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
-
-
-def _write_here(shard: Shard) -> Written:
-    def count() -> None:
-        with _done.get_lock():
-            _done.value += 1
-        if _stop.value:
-            raise KeyboardInterrupt
-
-    return _write(shard, count)
-
-
-def _writer() -> Callable[[Shard], Written]:
-    """What a worker of a Ray cluster calls with each shard."""
-    warnings.simplefilter("ignore")
-    return lambda shard: _write(shard, lambda: None)
-
-
-def _check_sight(shard: Shard, witness: cluster.Witness) -> None:
-    """Raises OSError where this node does not see the files that the other machine does."""
-    try:
-        os.stat(os.path.join(shard.root, shard.images[0].name))
-        witness.check()
-    except OSError as error:
-        raise OSError(
-            f"{error}; all nodes must see {shard.root} and {os.path.dirname(shard.path)}, the same "
-            "folders at the same paths"
-        ) from None
-
-
-class _NothingUsable(Exception):
-    """So that no empty shard is left."""
-
-
-def _write(shard: Shard, after_image: Callable[[], None]) -> Written:
-    skipped: Dict[str, str] = {}
-    encoded_anew = 0
-    try:
-        with TFRecordWriter(shard.path) as writer:
-            for image, class_name in zip(shard.images, shard.class_names):
-                try:
-                    path = os.path.join(shard.root, image.name)
-                    jpeg = image_folder.as_jpeg(path, shard.max_pixels)
-                except ImageError as error:
-                    if not shard.skip:
-                        raise
-                    skipped[image.name] = str(error)
-                else:
-                    encoded_anew += jpeg.encoded_anew
-                    writer.write(_example(image, class_name, jpeg))
-                after_image()
-            if not writer.records:
-                raise _NothingUsable
-    except _NothingUsable:
-        return Written(0, 0, 0, skipped)
-    except OSError as error:
-        raise OSError(f"{shard.path}: {error.strerror or error}") from None
-    return Written(writer.records, writer.bytes, encoded_anew, skipped)
-
-
-def _example(image: Entry, class_name: str, jpeg: image_folder.Jpeg) -> bytes:
-    """A record as TF-Slim lays it out, which says of grey JPEGs, too, that they have 3 channels."""
-    return example(
-        {
-            "image/encoded": jpeg.data,
-            "image/format": "JPEG",
-            "image/height": jpeg.height,
-            "image/width": jpeg.width,
-            "image/colorspace": "RGB",
-            "image/channels": 3,
-            "image/filename": os.fsencode(image.name),
-            "image/class/label": image.label + 1,
-            "image/class/synset": os.fsencode(class_name),
-            "image/class/text": os.fsencode(class_name),
-        }
+    images = os.path.join(out, "images")
+    os.makedirs(out, exist_ok=True)
+    if not os.path.isdir(images):
+        bar = Bar(demo_images.TOTAL)
+        demo_images.make(images, lambda done: bar.update(done, "images cut from photographs"))
+        bar.close()
+    return convert(
+        images,
+        out,
+        train_shards=train_shards or DEMO_SHARDS["train"],
+        validation_shards=validation_shards or DEMO_SHARDS["validation"],
+        say=say,
+        **options,
     )
+
+
+def _without(found: Found, skipped: Dict[str, str]) -> Found:
+    """What was found, less the images that cannot be used.
+
+    Raises: ImageError if no image is left for training.
+    """
+    if not skipped:
+        return found
+    splits = {
+        split: [entry for entry in entries if entry.name not in skipped]
+        for split, entries in found.splits.items()
+    }
+    if not splits["train"]:
+        raise ImageError(
+            f"{next(iter(skipped.values()))}; nor can any other image for training be used"
+        )
+    return found._replace(
+        splits={split: entries for split, entries in splits.items() if entries},
+        skipped={**found.skipped, **skipped},
+    )
+
+
+def _describe(src: str, found: Found, say: Callable[[str], None]) -> None:
+    counts = ", ".join(f"{len(rows)} for {split}" for split, rows in found.splits.items())
+    plural = "es" if len(found.classes) > 1 else ""
+    say(f"{printable(src)}: {len(found.classes)} class{plural}; images: {counts}")
+    if found.ignored:
+        example = printable(found.ignored[0])
+        say(f"  {len(found.ignored)} other files left out, {example} for one")
+    for doubt in found.doubts[:5]:
+        _log.warning("warning: %s", printable(doubt))
+    if len(found.doubts) > 5:
+        _log.warning("warning: and %d more of this kind", len(found.doubts) - 5)
+
+
+def _plan(
+    src: str,
+    out: str,
+    found: Found,
+    counts: Dict[str, Optional[int]],
+    skip: bool,
+    max_pixels: int,
+) -> List[Shard]:
+    """The shards that hold what was found; all have about the same number of images."""
+    shards = []
+    for split, entries in found.splits.items():
+        count = counts[split]
+        if count is None:
+            few = max(FEWEST_SHARDS[split], len(entries) // MIN_IMAGES)
+            size = sum(entry.size for entry in entries)
+            count = max(min(MIN_SHARDS[split], few), math.ceil(size / SHARD_BYTES))
+        count = min(count, len(entries))
+        for number, images in enumerate(image_folder.in_shards(entries, count)):
+            names = [found.classes[image.label] for image in images]
+            limit = [] if max_pixels == MAX_PIXELS else [max_pixels]
+            content = json.dumps([image_folder.QUALITY, images, names, *limit]).encode()
+            path = os.path.join(out, f"{split}-{number:05d}-of-{count:05d}")
+            signature = hashlib.sha256(content).hexdigest()
+            shards.append(Shard(split, path, src, images, names, skip, max_pixels, signature))
+    return shards
+
+
+def _write_all(
+    shards: List[Shard],
+    out: str,
+    manifest: Manifest,
+    spread: Spread,
+    force: bool,
+    unusable: Dict[str, Unusable],
+    say: Callable[[str], None],
+) -> Dict[str, Written]:
+    """Writes the shards that are missing; returns the counts of each by its file name.
+
+    Raises: KeyboardInterrupt after SIGINT or SIGTERM; FileExistsError; ImageError; OSError.
+    """
+    planned = {os.path.basename(shard.path): shard for shard in shards}
+    _clear(out, set(manifest.begun(planned)), force)
+    written = manifest.complete(planned)
+    missing = [shard for name, shard in planned.items() if name not in written]
+
+    def finished(shard: Shard, counts: Written) -> None:
+        written[os.path.basename(shard.path)] = counts
+        manifest.save(planned, written, unusable)
+
+    manifest.save(planned, written, unusable)
+    if written:
+        say(f"{len(written)} of {len(shards)} shards are complete already")
+    if missing:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(os.path.join(out, DATASET))
+        _in_parallel(missing, spread, finished)
+    return written
+
+
+def _clear(out: str, known: Set[str], force: bool) -> None:
+    """Removes what killed processes left and, if forced, the shards that are not known."""
+    names = sorted(os.listdir(out))
+    foreign = [name for name in names if processes.SHARD.fullmatch(name) and name not in known]
+    if foreign and not force:
+        raise FileExistsError(
+            f"{out} holds {len(foreign)} shards of other images or settings, such as {foreign[0]}: "
+            "choose another folder, or replace them with --force"
+        )
+    for name in foreign:
+        os.remove(os.path.join(out, name))
+    processes.remove_parts(out)
+
+
+def _in_parallel(
+    shards: List[Shard], spread: Spread, finished: Callable[[Shard, Written], None]
+) -> None:
+    """Writes shards in several processes and shows the progress.
+
+    Args:
+        shards: the shards to write.
+        spread: starts the processes.
+        finished: called in this process after each shard.
+
+    Raises: see `_write_all`.
+    """
+    bar = Bar(sum(len(shard.images) for shard in shards))
+    shown = 0
+    try:
+        with spread(shards) as steps, Interrupt() as interrupt:
+            began = time.monotonic()
+            for images, written in steps:
+                for shard, counts in written:
+                    finished(shard, counts)
+                if images > shown:
+                    shown = images
+                    rate = shown / (time.monotonic() - began)
+                    bar.update(shown, f"images read, {rate:.0f} a second")
+                if interrupt.signal:
+                    raise KeyboardInterrupt
+    finally:
+        bar.close()
+
+
+def _finish(
+    out: str,
+    found: Found,
+    shards: List[Shard],
+    written: Dict[str, Written],
+    say: Callable[[str], None],
+) -> Dataset:
+    """Writes dataset.json and says what was made."""
+    splits: Dict[str, Dict[str, Any]] = {}
+    for shard in shards:
+        name = os.path.basename(shard.path)
+        split = splits.setdefault(shard.split, {"records": 0, "bytes": 0, "shards": []})
+        split["records"] += written[name].records
+        split["bytes"] += written[name].bytes
+        split["shards"].append(name)
+    skipped = dict(found.skipped)
+    for counts in written.values():
+        skipped.update(counts.skipped)
+    dataset = Dataset(
+        classes=list(map(_utf8, found.classes)),
+        splits=splits,
+        skipped={_utf8(name): _utf8(why) for name, why in sorted(skipped.items())},
+    )
+    write_text(os.path.join(out, DATASET), json.dumps(dataset._asdict(), indent=2) + "\n")
+
+    for name, split in splits.items():
+        say(
+            f"{printable(out)}: {name}: {split['records']} records in "
+            f"{len(split['shards'])} shards, {split['bytes'] / 1e6:.1f} MB"
+        )
+    reencoded = sum(counts.encoded_anew for counts in written.values())
+    if reencoded:
+        say(f"  {reencoded} images were encoded again as JPEG")
+    if skipped:
+        say(f"  {len(skipped)} images or folders left out; dataset.json lists all of them:")
+        for reason in list(skipped.values())[:5]:
+            say(f"    {printable(reason)}")
+    return dataset
+
+
+def _utf8(name: str) -> str:
+    """A name as a UTF-8 locale shows it, in any locale; other bytes become surrogates."""
+    return os.fsencode(name).decode("utf-8", "surrogateescape")

@@ -60,10 +60,10 @@ def make(folder: str, progress: Callable[[int], None]) -> None:
     whether they are progressive.
 
     Args:
-        folder: where; must not exist.
-        progress: called with the number of images done, of `TOTAL`.
+        folder: folder to make; it must not exist.
+        progress: function that is called with the number of images done, out of `TOTAL`.
 
-    Raises: ImportError where a package is missing; OSError.
+    Raises: ImportError if a package is missing; OSError.
     """
     photographs = {name: _open(photograph) for name, photograph in PHOTOGRAPHS.items()}
     beside = f"{folder}.part"

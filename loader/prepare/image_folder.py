@@ -9,7 +9,13 @@ import stat
 from typing import Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+
+try:
+    from PIL import Image, ImageOps, UnidentifiedImageError
+except ImportError as error:
+    raise ImportError(
+        f"Pillow cannot be imported ({error}): pip install 'pretexture[prepare]'"
+    ) from error
 
 from .. import _core
 from ..shards.limits import MAX_PIXELS

@@ -20,14 +20,12 @@ _FAREWELL = 1.0
 
 
 @contextlib.contextmanager
-def connected(address: str = "", folders: Sequence[str] = ()) -> Iterator["Cluster"]:
+def connected(address: str = "") -> Iterator["Cluster"]:
     """Connects to a Ray cluster, or starts one on this machine and ends it in the end.
 
     Args:
         address: of the cluster, HOST:PORT; "" for that in RAY_ADDRESS, and without it for a Ray of
             this machine alone.
-        folders: of modules that are not installed and that work is made of; at the same path on
-            all nodes.
 
     Raises: ImportError where Ray is not installed, OSError where no cluster answers.
     """
@@ -52,7 +50,7 @@ def connected(address: str = "", folders: Sequence[str] = ()) -> Iterator["Clust
                 f"Ray at {address}: {' '.join(str(error).split())} (where it wants a token, set "
                 "RAY_AUTH_MODE=token)"
             ) from None
-        yield Cluster(ray, [os.path.abspath(folder) for folder in folders])
+        yield Cluster(ray)
     finally:
         ray.shutdown()
 
@@ -96,13 +94,11 @@ class Cluster:
     """A Ray cluster that this process is connected to.
 
     Args:
-        ray: the module.
-        folders: see `connected`.
+        ray: the module `ray`.
     """
 
-    def __init__(self, ray: Any, folders: Sequence[str]):
+    def __init__(self, ray: Any):
         self._ray = ray
-        self._folders = list(folders)
 
     def smallest(self, resource: str) -> int:
         """How much of "CPU" or "GPU" has the node that has least of it, those without left out."""
@@ -216,7 +212,7 @@ class Cluster:
         return [node for node in nodes if node["Alive"] and node["Resources"].get(resource, 0) >= 1]
 
     def _worker(self, **how: Any) -> Any:
-        return self._ray.remote(_Worker).options(**how).remote(self._folders)
+        return self._ray.remote(_Worker).options(**how).remote()
 
     def _result(self, call: Any) -> Any:
         exceptions = self._ray.exceptions
@@ -237,8 +233,7 @@ class _KilledError(OSError):
 class _Worker:
     """What a worker process does; a Ray actor."""
 
-    def __init__(self, folders: Sequence[str]):
-        sys.path.extend(folders)
+    def __init__(self) -> None:
         self._call: Optional[Callable[[Any], Any]] = None
 
     def start(self) -> None:

@@ -29,9 +29,9 @@ ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
 sys.path.insert(0, os.path.join(ROOT, "trainers"))
 
 import numpy as np
-from pretexture.scripts import flags as commandline
+from pretexture.scripts import run_flags
 
-commandline.import_tensorflow()
+run_flags.import_tensorflow()
 
 import tensorflow as tf
 import tiny

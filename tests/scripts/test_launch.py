@@ -127,7 +127,8 @@ def test_on_one_machine_the_rank_table_is_made_from_what_huawei_s_driver_says(tm
     hccn.write_text("address_0=192.168.1.8\nnetmask_0=255.255.0.0\naddress_1=192.168.2.8\n")
     program = (
         "import sys; from pretexture.scripts import launch; "
-        f"launch.HCCN = {str(hccn)!r}; sys.exit(launch.main())"
+        "from pretexture.trainers.launch import rank_table; "
+        f"rank_table.HCCN = {str(hccn)!r}; sys.exit(launch.main())"
     )
     show = "import os; print(open(os.environ['RANK_TABLE_FILE']).read().replace('\\n', ''))"
     tail = ["--", sys.executable, "-c", show, "--device", "npu"]
@@ -273,4 +274,4 @@ def test_a_rank_table_of_other_devices_is_refused(tmp_path):
     command = ["--nproc", "2", "--rank-table", path, "--", "x", "--device", "npu"]
     assert "has ranks 0, 1, 2; 0 to 1 are needed" in _run(*command)[2][-1]
     (tmp_path / "table.json").write_text("[]")
-    assert "is no rank table" in _run(*command)[2][-1]
+    assert "is not a rank table" in _run(*command)[2][-1]

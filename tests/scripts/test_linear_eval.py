@@ -10,8 +10,8 @@ pytest.importorskip("matplotlib")
 
 import matplotlib.image
 import trained
-from pretexture.scripts import flags as commandline
 from pretexture.scripts import linear_eval as script
+from pretexture.scripts import run_flags
 from pretexture.trainers.exports.saved_model import export_run
 from pretexture.trainers.recipes import LINEAR_EVAL, Recipe
 
@@ -46,10 +46,10 @@ def arguments(module, data, tmp_path):
 def _recipe(*arguments):
     required = ["--module", "m", "--data", "d", "--workdir", "w"]
     flags = script._parser().parse_args([*required, *arguments])
-    return commandline.chosen_recipe(flags, LINEAR_EVAL, commandline.LINEAR_FIELDS)
+    return run_flags.chosen_recipe(flags, LINEAR_EVAL, run_flags.LINEAR_FIELDS)
 
 
-@pytest.mark.parametrize("name", commandline.LINEAR_FIELDS)
+@pytest.mark.parametrize("name", run_flags.LINEAR_FIELDS)
 def test_what_linear_evaluation_reads_of_a_recipe_is_a_flag(name):
     before = getattr(LINEAR_EVAL, name)
     value = {"pooling": "max", "combine_patches": "concat", "optimizer": "adam", "dct": "fast"}.get(
@@ -65,7 +65,7 @@ def test_without_flags_all_is_as_published():
 
 
 def test_of_a_network_there_is_no_flag(capsys):
-    names = {field.name for field in dataclasses.fields(Recipe)} - set(commandline.LINEAR_FIELDS)
+    names = {field.name for field in dataclasses.fields(Recipe)} - set(run_flags.LINEAR_FIELDS)
     for name in sorted(names):
         with pytest.raises(SystemExit):
             _recipe(f"--{name.replace('_', '-')}", "1")

@@ -18,7 +18,7 @@ pytest.importorskip("google.protobuf")
 import prepare_kills
 from PIL import Image
 from pretexture.loader import TFRecords, _core, imagenet
-from pretexture.loader.prepare import image_folder
+from pretexture.loader.prepare import demo_images, image_folder
 from pretexture.loader.shards.writer import parse_example
 from pretexture.scripts import prepare
 
@@ -533,7 +533,7 @@ def test_shards_of_other_images_are_replaced_only_by_force(tmp_path):
     assert run(src, out, "--train-shards", 3) == 0
     before = contents(out)
     save(src / "ape" / "one more.jpg", pixels(9))
-    with pytest.raises(SystemExit, match=r"train-00000-of-00003 for one: .*--force"):
+    with pytest.raises(SystemExit, match=r"such as train-00000-of-00003: .*--force"):
         run(src, out, "--train-shards", 2)
     assert contents(out) == before
     assert run(src, out, "--train-shards", 2, "--force") == 0
@@ -566,7 +566,7 @@ def test_ctrl_c_leaves_whole_shards_and_the_same_command_goes_on(tmp_path):
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers as well
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert b"the same command goes on from here" in said
+    assert b"run the same command again to resume" in said
     assert b"Traceback" not in said
     assert not list(out.glob(".*.part"))
     assert not (out / "dataset.json").exists()
@@ -582,13 +582,13 @@ def test_the_demo_is_made_of_photographs_that_need_no_download(tmp_path, monkeyp
     for package in ("skimage", "sklearn"):
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed")
-    monkeypatch.setattr(prepare.demo_images, "TRAIN", 4)
-    monkeypatch.setattr(prepare.demo_images, "VALIDATION", 2)
+    monkeypatch.setattr(demo_images, "TRAIN", 4)
+    monkeypatch.setattr(demo_images, "VALIDATION", 2)
     for out in (tmp_path / "a", tmp_path / "b"):
         assert prepare.main(["--demo", str(out), "--workers", "1"]) == 0
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     about = description(tmp_path / "a")
-    photographs = prepare.demo_images.PHOTOGRAPHS
+    photographs = demo_images.PHOTOGRAPHS
     assert about["classes"] == sorted(photographs)
     assert about["splits"]["train"]["records"] == 4 * len(photographs)
     assert len(about["splits"]["train"]["shards"]) == 8
@@ -602,7 +602,7 @@ def test_the_demo_is_made_of_photographs_that_need_no_download(tmp_path, monkeyp
 
 
 def test_the_demo_has_about_a_thousand_images_and_photographs_without_overlap():
-    demo = prepare.demo_images
+    demo = demo_images
     assert 900 <= (demo.TRAIN + demo.VALIDATION) * len(demo.PHOTOGRAPHS) <= 1100
     disjoint = [
         photograph

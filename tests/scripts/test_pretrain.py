@@ -2,16 +2,15 @@ import dataclasses
 import re
 
 import pytest
-from pretexture.loader.shards.writer import TFRecordWriter, example
-from pretexture.scripts import evaluate, linear_eval, pretrain
-from pretexture.scripts import flags as commandline
-from pretexture.trainers.recipes import CHOICES, RECIPES, Recipe
 from pretexture.loader.shards.record_options import RecordOptions
+from pretexture.loader.shards.writer import TFRecordWriter, example
+from pretexture.scripts import evaluate, flags, linear_eval, pretrain, run_flags
+from pretexture.trainers.recipes import CHOICES, RECIPES, Recipe
 
 
 def _recipe(*arguments):
     flags = pretrain._parser().parse_args(["--data", "d", "--workdir", "w", *arguments])
-    return commandline.chosen_recipe(flags, RECIPES[flags.recipe], commandline.PRETRAIN_FIELDS)
+    return run_flags.chosen_recipe(flags, RECIPES[flags.recipe], run_flags.PRETRAIN_FIELDS)
 
 
 def _written(value):
@@ -27,7 +26,7 @@ CHANGED = {str: "changed", int: 7, float: 2.5, bool: None, tuple: (3.0, 4.5)}
 
 @pytest.mark.parametrize(
     "field",
-    [field for field in dataclasses.fields(Recipe) if field.name in commandline.PRETRAIN_FIELDS],
+    [field for field in dataclasses.fields(Recipe) if field.name in run_flags.PRETRAIN_FIELDS],
     ids=lambda field: field.name,
 )
 def test_any_field_of_a_recipe_is_a_flag(field):
@@ -56,7 +55,7 @@ def test_an_empty_list_of_decay_epochs_is_none():
 )
 def test_how_records_are_read_has_a_flag_in_every_command_that_reads_them(script, needed):
     needed = [*needed, "--data", "d", "--workdir", "w"]
-    assert commandline.record_options(script._parser().parse_args(needed)) == {}
+    assert flags.record_options(script._parser().parse_args(needed)) == {}
     values = {
         "image_key": "image",
         "label_key": "label",
@@ -65,8 +64,8 @@ def test_how_records_are_read_has_a_flag_in_every_command_that_reads_them(script
         "max_pixels": 179_000_000,
     }
     assert set(values) == {field.name for field in dataclasses.fields(RecordOptions)}
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in values.items()]
-    assert commandline.record_options(script._parser().parse_args([*needed, *flags])) == values
+    given = [f"--{name.replace('_', '-')}={value}" for name, value in values.items()]
+    assert flags.record_options(script._parser().parse_args([*needed, *given])) == values
 
 
 def test_a_record_that_cannot_be_used_is_named_with_the_flag_that_leaves_it_out(

@@ -9,6 +9,7 @@ pytest.importorskip("google.protobuf")
 from PIL import Image
 from pretexture import permutations
 from pretexture.loader import Pipeline, TFRecords, presets
+from pretexture.loader.preview import contact_sheet
 from pretexture.loader.shards.writer import TFRecordWriter, example
 from pretexture.scripts import preview
 
@@ -41,7 +42,7 @@ def sheet(shards, pipeline, tile):
     """A sheet of records in evaluation, and where on it pixels are found."""
     records = TFRecords(str(shards / "train-*"))
     image = np.asarray(
-        preview.contact_sheet(
+        contact_sheet(
             records,
             Pipeline(pipeline),
             training=False,

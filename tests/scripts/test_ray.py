@@ -20,7 +20,7 @@ pytest.importorskip("PIL")
 pytest.importorskip("google.protobuf")
 
 from PIL import Image
-from pretexture.loader.prepare import conversion
+from pretexture.loader.prepare import workers
 from pretexture.loader.prepare import ray_cluster as cluster
 from pretexture.scripts import prepare
 from pretexture.trainers.transfer import extraction
@@ -233,17 +233,17 @@ def test_a_node_that_sees_other_folders_is_named_before_anything_is_written(
     noise, tmp_path, monkeypatch
 ):
     other = cluster.Witness(str(tmp_path / "out" / ".prepare.json"), b"as it is on this machine")
-    monkeypatch.setattr(conversion.cluster.Witness, "of", lambda path: other)
+    monkeypatch.setattr(workers.ray_cluster.Witness, "of", lambda path: other)
     with pytest.raises(SystemExit, match=r"error: node [\d.]+ of .*prepare\.json is another file;"):
         _prepare(noise, tmp_path / "out", "--ray")
     assert not list((tmp_path / "out").glob("*-of-*"))
 
 
 def test_a_folder_that_a_node_does_not_see_is_named(tmp_path):
-    images = [conversion.Entry("a/1.png", 0, 10, 0)]
-    shard = conversion.Shard("train", str(tmp_path / "t"), "/nowhere", images, ["a"], False, 1, "")
+    images = [workers.Entry("a/1.png", 0, 10, 0)]
+    shard = workers.Shard("train", str(tmp_path / "t"), "/nowhere", images, ["a"], False, 1, "")
     with pytest.raises(OSError, match=r"'/nowhere/a/1\.png'; all nodes must see /nowhere and /"):
-        conversion._check_sight(shard, cluster.Witness("/nowhere/.prepare.json", b""))
+        workers._check_sight(shard, cluster.Witness("/nowhere/.prepare.json", b""))
 
 
 def test_without_an_address_a_ray_is_started_on_this_machine_and_says_nothing(

@@ -6,8 +6,7 @@ import pytest
 pytest.importorskip("matplotlib")
 
 from matplotlib.axes import Axes
-from pretexture.scripts import charts, evaluate, export, linear_eval, pretrain, study
-from pretexture.scripts import flags as commandline
+from pretexture.scripts import charts, evaluate, export, linear_eval, pretrain, run_flags, study
 from pretexture.scripts.marked import replace_marked
 from pretexture.trainers.recipes import LINEAR_EVAL, RECIPES
 
@@ -62,9 +61,7 @@ def test_the_commands_of_a_network_are_understood(name, seed):
         name for name in scripts if entry.epochs or name != "evaluate.py"
     ]
     pretraining, linear = flags["pretrain.py"], flags["linear_eval.py"]
-    recipe = commandline.chosen_recipe(
-        pretraining, RECIPES[entry.recipe], commandline.PRETRAIN_FIELDS
-    )
+    recipe = run_flags.chosen_recipe(pretraining, RECIPES[entry.recipe], run_flags.PRETRAIN_FIELDS)
     assert (recipe.task, recipe.train_split, recipe.num_classes) == (
         entry.recipe[: -len("-small")],
         "trainval",
@@ -75,7 +72,7 @@ def test_the_commands_of_a_network_are_understood(name, seed):
         assert recipe.warmup_epochs < recipe.decay_epochs[0] < recipe.decay_epochs[1] < entry.epochs
     else:
         assert pretraining.steps == 0
-    heads = commandline.chosen_recipe(linear, LINEAR_EVAL, commandline.LINEAR_FIELDS)
+    heads = run_flags.chosen_recipe(linear, LINEAR_EVAL, run_flags.LINEAR_FIELDS)
     assert (heads.train_split, heads.eval_split, heads.num_classes) == ("trainval", "test", 10)
     assert heads.decay_epochs[-1] < heads.epochs == study.LINEAR["epochs"]
     assert linear.cache and linear.module == flags["export.py"].out

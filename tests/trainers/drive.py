@@ -6,10 +6,9 @@ In the folder that SEEN names, each process writes the record numbers that it tr
 import os
 import sys
 
-from pretexture.scripts import flags as commandline
-from pretexture.scripts import pretrain
+from pretexture.scripts import pretrain, run_flags
 
-commandline.import_tensorflow()
+run_flags.import_tensorflow()
 
 import tiny
 from pretexture.trainers.tasks import Task

@@ -11,7 +11,7 @@ tf = pytest.importorskip("tensorflow")
 import tiny
 from disks import fill, make_room
 from learned import learned
-from pretexture.scripts import flags as commandline
+from pretexture.scripts import flags
 from pretexture.trainers import run as run_module
 from pretexture.trainers.run import Options, pretrain
 from pretexture.trainers.runs.checkpoints import Checkpoints
@@ -70,7 +70,7 @@ def test_a_disk_that_is_full_before_the_run_is_an_error_of_one_line(shards, smal
     folder = small_disk / "run"
     folder.mkdir()
     fill(small_disk)
-    with pytest.raises(SystemExit) as exit, commandline.short_errors(False):
+    with pytest.raises(SystemExit) as exit, flags.short_errors(False):
         _train(shards, folder, steps=1)
     assert exit.value.code == (
         f"error: no space left on the device for {folder}/config.json; the run ends, with no "
@@ -134,7 +134,7 @@ def test_an_extraction_goes_on_when_there_is_room_for_its_notes_again(small_disk
     ],
 )
 def test_a_full_disk_and_a_full_memory_are_told_apart(error, words):
-    with pytest.raises(SystemExit) as exit, commandline.short_errors(False):
+    with pytest.raises(SystemExit) as exit, flags.short_errors(False):
         raise error
     assert re.match(f"error: .*{words}", exit.value.code)
     assert "\n" not in exit.value.code

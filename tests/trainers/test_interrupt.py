@@ -53,7 +53,7 @@ def _interrupted(program, *numbers):
 
 
 def test_ctrl_c_ends_a_command_that_is_in_compiled_code():
-    program = "from pretexture.scripts.flags import short_errors\nwith short_errors(False):\n"
+    program = "from pretexture.scripts.flags import short_errors\nwith short_errorsFalse:\n"
     assert _interrupted(f"{program}    {COMPILED}", signal.SIGINT) == (130, "")
 
 

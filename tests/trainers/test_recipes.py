@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("tensorflow")
 
 from pretexture.loader import Pipeline, presets
-from pretexture.scripts.flags import LINEAR_FIELDS, PRETRAIN_FIELDS
+from pretexture.scripts.run_flags import LINEAR_FIELDS, PRETRAIN_FIELDS
 from pretexture.trainers import tasks
 from pretexture.trainers.recipes import LINEAR_EVAL, RECIPES, Recipe
 

@@ -6,7 +6,7 @@ import pytest
 
 tf = pytest.importorskip("tensorflow")
 
-from pretexture.scripts import flags as commandline
+from pretexture.scripts import run_flags
 from pretexture.trainers import networks
 from pretexture.trainers.networks import revnet
 from pretexture.trainers.networks.layers import Scope, l2_penalty
@@ -187,7 +187,7 @@ def test_other_networks_cannot_be_reversible(architecture):
 
 def test_the_flag_needs_no_value():
     parser = argparse.ArgumentParser()
-    commandline.add_recipe_flags(parser, ["reversible", "lr"], "")
+    run_flags.add_recipe_flags(parser, ["reversible", "lr"], "")
     for words, expected in (
         ("", None),
         ("--reversible", True),
