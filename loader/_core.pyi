@@ -6,7 +6,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
-from .pipeline import Plan
+from .language.check import Plan
 
 MAX_PIXELS: int
 

@@ -9,6 +9,11 @@ from .console.redaction import redacted
 class PipelineError(ValueError):
     """A pipeline that cannot be parsed or carried out; the message names the step and why."""
 
+    @classmethod
+    def of_step(cls, number: int, step: str, reason: str) -> "PipelineError":
+        """The error of step `number`, counted from 0, with the step as it is written."""
+        return cls(f"step {number + 1}, {step}: {reason}")
+
 
 class RecordError(ValueError):
     """A record that cannot be read, parsed or decoded.

@@ -1,1 +1,1 @@
-"""The pipeline language: steps, parsed, checked and lowered to operations."""
+"""The pipeline language: steps are parsed, checked and turned into operations."""
