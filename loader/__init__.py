@@ -15,7 +15,8 @@ from .epoch.order import WindowShuffle
 from .errors import PipelineError, RecordError
 from .language.pipeline import Pipeline
 from .loader import ArraySpec, Batch, Loader, Stats
-from .shards.records import Record, TFRecords, imagenet
+from .shards.imagenet import imagenet
+from .shards.records import Record, TFRecords
 
 __all__ = [
     "ArraySpec",

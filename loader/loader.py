@@ -1,42 +1,40 @@
 """The `Loader`: batches of views, epoch after epoch, with a state of a few integers."""
 
+import dataclasses
 import functools
 import logging
 import math
 import operator
 import os
-import re
 import threading
 import weakref
 from typing import Any, Dict, Iterator, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
 
-from .backends import base as backends
+from . import backends
 from .console import processors
-from .console.arguments import choice, whole
+from .console.arguments import whole
 from .epoch.order import WindowShuffle
 from .errors import RecordError
 from .language.pipeline import Pipeline
-from .shards.cache import RemoteShards
-from .shards.fetch_ahead import FetchAhead, Reading
+from .shards.access import Shards
+from .shards.fetch_ahead import FetchAhead
 from .shards.limits import MAX_PIXELS
-from .shards.records import Shards, TFRecords
+from .shards.records import TFRecords
 
 _log = logging.getLogger("pretexture.loader")
 
-DTYPES = ("float32", "float16", "uint8")
-DCTS = ("accurate", "fast")
-LAYOUTS = ("NHWC", "NCHW")
+_OPTIONS = frozenset(field.name for field in dataclasses.fields(backends.Config))
 
 
 class Batch(NamedTuple):
-    """A batch. The arrays are the caller's for as long as it keeps them.
+    """A batch. The arrays belong to the caller for as long as it keeps them.
 
     Attributes:
-        image: [N, *views, H, W, 3], or [N, *views, 3, H, W] with layout NCHW. On a GPU what DALI
-            returns, for DLPack: `torch.from_dlpack(batch.image)`.
-        label: int32 [N, *]: the class label, or what the pretext task asks for.
+        image: [N, *views, H, W, 3], or [N, *views, 3, H, W] with layout NCHW. On a GPU it is what
+            DALI returns, which speaks DLPack: `torch.from_dlpack(batch.image)`.
+        label: int32 [N, *]: the class label, or the label that the pretext task asks for.
         index: int64 [N], record numbers.
     """
 
@@ -46,7 +44,7 @@ class Batch(NamedTuple):
 
 
 class ArraySpec(NamedTuple):
-    """The shape of an array, with None where the batch size varies, and its dtype's name."""
+    """The shape of an array, with None if the batch size varies, and the name of its dtype."""
 
     shape: Tuple[Optional[int], ...]
     dtype: str
@@ -57,14 +55,14 @@ class Stats(NamedTuple):
 
     Attributes:
         records: records rendered, including those prefetched.
-        bytes: their bytes in the shards.
+        bytes: size of these records in the shards.
         skipped: records that could not be used, with `on_error="skip"`.
         warnings: defects of JPEGs that decoding tolerates, such as stray bytes before a marker.
-        read_seconds: reading, checking and parsing records.
-        decode_seconds: decoding JPEGs.
-        resample_seconds: resampling views.
-        color_seconds: colour, normalisation, writing and turning of views.
-        wait_seconds: the consumer's, for batches that were not ready.
+        read_seconds: time spent reading, checking and parsing records.
+        decode_seconds: time spent decoding JPEGs.
+        resample_seconds: time spent resampling views.
+        color_seconds: time spent on colour, normalisation, writing and turning of views.
+        wait_seconds: time that the consumer waited for batches that were not ready.
     """
 
     records: int
@@ -81,38 +79,41 @@ class Stats(NamedTuple):
 class Loader:
     """Turns records into batches of views.
 
-    Each `for` runs one epoch, the next one the next epoch. A batch depends on the seed, the epoch
-    and its number in the epoch alone, not on the number of threads.
+    Each `for` runs one epoch, the next `for` the next epoch. A batch depends only on the seed, the
+    epoch and its number in the epoch, not on the number of threads.
+
+    The options are also attributes, with the values that are used if they were left out.
 
     Args:
         records: the data set.
         pipeline: what is done to each image; a `Pipeline` or its text.
-        batch_size: records a batch.
+        batch_size: records per batch.
         training: whether random steps are random and, by default, the order too.
-        seed: of every random draw, 0 <= seed < 2**64.
-        shuffle: True (global), False (in file order) or a `WindowShuffle`. Default: in training
-            True, or for remote records, whose shards are fetched as they are needed,
-            `WindowShuffle()`; otherwise False.
+        seed: random seed for every draw, 0 <= seed < 2**64.
+        shuffle: True (global), False (in file order) or a `WindowShuffle`. By default True in
+            training and False otherwise; in training on remote records, whose shards are fetched
+            when they are needed, `WindowShuffle()`.
         shard: (w, W): positions w, w + W, … of the epoch's order, for worker w of W. With
             `drop_remainder`, every worker gets the same number of batches.
         drop_remainder: whether an incomplete last batch is left out. Default: `training`.
-        threads: default: the processors that this process may use.
+        threads: number of threads. Default: the processors that this process may use.
         prefetch: batches made ahead of the one in use.
         dtype: "float32", "float16", or "uint8": pixels before normalisation, for normalising on
             the device.
         layout: "NHWC" or "NCHW".
         on_error: "raise" a RecordError for a record that cannot be used, or "skip" it: another
-            record, drawn by the same counter-based rule, takes its place. A file that cannot be
-            opened or read, or that changes after it was indexed, and too little memory are errors
+            record, drawn by the same counter-based rule, takes its place. If a file cannot be
+            opened or read or changes after it was indexed, or if memory runs out, that is an error
             in either case, because the records may be sound.
-        max_pixels: largest image that is decoded, in pixels (width x height); a larger one is a
-            record that cannot be used. Decoding takes about three bytes of memory a pixel for each
-            thread, or nine for a progressive JPEG.
-        dct: which of libjpeg's integer DCTs decodes JPEGs, "accurate" or "fast", TensorFlow's
-            default. Their pixels differ by 1.1 grey levels on average, by 18 at most.
-        backend: "native"; "reference", which is slow and written to be read; or "dali", NVIDIA DALI
-            (see `pretexture.loader.backends.dali.backend` for what differs).
-        device: where "dali" makes the views: "cpu"; or "gpu" or "gpu:N", where the images stay.
+        max_pixels: size of the largest image that is decoded, in pixels (width x height). A record
+            with a larger image cannot be used. Decoding takes about three bytes of memory per
+            pixel on each thread, or nine for a progressive JPEG.
+        dct: integer DCT of libjpeg that decodes JPEGs: "accurate", or "fast", which is
+            TensorFlow's default. Their pixels differ by 1.1 grey levels on average, by at most 18.
+        backend: "native"; "reference", which is slow and written to be read; or "dali", NVIDIA
+            DALI (see `pretexture.loader.backends.dali.backend` for what differs).
+        device: device on which "dali" makes the views: "cpu"; or "gpu" or "gpu:N", where the
+            images stay.
 
     Raises: PipelineError, RecordError (a broken shard), ValueError (another argument), ImportError
         (a backend that is not installed).
@@ -139,34 +140,31 @@ class Loader:
         backend: str = "native",
         device: str = "cpu",
     ):
-        self.records = records
-        self.pipeline = pipeline if isinstance(pipeline, Pipeline) else Pipeline(pipeline)
-        self.training = bool(training)
-        self.batch_size = whole("batch_size", batch_size, 1, 2**31 - 1)
-        self.seed = whole("seed", seed, 0, 2**64 - 1)
         if shuffle is None:
-            shuffle = self.training and (not records.remote or WindowShuffle())
-        self.shuffle = shuffle
-        if not isinstance(self.shuffle, (bool, WindowShuffle)):
-            raise ValueError(f"shuffle must be True, False or a WindowShuffle, not {shuffle!r}")
+            shuffle = bool(training) and (not records.remote or WindowShuffle())
         try:
             worker, workers = shard
         except (TypeError, ValueError):
             raise ValueError(f"shard must be (worker, workers), not {shard!r}") from None
-        whole("workers in shard", workers, 1, 2**31 - 1)
-        whole("worker in shard", worker, 0, workers - 1)
-        self.shard = (int(worker), int(workers))
-        self.drop_remainder = self.training if drop_remainder is None else bool(drop_remainder)
-        self.threads = whole("threads", threads or processors.available(), 1, 1024)
-        self.prefetch = whole("prefetch", prefetch, 1, 1024)
-        self.dtype = choice("dtype", dtype, DTYPES)
-        self.layout = choice("layout", layout, LAYOUTS)
-        self.max_pixels = whole("max_pixels", max_pixels, 1, 2**32 - 1)
-        self.dct = choice("dct", dct, DCTS)
-        self.on_error = choice("on_error", on_error, ("raise", "skip"))
-        if not isinstance(device, str) or not re.fullmatch(r"cpu|gpu(:\d+)?", device):
-            raise ValueError(f"device must be cpu, gpu or gpu:N, not {device!r}")
-        self.device = device
+        self.records = records
+        self.config = backends.Config(
+            pipeline if isinstance(pipeline, Pipeline) else Pipeline(pipeline),
+            batch_size,
+            training=training,
+            seed=seed,
+            shuffle=shuffle,
+            worker=worker,
+            workers=workers,
+            drop_remainder=training if drop_remainder is None else drop_remainder,
+            threads=threads or processors.available(),
+            prefetch=prefetch,
+            dtype=dtype,
+            layout=layout,
+            on_error=on_error,
+            max_pixels=max_pixels,
+            dct=dct,
+            device=device,
+        )
 
         index = records.shard_index(on_error)
         self._shard_faults = len(index.faults)
@@ -175,76 +173,54 @@ class Loader:
         self.num_records = len(index.offsets)
         if self.num_records >= 2**32:
             raise ValueError(f"{self.num_records} records are more than the 2**32 supported")
-        own = (
-            self.num_records // workers
-            if self.drop_remainder
-            else -(-(self.num_records - worker) // workers)
-        )
-        self._batches = own // batch_size if self.drop_remainder else -(-own // batch_size)
-        if self._batches == 0:
+        self.share = self.config.share(self.num_records)
+        if len(self) == 0:
             raise ValueError(
                 f"{self.num_records} records over {workers} workers make no batch of {batch_size}"
-                + ("; drop_remainder=False would give a smaller one" if own else "")
+                + ("; drop_remainder=False would give a smaller one" if self.share.size else "")
             )
-        self._plan = self.pipeline.compile(self.training)
-        self._check_memory(min(self.batch_size, own))
+        self._check_memory(min(self.batch_size, self.share.size))
         self._shards = records.open_shards()
         self._backend = backends.make(
-            backend,
-            records,
-            self._shards,
-            index,
-            backends.Config(
-                self._plan,
-                batch_size=self.batch_size,
-                seed=self.seed,
-                shuffle=self.shuffle,
-                shard=self.shard,
-                drop_remainder=self.drop_remainder,
-                run_ahead=self.training,
-                threads=self.threads,
-                prefetch=self.prefetch,
-                dtype=self.dtype,
-                layout=self.layout,
-                skip_errors=on_error == "skip",
-                max_pixels=self.max_pixels,
-                fast_dct=self.dct == "fast",
-                device=device,
-            ),
+            backend, backends.Work(records, index, self._shards, self.share, self.config)
         )
         self._fetch_ahead: Optional[FetchAhead] = None
-        if isinstance(self._shards, RemoteShards):
-            reading = Reading(
-                self.seed,
-                self.shuffle,
-                self.shard,
-                self.batch_size,
-                self._batches,
-                self.prefetch,
-                self.training,
+        if records.remote:
+            self._fetch_ahead = FetchAhead(
+                self._shards, index, self.share, self.prefetch, run_ahead=self.training
             )
-            self._fetch_ahead = FetchAhead(self._shards, index, reading)
-        # Runs once: by `close`, when the Loader is dropped, or before the interpreter ends, which
-        # threads that use Python must not outlive.
+        # Runs once: on `close`, when the Loader is dropped, or before the interpreter ends, because
+        # threads that use Python must not outlive the interpreter.
         self._end = weakref.finalize(self, _end, os.getpid(), self._shards, self._backend)
-        # Of what an iteration changes. Not of `close`, which must not wait for a batch.
+        # Guards what an iteration changes. `close` does not take it: it must not wait for a batch.
         self._lock = threading.RLock()
         self._epoch = 0
         self._batch = 0
         self._restored = False
-        # Which `_Epoch` is the current one. Not that itself, which holds this Loader: dropping both
-        # ends the threads at once.
+        # A token of the current `_Epoch`. It is not the `_Epoch` itself, which refers to this
+        # Loader, so that dropping both ends the threads at once.
         self._iteration: Optional[object] = None
 
+    def __getattr__(self, name: str) -> Any:
+        """An option, as `loader.batch_size`."""
+        if name in _OPTIONS:
+            return getattr(self.config, name)
+        raise AttributeError(f"a Loader has no attribute {name!r}")
+
+    @property
+    def shard(self) -> Tuple[int, int]:
+        """(worker, workers), as it was given."""
+        return self.config.worker, self.config.workers
+
     def __len__(self) -> int:
-        """Batches an epoch."""
-        return self._batches
+        """Batches per epoch."""
+        return self.share.batches
 
     @property
     def element_spec(self) -> Batch:
         """A `Batch` of `ArraySpec`."""
         n = self.batch_size if self.drop_remainder else None
-        plan = self._plan
+        plan = self.plan
         pixels: Tuple[int, ...] = (plan.height, plan.width, 3)
         if self.layout == "NCHW":
             pixels = (3, plan.height, plan.width)
@@ -347,7 +323,7 @@ class Loader:
             raise RuntimeError("the Loader is closed")
 
     def _check_memory(self, records: int) -> None:
-        plan = self._plan
+        plan = self.plan
         shape = (records, *plan.views, plan.height, plan.width, 3)
         self._batch_bytes = functools.reduce(operator.mul, shape) * np.dtype(self.dtype).itemsize
         if self._batch_bytes > _memory():

@@ -19,7 +19,7 @@ from typing import List, Optional, Tuple
 from pretexture.loader import TFRecords, imagenet, presets
 from pretexture.loader.console.json_text import parse_object
 from pretexture.loader.console.paths import make_parent
-from pretexture.loader.shards.records import DATASET
+from pretexture.loader.shards.imagenet import DATASET
 from pretexture.loader.shards.remote import Remote, Storage, is_url, join
 from pretexture.scripts import flags
 

@@ -1,84 +1,205 @@
-"""What a `Loader` runs on: the compiled core, the reference that it is tested against, or DALI.
+"""What all backends share: the options of a Loader, and the rule for unusable records."""
 
-A backend makes batches: `seek` says which comes next, `next` gives it and moves on.
-"""
-
-import os
+import abc
+import dataclasses
 import re
-import time
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Set, Tuple, Union
+from typing import Any, Dict, List, Optional, Set, Tuple
 
 import numpy as np
 
-from .. import _core
+from ..console.arguments import choice, whole
 from ..epoch import draws
-from ..epoch.order import WindowShuffle, record_at
+from ..epoch.order import Shuffle, WindowShuffle
+from ..epoch.sharding import WorkerShare
 from ..errors import RecordError
-from ..language import ops
-from ..language.pipeline import Plan
-from ..shards.cache import RemoteShards
-from ..shards.records import Index, Shards, TFRecords
+from ..language.check import Plan
+from ..language.pipeline import Pipeline
+from ..shards.access import Shards
+from ..shards.index import Index
+from ..shards.records import TFRecords
 from ..shards.remote import FetchError
 
-if TYPE_CHECKING:
-    from .dali.backend import DaliBackend
-
 Arrays = Tuple[np.ndarray, np.ndarray, np.ndarray]
+
+DTYPES = ("float32", "float16", "uint8")
+LAYOUTS = ("NHWC", "NCHW")
+DCTS = ("accurate", "fast")
 
 REPLACEMENTS = 100
 
 
+@dataclasses.dataclass
 class Config:
-    """What all backends need to know; `Loader` documents and checks the fields."""
+    """The options of a `Loader`, whose documentation says what they mean.
 
-    def __init__(
-        self,
-        plan: Plan,
-        *,
-        batch_size: int,
-        seed: int,
-        shuffle: Union[bool, WindowShuffle],
-        shard: Tuple[int, int],
-        drop_remainder: bool,
-        run_ahead: bool,
-        threads: int,
-        prefetch: int,
-        dtype: str,
-        layout: str,
-        skip_errors: bool,
-        max_pixels: int,
-        fast_dct: bool,
-        device: str,
-    ):
-        self.plan = plan
-        self.batch_size = batch_size
-        self.seed = seed
-        self.shuffle = shuffle
-        self.shard = shard
-        self.drop_remainder = drop_remainder
-        self.run_ahead = run_ahead
-        self.threads = threads
-        self.prefetch = prefetch
-        self.dtype = dtype
-        self.layout = layout
-        self.skip_errors = skip_errors
-        self.max_pixels = max_pixels
-        self.fast_dct = fast_dct
-        self.device = device
+    This is where they are checked. Here nothing is left to a default.
 
+    Attributes:
+        worker, workers: the Loader's `shard`.
+        plan: the pipeline, compiled for training or for evaluation.
 
-def reason_of(error: Exception) -> str:
-    """What a fault of the machine is called in a `RecordError`, which names the file itself."""
-    if isinstance(error, MemoryError):
-        return (
-            "there is not enough memory to decode the record; use fewer threads or a lower "
-            "max_pixels"
+    Raises: ValueError; PipelineError.
+    """
+
+    pipeline: Pipeline
+    batch_size: int
+    training: bool
+    seed: int
+    shuffle: Shuffle
+    worker: int
+    workers: int
+    drop_remainder: bool
+    threads: int
+    prefetch: int
+    dtype: str
+    layout: str
+    on_error: str
+    max_pixels: int
+    dct: str
+    device: str
+    plan: Plan = dataclasses.field(init=False)
+
+    def __post_init__(self):
+        self.batch_size = whole("batch_size", self.batch_size, 1, 2**31 - 1)
+        self.training = bool(self.training)
+        self.seed = whole("seed", self.seed, 0, 2**64 - 1)
+        if not isinstance(self.shuffle, (bool, WindowShuffle)):
+            raise ValueError(
+                f"shuffle must be True, False or a WindowShuffle, not {self.shuffle!r}"
+            )
+        self.workers = whole("workers in shard", self.workers, 1, 2**31 - 1)
+        self.worker = whole("worker in shard", self.worker, 0, self.workers - 1)
+        self.drop_remainder = bool(self.drop_remainder)
+        self.threads = whole("threads", self.threads, 1, 1024)
+        self.prefetch = whole("prefetch", self.prefetch, 1, 1024)
+        self.dtype = choice("dtype", self.dtype, DTYPES)
+        self.layout = choice("layout", self.layout, LAYOUTS)
+        self.on_error = choice("on_error", self.on_error, ("raise", "skip"))
+        self.max_pixels = whole("max_pixels", self.max_pixels, 1, 2**32 - 1)
+        self.dct = choice("dct", self.dct, DCTS)
+        if not isinstance(self.device, str) or not re.fullmatch(r"cpu|gpu(:\d+)?", self.device):
+            raise ValueError(f"device must be cpu, gpu or gpu:N, not {self.device!r}")
+        self.plan = self.pipeline.compile(self.training)
+
+    def share(self, num_records: int) -> WorkerShare:
+        """What this worker reads of so many records."""
+        return WorkerShare(
+            num_records,
+            self.seed,
+            self.shuffle,
+            self.worker,
+            self.workers,
+            self.batch_size,
+            self.drop_remainder,
         )
-    if isinstance(error, FetchError):
-        return error.reason
-    if isinstance(error, OSError) and error.strerror:
-        return f"cannot open: {error.strerror}"
-    return str(error)
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """Everything that a backend needs to make batches.
+
+    Attributes:
+        records: the data set.
+        index: index of its shards.
+        shards: its shards, opened for this backend.
+        share: records that are read, by batch.
+        config: options of the Loader.
+    """
+
+    records: TFRecords
+    index: Index
+    shards: Shards
+    share: WorkerShare
+    config: Config
+
+
+class Backend(abc.ABC):
+    """Makes batches: `seek` says which batch comes next, `next` gives it and moves on."""
+
+    @abc.abstractmethod
+    def seek(self, epoch: int, batch: int) -> None:
+        """Says which batch comes next."""
+
+    @abc.abstractmethod
+    def next(self) -> Tuple[Any, np.ndarray, np.ndarray]:
+        """Image, label and index of the next batch. Raises: RecordError."""
+
+    @abc.abstractmethod
+    def stats(self) -> Dict[str, Any]:
+        """The fields of `Stats`."""
+
+    @abc.abstractmethod
+    def take_skipped(self) -> List[RecordError]:
+        """What was skipped since the last call: the first of each kind of failure."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Ends the threads, if there are any."""
+
+
+class SkipRule:
+    """What happens to a record that cannot be used: an error, or another record takes its place.
+
+    The replacement is a pure function of the seed, the epoch, the record that belongs in the place
+    and the number of records that were tried there before (see `epoch.draws`), so all backends
+    choose the same one.
+    """
+
+    def __init__(self, work: Work):
+        self._work = work
+
+    def refuse(
+        self, epoch: int, wanted: int, record: int, attempt: int, error: Exception
+    ) -> Tuple[RecordError, Optional[int]]:
+        """Decides about a record that cannot be used.
+
+        Args:
+            epoch: number of the epoch.
+            wanted: record that belongs in the place.
+            record: record that was tried.
+            attempt: number of records that were tried before it.
+            error: why it cannot be used. An OSError or a MemoryError is a fault of the machine;
+                the record may be sound, so it is never replaced.
+
+        Returns: the error to report, and the record to try next; None if the error must be raised.
+        """
+        records, index, config = self._work.records, self._work.index, self._work.config
+        shard, offset, _ = index.locate(record)
+        of_machine = isinstance(error, (OSError, MemoryError))
+        reason = _reason(error)
+        if of_machine or config.on_error == "raise" or attempt == REPLACEMENTS:
+            if attempt:
+                reason += f" (the last of {attempt} records tried in place of record {wanted})"
+            return RecordError(records.paths[shard], offset, record, reason), None
+        words = draws.Draws(config.seed, epoch, wanted).block(draws.REPLACEMENT, 0, attempt)
+        following = draws.below(words[0], len(index.offsets))
+        return RecordError(records.paths[shard], offset, record, reason), following
+
+
+class Skipped:
+    """Counts skipped records, and keeps the first of each kind of failure.
+
+    Attributes:
+        count: number of records skipped so far.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._kinds: Set[str] = set()
+        self._first: List[RecordError] = []
+
+    def add(self, fault: RecordError) -> None:
+        """Counts a record that was skipped."""
+        self.count += 1
+        kind = kind_of(fault.reason)
+        if kind not in self._kinds:
+            self._kinds.add(kind)
+            self._first.append(fault)
+
+    def take(self) -> List[RecordError]:
+        """The first of each kind since the last call."""
+        first, self._first = self._first, []
+        return first
 
 
 def kind_of(reason: str) -> str:
@@ -89,211 +210,15 @@ def kind_of(reason: str) -> str:
     return " ".join(re.sub(r"\S*\d\S*", "", reason.partition(";")[0]).split())
 
 
-class NativeBackend:
-    """The compiled core and its threads."""
-
-    def __init__(self, records: TFRecords, shards: Shards, index: Index, config: Config):
-        window = config.shuffle if isinstance(config.shuffle, WindowShuffle) else WindowShuffle()
-        self._core = _core.Pipeline(
-            config.plan,
-            {
-                "paths": list(map(os.fsencode, records.paths)),
-                "open": shards.opener if isinstance(shards, RemoteShards) else None,
-                "shard_begin": [int(x) for x in index.shard_begin],
-                "offsets": index.offsets,
-                "lengths": index.lengths,
-                "verify_crc": records.verify_crc,
-                "image_key": records.image_key,
-                "label_key": records.label_key,
-                "label_offset": records.label_offset,
-                "label_required": records.label_required,
-            },
-            {
-                "dtype": config.dtype,
-                "layout": config.layout,
-                "seed": config.seed,
-                "shuffle": "window"
-                if isinstance(config.shuffle, WindowShuffle)
-                else "global"
-                if config.shuffle
-                else "none",
-                "block": window.block,
-                "blocks": window.blocks,
-                "batch_size": config.batch_size,
-                "shard": config.shard[0],
-                "shards": config.shard[1],
-                "drop_remainder": config.drop_remainder,
-                "run_ahead": config.run_ahead,
-                "skip_errors": config.skip_errors,
-                "threads": config.threads,
-                "prefetch": config.prefetch,
-                "max_pixels": config.max_pixels,
-                "fast_dct": config.fast_dct,
-            },
-        )
-        if isinstance(shards, RemoteShards):
-            shards.released = self._core.forget
-
-    def seek(self, epoch: int, batch: int) -> None:
-        """Says which batch comes next."""
-        self._core.seek(epoch, batch)
-
-    def next(self) -> Arrays:
-        """Image, label and index of the next batch. Raises: RecordError."""
-        image, label, index, fault = self._core.next()
-        if fault is not None:
-            raise RecordError(*fault)
-        assert image is not None and label is not None and index is not None
-        return image, label, index
-
-    def stats(self) -> Dict[str, Any]:
-        """The fields of `Stats`."""
-        return self._core.stats()
-
-    def take_skipped(self) -> List[RecordError]:
-        """What was skipped since the last call: the first of each kind of failure."""
-        return [RecordError(*fault) for fault in self._core.take_skipped()]
-
-    def close(self) -> None:
-        """Ends the threads, if there are any."""
-        self._core.close()
-
-
-class ReferenceBackend:
-    """NumPy, OpenCV and protobuf, one record after the other."""
-
-    def __init__(self, records: TFRecords, shards: Shards, index: Index, config: Config):
-        from .reference import renderer as reference
-
-        self._reference = reference
-        self._renderer = reference.Renderer(
-            config.plan,
-            seed=config.seed,
-            dtype=config.dtype,
-            layout=config.layout,
-            max_pixels=config.max_pixels,
-            fast_dct=config.fast_dct,
-        )
-        self._records, self._shards = records, shards
-        self._index, self._config = index, config
-        self._class_labels = not any(
-            isinstance(op, (ops.Jigsaw, ops.Pair, ops.Rotate)) for op in config.plan.ops
-        )
-        self._position = (0, 0)
-        self._skipped: List[RecordError] = []
-        self._skipped_kinds: Set[str] = set()
-        self._stats: Dict[str, Any] = dict.fromkeys(("records", "bytes", "skipped", "warnings"), 0)
-        for name in ("read", "decode", "resample", "color", "wait"):
-            self._stats[f"{name}_seconds"] = 0.0
-
-    def seek(self, epoch: int, batch: int) -> None:
-        """Says which batch comes next."""
-        self._position = (epoch, batch)
-
-    def next(self) -> Arrays:
-        """Image, label and index of the next batch. Raises: RecordError."""
-        begin = time.perf_counter()
-        config = self._config
-        epoch, batch = self._position
-        shard, shards = config.shard
-        total = len(self._index.offsets)
-        own = total // shards if config.drop_remainder else -(-(total - shard) // shards)
-        places = range(batch * config.batch_size, min(own, (batch + 1) * config.batch_size))
-        rows = [
-            self._record(
-                record_at(config.seed, epoch, total, config.shuffle, shard + shards * place), epoch
-            )
-            for place in places
-        ]
-        self._position = (epoch, batch + 1)
-        self._stats["wait_seconds"] += time.perf_counter() - begin
+def _reason(error: Exception) -> str:
+    """The reason in a `RecordError`, which names the file itself."""
+    if isinstance(error, MemoryError):
         return (
-            np.stack([row[0] for row in rows]),
-            np.stack([row[1] for row in rows]),
-            np.array([row[2] for row in rows], np.int64),
+            "there is not enough memory to decode the record; use fewer threads or a lower "
+            "max_pixels"
         )
-
-    def _record(self, wanted: int, epoch: int) -> Tuple[np.ndarray, np.ndarray, int]:
-        config = self._config
-        number = wanted
-        for attempt in range(REPLACEMENTS + 1):
-            shard, offset, length = self._records.locate(number, self._index)
-            name = self._records.paths[shard]
-            try:
-                with self._shards.use(shard) as path:
-                    data = self._reference.read_record(
-                        path, offset, length, self._records.verify_crc
-                    )
-                image, label = self._reference.parse_example(
-                    data, self._records.image_key, self._records.label_key
-                )
-                class_label = -1
-                if self._class_labels:
-                    class_label = self._reference.class_label(
-                        data,
-                        label,
-                        self._records.label_key,
-                        self._records.label_offset,
-                        self._records.label_required,
-                    )
-                views, labels = self._renderer.views(image, class_label, number, epoch)
-            except (OSError, MemoryError) as error:  # nothing is wrong with the record
-                raise RecordError(name, offset, number, reason_of(error)) from error
-            except ValueError as error:
-                reason = str(error)
-                if not config.skip_errors or attempt == REPLACEMENTS:
-                    if attempt:
-                        tried = f"the last of {attempt} records tried in place of record {wanted}"
-                        reason += f" ({tried})"
-                    raise RecordError(name, offset, number, reason) from None
-                fault = RecordError(name, offset, number, reason)
-                self._stats["skipped"] += 1
-                kind = kind_of(reason)
-                if kind not in self._skipped_kinds:
-                    self._skipped_kinds.add(kind)
-                    self._skipped.append(fault)
-                words = draws.Draws(config.seed, epoch, wanted).block(draws.REPLACEMENT, 0, attempt)
-                number = draws.below(words[0], len(self._index.offsets))
-                continue
-            self._stats["records"] += 1
-            self._stats["bytes"] += length
-            return views, labels, number
-        raise AssertionError("the last attempt returns or raises")
-
-    def stats(self) -> Dict[str, Any]:
-        """The fields of `Stats`."""
-        return dict(self._stats)
-
-    def take_skipped(self) -> List[RecordError]:
-        """What was skipped since the last call: the first of each kind of failure."""
-        skipped, self._skipped = self._skipped, []
-        return skipped
-
-    def close(self) -> None:
-        """Ends the threads, if there are any."""
-
-
-def _dali(records: TFRecords, shards: Shards, index: Index, config: Config) -> "DaliBackend":
-    from .dali.backend import DaliBackend
-
-    return DaliBackend(records, shards, index, config)
-
-
-Backend = Union[NativeBackend, ReferenceBackend, "DaliBackend"]
-BACKENDS: Dict[str, Callable[[TFRecords, Shards, Index, Config], Backend]] = {
-    "native": NativeBackend,
-    "reference": ReferenceBackend,
-    "dali": _dali,
-}
-
-
-def make(name: str, records: TFRecords, shards: Shards, index: Index, config: Config) -> Backend:
-    """The backend of that name. Raises: ValueError for an unknown one, or for its device."""
-    if name not in BACKENDS:
-        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, not {name!r}")
-    if name != "dali" and config.device != "cpu":
-        raise ValueError(
-            f"device={config.device!r} needs backend='dali'; the {name} backend makes its batches "
-            "in the memory of the host"
-        )
-    return BACKENDS[name](records, shards, index, config)
+    if isinstance(error, FetchError):
+        return error.reason
+    if isinstance(error, OSError) and error.strerror:
+        return f"cannot open: {error.strerror}"
+    return str(error)

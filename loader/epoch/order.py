@@ -59,10 +59,15 @@ def records_at(
     seed: int, epoch: int, n: int, shuffle: Shuffle, positions: Sequence[int]
 ) -> np.ndarray:
     """`record_at` for several positions, by the compiled core: int64, one for each."""
-    window = shuffle if isinstance(shuffle, WindowShuffle) else WindowShuffle()
-    kind = "window" if isinstance(shuffle, WindowShuffle) else "global" if shuffle else "none"
-    how = (seed, epoch, n, kind, window.block, window.blocks)
-    return np.array([_core.record_at(*how, int(position)) for position in positions], np.int64)
+    order = (seed, epoch, n, *core_arguments(shuffle))
+    return np.array([_core.record_at(*order, int(position)) for position in positions], np.int64)
+
+
+def core_arguments(shuffle: Shuffle) -> Tuple[str, int, int]:
+    """What the compiled core is told about a shuffle: its kind, block and blocks."""
+    if isinstance(shuffle, WindowShuffle):
+        return "window", shuffle.block, shuffle.blocks
+    return "global" if shuffle else "none", 1, 1
 
 
 def window_at(seed: int, epoch: int, n: int, shuffle: WindowShuffle, position: int) -> int:

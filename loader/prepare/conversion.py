@@ -14,7 +14,7 @@ from ..console.interrupt import Interrupt
 from ..console.printable import printable
 from ..console.progress import Bar
 from ..shards.limits import MAX_PIXELS
-from ..shards.records import DATASET
+from ..shards.imagenet import DATASET
 from . import demo_images, image_folder
 from . import workers as processes
 from .image_folder import Found, ImageError

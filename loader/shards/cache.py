@@ -9,12 +9,10 @@ holds is removed, the least recently used first.
 import collections
 import contextlib
 import errno
-import fcntl
 import hashlib
 import logging
 import os
 import re
-import resource
 import shutil
 import threading
 from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
@@ -22,6 +20,7 @@ from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequenc
 from .. import _core
 from ..console.paths import make_private
 from ..console.redaction import url_title
+from .access import Opener, Shards
 from .remote import FetchError, Remote, RemoteFile, Stopped
 
 _log = logging.getLogger("pretexture.loader")
@@ -88,11 +87,11 @@ class ShardCache:
         path = os.path.join(self.folder, f"{name}.{key}")
         part = f"{path}.{file.size}{_PART}"
         while not stopped.is_set():
-            found = _open(path, os.O_RDONLY, fcntl.LOCK_SH)
+            found = _open(path, os.O_RDONLY, shared=True)
             if found is not None:
                 os.utime(found)
                 return Pin(path, found)
-            descriptor = _open(part, os.O_RDWR | os.O_CREAT, fcntl.LOCK_EX)
+            descriptor = _open(part, os.O_RDWR | os.O_CREAT)
             if descriptor is None:  # another one fetches it, or removes what a killed one has left
                 stopped.wait(_POLL)
                 continue
@@ -105,7 +104,7 @@ class ShardCache:
                     os.fsync(descriptor)
                     with self._lock():  # nobody removes it between the one lock and the other
                         os.rename(part, path)
-                        fcntl.flock(descriptor, fcntl.LOCK_SH)
+                        _flock(descriptor, shared=True, wait=True)
                     pin = Pin(path, descriptor)
                     return pin
             finally:
@@ -143,19 +142,27 @@ class ShardCache:
     def _lock(self) -> Iterator[None]:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         with open(os.open(os.path.join(self.folder, _LOCK), flags, 0o600), "w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            _flock(file.fileno(), wait=True)
             yield
 
 
-def _open(path: str, flags: int, lock: int) -> Optional[int]:
-    """A descriptor with a lock; None where there is no file or somebody else holds it."""
+def _flock(descriptor: int, shared: bool = False, wait: bool = False) -> None:
+    """Locks a file. Raises: BlockingIOError if another process holds it and we do not wait."""
+    import fcntl  # only here, because Windows and WebAssembly lack it
+
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    fcntl.flock(descriptor, kind if wait else kind | fcntl.LOCK_NB)
+
+
+def _open(path: str, flags: int, shared: bool = False) -> Optional[int]:
+    """A descriptor with a lock; None if there is no file or another process has locked it."""
     try:
         flags |= os.O_CLOEXEC | os.O_NOFOLLOW
         descriptor = _with_room(lambda: os.open(path, flags, 0o600))
     except FileNotFoundError:
         return None
     try:
-        fcntl.flock(descriptor, lock | fcntl.LOCK_NB)
+        _flock(descriptor, shared)
         # Between opening and locking it may have been removed, or renamed.
         if os.path.samestat(os.fstat(descriptor), os.stat(path)):
             return descriptor
@@ -177,7 +184,7 @@ def _with_room(make: Callable[[], int]) -> int:
 
 def _remove(path: str) -> bool:
     """Removes a file that nobody holds."""
-    descriptor = _open(path, os.O_RDONLY, fcntl.LOCK_EX)
+    descriptor = _open(path, os.O_RDONLY)
     if descriptor is None:
         return not os.path.exists(path)
     os.unlink(path)
@@ -185,7 +192,18 @@ def _remove(path: str) -> bool:
     return True
 
 
-class RemoteShards:
+def _most_pins() -> int:
+    """Copies that a reader may keep open: a quarter of the descriptors of a process, or fewer."""
+    try:
+        import resource  # only here, because Windows and WebAssembly lack it
+    except ImportError:
+        return _PINS
+    open_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # The compiled core keeps as many open again.
+    return _PINS if open_files < 0 else max(1, min(_PINS, open_files // 4))
+
+
+class RemoteShards(Shards):
     """The shards of a remote data set as one reader sees them.
 
     Threads fetch what is waited for, then what is read now, then what comes next as far as there is
@@ -196,11 +214,7 @@ class RemoteShards:
         files: the shards.
         remote: where they are.
         cache: where their copies are.
-        stopped: the event that ends the waits of `remote`; `close` sets it.
-
-    Attributes:
-        released: called with the number of each shard that may be removed from now on; for who
-            keeps a descriptor of it.
+        stopped: event that ends the waits of `remote`; `close` sets it.
     """
 
     def __init__(
@@ -210,7 +224,7 @@ class RemoteShards:
         cache: ShardCache,
         stopped: threading.Event,
     ):
-        self.released: Optional[Callable[[int], None]] = None
+        self._release_opened: Optional[Callable[[int], None]] = None
         self._files = files
         self._remote = remote
         self._cache = cache
@@ -218,9 +232,7 @@ class RemoteShards:
         self._changed = threading.Condition()
         self._threads: List[threading.Thread] = []
         self._pins: collections.OrderedDict[int, Pin] = collections.OrderedDict()
-        open_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        # The compiled core has as many open again.
-        self._most = _PINS if open_files < 0 else max(1, min(_PINS, open_files // 4))
+        self._most = _most_pins()
         self._users: Dict[int, int] = collections.defaultdict(int)
         self._waiting: collections.OrderedDict[int, int] = collections.OrderedDict()
         self._failed: Dict[int, FetchError] = {}
@@ -240,11 +252,12 @@ class RemoteShards:
         finally:
             self._leave(shard)
 
-    def opener(self, shard: int) -> int:
-        """A descriptor of a shard's copy, for the compiled core, which closes it.
+    def opener(self, release: Callable[[int], None]) -> Opener:
+        """A function that raises ValueError with the reason if a shard cannot be fetched."""
+        self._release_opened = release
+        return self._descriptor
 
-        Raises: ValueError with the reason.
-        """
+    def _descriptor(self, shard: int) -> int:
         try:
             descriptor = self._enter(shard).descriptor
         except FetchError as error:
@@ -255,12 +268,7 @@ class RemoteShards:
             self._leave(shard)
 
     def expect(self, now: Sequence[int], following: Sequence[int] = ()) -> None:
-        """Says what is read from now on.
-
-        Args:
-            now: shards that are read at the same time.
-            following: those that come next, in this order.
-        """
+        """Fetches these shards, and lets go of all others."""
         with self._changed:
             self._now, self._next = now, following
             self._put_off.clear()
@@ -274,7 +282,7 @@ class RemoteShards:
         """Ends the threads and all waits; what is waited for raises Stopped."""
         self._stopped.set()
         with self._changed:
-            self.released = None
+            self._release_opened = None
             self._now = self._next = ()
             self._release(list(self._pins))
             self._changed.notify_all()
@@ -415,8 +423,8 @@ class RemoteShards:
     def _release(self, shards: Sequence[int]) -> None:
         for shard in shards:
             if shard not in self._users:
-                if self.released is not None:
-                    self.released(shard)
+                if self._release_opened is not None:
+                    self._release_opened(shard)
                 os.close(self._pins.pop(shard).descriptor)
 
     def _needed(self, shard: int) -> int:

@@ -15,7 +15,8 @@ import numpy as np
 from .. import _core
 from ..console.paths import make_private
 from ..errors import RecordError
-from .cache import FETCHERS, RemoteShards
+from .access import Shards
+from .cache import FETCHERS
 from .remote import RemoteFile
 
 _log = logging.getLogger("pretexture.loader")
@@ -45,6 +46,11 @@ class Index(NamedTuple):
     shard_begin: np.ndarray
     faults: Tuple[RecordError, ...]
 
+    def locate(self, number: int) -> Tuple[int, int, int]:
+        """Shard, offset and length of a record."""
+        shard = int(np.searchsorted(self.shard_begin, number, side="right")) - 1
+        return shard, int(self.offsets[number]), int(self.lengths[number])
+
 
 def local_index(paths: Sequence[str], cache_dir: str) -> Index:
     """The index of local shards; a few thousand of them are scanned in a second.
@@ -66,7 +72,7 @@ def local_index(paths: Sequence[str], cache_dir: str) -> Index:
 
 
 def remote_index(
-    files: Sequence[RemoteFile], cache_dir: str, open_shards: Callable[[], RemoteShards]
+    files: Sequence[RemoteFile], cache_dir: str, open_shards: Callable[[], Shards]
 ) -> Index:
     """The index of remote shards, for which each must be fetched once.
 

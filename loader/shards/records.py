@@ -1,57 +1,24 @@
 """TFRecord shards as a random-access sequence of encoded images and labels."""
 
 import collections.abc
-import contextlib
-import dataclasses
 import os
-import re
 import threading
 import weakref
-from typing import (
-    Any,
-    ContextManager,
-    Dict,
-    Iterable,
-    List,
-    Mapping,
-    NamedTuple,
-    Optional,
-    Sequence,
-    Tuple,
-    Union,
-    overload,
-)
-
-import numpy as np
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union, overload
 
 from .. import _core
 from ..console import paths
 from ..console.arguments import whole
-from ..console.json_text import parse_object
 from ..console.paths import Path
 from ..console.redaction import redacted
 from ..errors import RecordError
+from .access import LocalShards, Shards
 from .cache import RemoteShards, ShardCache
 from .index import Index, local_index, remote_index
-from .remote import (
-    FetchError,
-    MissingError,
-    Remote,
-    RemoteFile,
-    Storage,
-    is_safe_name,
-    is_url,
-    join,
-)
-
-__all__ = ["Index", "LocalShards", "Record", "Shards", "TFRecords", "imagenet"]
-
-# What scripts/prepare.py says of the shards that it writes.
-DATASET = "dataset.json"
+from .remote import FetchError, Remote, RemoteFile, Storage, is_url, join
 
 # The feature with the class label in the layout of TF-Slim; it may be missing.
 LABEL_KEY = "image/class/label"
-_TFDS = {"image_key": "image", "label_key": "label", "label_offset": 0}
 
 
 class Record(NamedTuple):
@@ -68,23 +35,6 @@ class Record(NamedTuple):
     label: int
     path: str
     offset: int
-
-
-class LocalShards:
-    """Shards that are files, with the methods of `RemoteShards` that all readers call."""
-
-    def __init__(self, paths: Sequence[str]):
-        self._paths = paths
-
-    def use(self, shard: int) -> ContextManager[str]:
-        """The path of a shard."""
-        return contextlib.nullcontext(self._paths[shard])
-
-    def close(self) -> None:
-        """Does nothing."""
-
-
-Shards = Union[LocalShards, RemoteShards]
 
 
 class TFRecords(collections.abc.Sequence):
@@ -205,7 +155,7 @@ class TFRecords(collections.abc.Sequence):
         number = int(i) + (len(index.offsets) if i < 0 else 0)
         if not 0 <= number < len(index.offsets):
             raise IndexError(f"record {i} of {len(index.offsets)}")
-        shard, offset, length = self.locate(number, index)
+        shard, offset, length = index.locate(number)
         name = self.paths[shard]
         if self._shards is None:
             self._shards = self.open_shards()
@@ -238,143 +188,9 @@ class TFRecords(collections.abc.Sequence):
     def __getstate__(self) -> Dict[str, Any]:
         return {**self.__dict__, "_shards": None}
 
-    def locate(self, number: int, index: Index) -> Tuple[int, int, int]:
-        """Shard, offset and length of a record."""
-        shard = int(np.searchsorted(index.shard_begin, number, side="right")) - 1
-        return shard, int(index.offsets[number]), int(index.lengths[number])
-
     def __repr__(self) -> str:
         more = f" and {len(self.paths) - 1} more" if len(self.paths) > 1 else ""
         return f"TFRecords({redacted(self.paths[0])!r}{more})"
-
-
-def imagenet(root: Path, split: str, **kwargs) -> TFRecords:
-    """A split of ImageNet, or of any data set in shards named as TF-Slim or TFDS names ImageNet's.
-
-    Args:
-        root: folder with `train-00000-of-01024` and on, `validation-00000-of-00128` and on, or as
-            TFDS has them `imagenet2012-train.tfrecord-00000-of-01024`; a path or a URL. In a folder
-            that is a path they may also lie in folders `train` and `validation`. If a web server
-            holds it, `dataset.json`, which `prepare.py` writes beside the shards, says which there
-            are.
-        split: "train" (all but the last 40/1024 of the training shards, rounded, but at least
-            one), "val" (those last shards), "trainval" (all of them) or "test" (the validation
-            shards).
-        **kwargs: as for `TFRecords`. For shards that TensorFlow Datasets has named
-            (`imagenet2012-train.tfrecord-00000-of-01024`), image_key, label_key and label_offset
-            default to "image", "label" and 0, unless the first record has TF-Slim's features.
-
-    Raises: ValueError for another split, or for a split of a single training shard;
-        FileNotFoundError where the shards, or some of them, are missing.
-    """
-    if split not in ("train", "val", "trainval", "test"):
-        raise ValueError(f"split must be train, val, trainval or test, not {split!r}")
-    root = os.fsdecode(root) if is_url(os.fsdecode(root)) else paths.expand(root)
-    name = "validation" if split == "test" else "train"
-    listed: Mapping[str, Any]
-    if is_url(root):
-        names = [field.name for field in dataclasses.fields(Storage)]
-        listed = _remote_listing(root, Storage(**{n: kwargs[n] for n in names if n in kwargs}))
-    elif os.path.isdir(root):
-        listed = _entries(root)
-        if not any(_shard_name(name).fullmatch(entry) for entry in listed):
-            inner = os.path.join(root, name)
-            listed = _entries(inner) if os.path.isdir(inner) else listed
-    else:
-        raise FileNotFoundError(f"there is no folder {root}")
-    entries = _numbered(root, name, listed)
-    shards = [listed[entry] for entry in entries]
-    if ".tfrecord-" in entries[0] and _has_tfds_features(shards[0], kwargs):
-        kwargs = {**_TFDS, **kwargs}
-    if split in ("train", "val"):
-        held_out = max(1, round(len(shards) * 40 / 1024))
-        if held_out == len(shards):
-            root = redacted(root)
-            options = "".join(f", {key}={kwargs[key]!r}" for key in _TFDS if key in kwargs)
-            raise ValueError(
-                f"{root} has a single training shard, which cannot be split into train and val; "
-                f"use trainval and test, or TFRecords({join(root, entries[0])!r}{options})"
-            )
-        shards = shards[-held_out:] if split == "val" else shards[:-held_out]
-    return TFRecords(shards, **kwargs)
-
-
-def _has_tfds_features(shard: Any, options: Mapping[str, Any]) -> bool:
-    """Whether records that TensorFlow Datasets has named have its features, or TF-Slim's.
-
-    The first record tells; for shards at URLs the names alone do, because they are not read yet.
-    """
-    if not isinstance(shard, str) or is_url(shard):
-        return True
-    options = {name: value for name, value in options.items() if name not in _TFDS}
-    for features in (_TFDS, {}):
-        with contextlib.suppress(RecordError, IndexError):
-            TFRecords([shard], **{**options, **features})[0]
-            return features == _TFDS
-    return True
-
-
-def _entries(folder: str) -> Dict[str, str]:
-    """The paths of a folder's entries by name."""
-    return {entry: os.path.join(folder, entry) for entry in os.listdir(folder)}
-
-
-def _shard_name(name: str) -> "re.Pattern[str]":
-    """Matches the shards of a split: what stands before the number, the number, how many."""
-    return re.compile(rf"({name}|[\w-]+-{name}\.tfrecord)-([0-9]{{5}})-of-([0-9]{{5}})")
-
-
-def _numbered(root: str, name: str, entries: Iterable[str]) -> List[str]:
-    """Which of a folder's entries are the shards of that name, in order."""
-    root = redacted(root)
-    found: Dict[Tuple[int, str], Dict[int, str]] = {}
-    for entry in entries:
-        match = _shard_name(name).fullmatch(entry)
-        if match:
-            stem, number, count = match.groups()
-            found.setdefault((int(count), stem), {})[int(number)] = entry
-    if not found:
-        raise FileNotFoundError(
-            f"{root} has no shards {name}-*-of-* or *-{name}.tfrecord-*-of-*; scripts/prepare.py "
-            "writes them from images"
-        )
-    if len(found) > 1:
-        sets = " and of ".join(
-            str(count) if stem == name else f"{count} named {stem}" for count, stem in sorted(found)
-        )
-        raise FileNotFoundError(f"{root} mixes {name} shards of {sets}; keep one set of them")
-    ((count, stem), shards), *_ = found.items()
-    missing = sorted(set(range(count)) - set(shards))
-    if missing:
-        raise FileNotFoundError(
-            f"{root} lacks {len(missing)} of {count} {name} shards, the first of them "
-            f"{stem}-{missing[0]:05d}-of-{count:05d}"
-        )
-    return [shards[i] for i in range(count)]
-
-
-def _remote_listing(root: str, storage: Storage) -> Mapping[str, Any]:
-    """What is in a folder at a URL: URLs by name, or files where the listing has described them."""
-    remote = Remote(root, storage)
-    if not root.startswith(("http://", "https://")):
-        return remote.entries(root)
-    description = join(root, DATASET)
-    shown = redacted(description)
-    try:
-        splits = parse_object(remote.read(description), shown)["splits"].values()
-        names = [name for split in splits for name in split["shards"]]
-        if not all(is_safe_name(name) and "/" not in name for name in names):
-            raise ValueError("a shard's name is not that of a file in the folder")
-        return {name: join(root, name) for name in names}
-    except MissingError:
-        raise FileNotFoundError(
-            f"there is no {shown}, and a web server does not list the shards that it has; "
-            "scripts/prepare.py writes that file beside them"
-        ) from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{shown} does not name the shards: {type(error).__name__}: {error}"
-        ) from error
 
 
 def _remote_files(

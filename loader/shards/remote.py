@@ -469,6 +469,8 @@ def _is_missing(error: FileNotFoundError) -> bool:
 
 def _lasting(error: Exception) -> bool:
     """Whether another try would end in the same way."""
+    if isinstance(error, OSError) and error.errno in _CANNOT_WRITE:
+        return True
     if isinstance(error, (PermissionError, IsADirectoryError, NotADirectoryError)):
         return True
     if isinstance(error, (ImportError, NotImplementedError, TypeError, ValueError, AssertionError)):

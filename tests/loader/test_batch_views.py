@@ -9,7 +9,8 @@ pytest.importorskip("cv2", reason="the reference backend is not installed")
 
 from jpegs import jpeg
 from pretexture.loader import Pipeline
-from pretexture.loader.backends.dali.batch_views import Planner, _below, _philox
+from pretexture.loader.backends.dali.batch_draws import below, philox
+from pretexture.loader.backends.dali.batch_views import Planner
 from pretexture.loader.backends.reference import ops as reference_ops
 from pretexture.loader.backends.reference import renderer as reference
 from pretexture.loader.backends.reference.records import decode_image
@@ -148,7 +149,7 @@ def test_inception_crops_are_drawn_as_for_one_image(size, area, aspect, last, se
 
 @given(st.integers(0, 2**64 - 1), st.lists(st.tuples(*[st.integers(0, 2**32 - 1)] * 4), min_size=1))
 def test_words_are_those_of_philox(seed, counters):
-    words = _philox(seed, *np.array(counters, np.uint64).T)
+    words = philox(seed, *np.array(counters, np.uint64).T)
     assert [tuple(map(int, row)) for row in np.stack(words, 1)] == [
         draws.philox(seed, counter) for counter in counters
     ]
@@ -156,12 +157,12 @@ def test_words_are_those_of_philox(seed, counters):
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 2**31))
 def test_whole_numbers_are_drawn_alike(word, n):
-    assert _below(np.array([word], np.uint64), n) == draws.below(word, n)
+    assert below(np.array([word], np.uint64), n) == draws.below(word, n)
 
 
 def test_changes_of_colour_keep_their_drawn_order():
     """Every order is a subsequence of what a batch goes through; the rest of it does nothing."""
-    from pretexture.loader.backends.dali.batch_views import _FAST, _NEUTRAL, _SLOW
+    from pretexture.loader.backends.dali.colors import _FAST, _NEUTRAL, _SLOW
 
     for (sequence, places), orders in (
         (_FAST, reference_ops.DISTORT_FAST_ORDERS),

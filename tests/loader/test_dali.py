@@ -76,7 +76,7 @@ def damaged(images, write_shards, tmp_path_factory):
     images[13] = jpeg(19, 70)
     images[17] = None
     (path,) = write_shards(tmp_path_factory.mktemp("damaged"), images)
-    offset = TFRecords(path).locate(21, TFRecords(path).shard_index())[1]
+    offset = TFRecords(path).shard_index().locate(21)[1]
     with open(path, "r+b") as file:
         file.seek(offset + 100)
         file.write(b"?")
@@ -319,16 +319,16 @@ def test_where_no_record_can_be_used_skipping_ends(write_shards, tmp_path):
 
 @needs_dali
 def test_an_error_of_the_graph_is_not_blamed_on_a_record(shards, monkeypatch):
-    from pretexture.loader.backends.dali import backend as backend
+    from pretexture.loader.backends.dali.graph import Graph
 
     with Loader(TFRecords(shards), "resize(8)", 4, backend="dali", on_error="skip") as loader:
-        inputs = backend._Graph.inputs
+        inputs = Graph.inputs
         next(iter(loader))
 
         def without_size(self, views):
             return {name: array[:, :0] for name, array in inputs(self, views).items()}
 
-        monkeypatch.setattr(backend._Graph, "inputs", without_size)
+        monkeypatch.setattr(Graph, "inputs", without_size)
         with pytest.raises(RuntimeError):
             list(loader)
         monkeypatch.undo()
@@ -523,16 +523,17 @@ def test_an_operation_that_is_not_known_is_refused_by_step(shards, monkeypatch):
 def test_the_graph_for_a_gpu_ends_there(text):
     """Where it cannot be run: that it can be put together of operators that take one another's."""
     from nvidia.dali import fn
-    from pretexture.loader.backends import base as backends
-    from pretexture.loader.backends.dali import backend as backend
+    from pretexture.loader.backends import Config
     from pretexture.loader.backends.dali.batch_views import Planner
+    from pretexture.loader.backends.dali.graph import Graph
 
     for dtype, layout in (("float32", "NHWC"), ("float16", "NCHW"), ("uint8", "NCHW")):
-        options = dict.fromkeys(("shuffle", "drop_remainder", "run_ahead", "skip_errors"), True)
-        options.update(batch_size=4, seed=0, shard=(0, 1), threads=1, prefetch=2, device="gpu:1")
-        options.update(dtype=dtype, layout=layout, max_pixels=10**8, fast_dct=False)
-        config = backends.Config(Pipeline(text).compile(True), **options)
-        graph = backend._Graph(config, Planner(config.plan, 0))
+        options = dict.fromkeys(("training", "shuffle", "drop_remainder"), True)
+        options.update(batch_size=4, seed=0, worker=0, workers=1, threads=1, prefetch=2)
+        options.update(dtype=dtype, layout=layout, device="gpu:1")
+        options.update(on_error="skip", max_pixels=10**8, dct="accurate")
+        config = Config(Pipeline(text), **options)
+        graph = Graph(config, Planner(config.plan, 0))
         pipeline = graph._pipeline(4, 2)
         assert pipeline.device_id == 1
         with pipeline:

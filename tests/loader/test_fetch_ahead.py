@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pretexture.loader.epoch.order import WindowShuffle, record_at
-from pretexture.loader.shards.fetch_ahead import FetchAhead, Reading
+from pretexture.loader.epoch.sharding import WorkerShare
+from pretexture.loader.shards.fetch_ahead import FetchAhead
 from pretexture.loader.shards.index import Index
 
 
@@ -33,9 +34,9 @@ def test_what_is_read_is_announced_as_read_now_and_before_that_as_coming(data):
     prefetch = data.draw(st.integers(1, 4))
     begin = np.concatenate([[0], np.cumsum(sizes)]).astype(np.uint64)
     empty = np.zeros(0, np.uint64)
-    reading = Reading(7, shuffle, (worker, workers), size, batches, prefetch, run_ahead)
+    share = WorkerShare(n, 7, shuffle, worker, workers, size, drop)
     told = Told()
-    ahead = FetchAhead(told, Index(empty, empty, begin, ()), reading)
+    ahead = FetchAhead(told, Index(empty, empty, begin, ()), share, prefetch, run_ahead)
 
     def shards(epoch, batch):
         places = range(batch * size, min(own, (batch + 1) * size))
@@ -63,8 +64,8 @@ def test_a_window_and_the_next_are_announced_and_nothing_else():
     assert len(begin) == len(sizes) + 1
     told = Told()
     empty = np.zeros(0, np.uint64)
-    reading = Reading(7, WindowShuffle(20, 3), (0, 1), 5, 200, 1, True)
-    ahead = FetchAhead(told, Index(empty, empty, begin, ()), reading)
+    share = WorkerShare(1000, 7, WindowShuffle(20, 3), 0, 1, 5, True)
+    ahead = FetchAhead(told, Index(empty, empty, begin, ()), share, 1, run_ahead=True)
     ahead.at(0, 0)
     first, second = told.now, told.following
     assert len(first) == len(second) == 6 and not set(first) & set(second)
@@ -80,5 +81,6 @@ def test_of_a_global_shuffle_there_is_nothing_to_tell(batch):
     empty = np.zeros(0, np.uint64)
     index = Index(empty, empty, np.array([0, 10], np.uint64), ())
     told = Told()
-    FetchAhead(told, index, Reading(7, True, (0, 1), 2, 5, 2, True)).at(0, batch)
+    share = WorkerShare(10, 7, True, 0, 1, 2, True)
+    FetchAhead(told, index, share, 2, run_ahead=True).at(0, batch)
     assert not hasattr(told, "now")

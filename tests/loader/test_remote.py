@@ -18,7 +18,7 @@ import disks
 import numpy as np
 import pytest
 from pretexture.loader import Loader, Pipeline, RecordError, TFRecords, WindowShuffle, imagenet
-from pretexture.loader.backends import base as backends
+from pretexture.loader.backends import Config, Work
 from pretexture.loader.backends.dali.batch_reader import BatchReader
 from pretexture.loader.shards import remote
 
@@ -148,16 +148,19 @@ def test_every_backend_reads_them(s3, shards, tmp_path, backend):
 
 def test_the_reader_of_whole_batches_reads_them(s3, shards, tmp_path):
     """Which the backend dali is made of."""
-    options = dict.fromkeys(("drop_remainder", "run_ahead", "skip_errors"), True)
-    options.update(batch_size=5, seed=3, shuffle=True, shard=(0, 1), threads=2, prefetch=1)
-    options.update(dtype="float32", layout="NHWC", device="cpu", max_pixels=10**8, fast_dct=False)
-    config = backends.Config(Pipeline(PIPELINE).compile(True), **options)
+    options = dict.fromkeys(("training", "shuffle", "drop_remainder"), True)
+    options.update(batch_size=5, seed=3, worker=0, workers=1, threads=2, prefetch=1)
+    options.update(dtype="float32", layout="NHWC", device="cpu")
+    options.update(on_error="skip", max_pixels=10**8, dct="accurate")
+    config = Config(Pipeline(PIPELINE), **options)
     found = {}
     remote_records = _open(s3, s3.put(shards), tmp_path)
     remote_records._index = _open(s3, list(remote_records.paths), tmp_path / "i").shard_index()
     for records in (TFRecords(shards), remote_records):
         opened = records.open_shards()
-        reader = BatchReader(records, opened, records.shard_index(), config)
+        index = records.shard_index()
+        share = config.share(len(index.offsets))
+        reader = BatchReader(Work(records, index, opened, share, config))
         batches = [reader.read((0, batch)) for batch in range(2)]
         found[records.remote] = [[(i.record, i.encoded, i.label) for i in b] for b in batches]
         if records.remote:

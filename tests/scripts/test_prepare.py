@@ -77,7 +77,7 @@ def features(out, split):
     records = TFRecords(str(out / f"{split}-*"))
     index = records.shard_index()
     for i in range(len(records)):
-        shard, offset, length = records.locate(i, index)
+        shard, offset, length = index.locate(i)
         path = records.paths[shard]
         yield parse_example(_core.read_record(path, offset, length, True))
 

@@ -10,7 +10,6 @@ from typing import Any, Iterator
 
 import numpy as np
 from pretexture.loader import Loader
-from pretexture.loader.epoch.order import records_at
 
 
 def replaced(loader: Any, batch: Any) -> np.ndarray:
@@ -25,11 +24,7 @@ def replaced(loader: Any, batch: Any) -> np.ndarray:
     if not isinstance(loader, Loader) or not loader.stats.skipped:
         return np.zeros(len(batch.index), bool)
     state = loader.state_dict()
-    worker, workers = loader.shard
-    places = np.arange(len(batch.index)) + (state["batch"] - 1) * loader.batch_size
-    positions = worker + workers * places
-    wanted = records_at(loader.seed, state["epoch"], loader.num_records, loader.shuffle, positions)
-    return np.asarray(batch.index) != wanted
+    return np.asarray(batch.index) != loader.share.records(state["epoch"], state["batch"] - 1)
 
 
 def each_once(loader: Any) -> Iterator[Any]:

@@ -8,6 +8,7 @@ one map from the view's pixels into that window.
 Arrays [N, V] hold a value for each of the V views of each of N images.
 """
 
+import functools
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
@@ -16,54 +17,14 @@ from ...errors import PipelineError
 from ...language import ops
 from ...language.pipeline import Plan
 from ...language.steps import STREAMS_PER_STEP
-
-_MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
-_WEYL = (0x9E3779B9, 0xBB67AE85)
-_LOW = np.uint64(0xFFFFFFFF)
-_HALF = np.uint64(32)
+from .batch_draws import below, philox, uniform
+from .colors import COLORS, Color
 
 INCEPTION_TRIES = 100
 LARGEST_SIDE = 2**24
 
 _CUTS = (ops.Crop, ops.InceptionCrop, ops.CentralFraction, ops.Patches)
 _SPLITS = (ops.Views, ops.Patches, ops.Rotate)
-
-# The drawn order of colour changes differs from view to view, while a batch goes through one fixed
-# sequence. So the sequence holds every order as a subsequence, and a change does nothing where a
-# view's order has it elsewhere. For each order of `reference_ops`, the places of its changes:
-_FAST = (
-    ("brightness", "saturation", "brightness"),
-    ((0, 1), (1, 2)),
-)
-_SLOW = (
-    (
-        "contrast",
-        "hue",
-        "brightness",
-        "saturation",
-        "brightness",
-        "contrast",
-        "brightness",
-        "hue",
-        "contrast",
-    ),
-    ((2, 3, 7, 8), (3, 4, 5, 7), (0, 1, 2, 3), (1, 3, 5, 6)),
-)
-_NEUTRAL = {"brightness": 0.0, "saturation": 1.0, "hue": 0.0, "contrast": 1.0}
-
-
-class Color(NamedTuple):
-    """A change of colours, on values of [0, 255].
-
-    Attributes:
-        kind: "gray" (1: every channel becomes the mean of the three; 0: nothing), "brightness"
-            (added), "saturation" (factor), "hue" (turn, in circles), "contrast" (factor) or "clip"
-            (to [0, 255]; no amount).
-        amount: float32 [N, V].
-    """
-
-    kind: str
-    amount: Optional[np.ndarray] = None
 
 
 class BatchViews(NamedTuple):
@@ -229,10 +190,10 @@ class _State:
     def views(self) -> int:
         return self.row.length.shape[1]
 
-    def words(self, op: ops.Op, views: Optional[int] = None, block: int = 0) -> List[np.ndarray]:
+    def words(self, op: ops.Op, block: int = 0, views: Optional[int] = None) -> List[np.ndarray]:
         """The four words of a block for each image and view, uint64 [N, V]."""
         view = np.arange(self.views if views is None else views, dtype=np.uint64)
-        return _philox(
+        return philox(
             self._seed,
             np.uint64(block),
             np.uint64(op.stream << 16) | view,
@@ -242,7 +203,7 @@ class _State:
 
     def words_at(self, op: ops.Op, image: np.ndarray, view: np.ndarray, block: int):
         """The same for some views of some images."""
-        return _philox(
+        return philox(
             self._seed,
             np.uint64(block),
             np.uint64(op.stream << 16) | view.astype(np.uint64),
@@ -310,30 +271,6 @@ class _State:
         )
 
 
-def _philox(seed: int, *counter: np.ndarray) -> List[np.ndarray]:
-    """`draws.philox` of arrays of counter words."""
-    x0, x1, x2, x3 = np.broadcast_arrays(*(np.asarray(x, np.uint64) for x in counter))
-    k0, k1 = seed & 0xFFFFFFFF, seed >> 32
-    for _ in range(10):
-        p0, p1 = x0 * _MULTIPLIERS[0], x2 * _MULTIPLIERS[1]
-        x0, x1, x2, x3 = (
-            (p1 >> _HALF) ^ x1 ^ np.uint64(k0),
-            p1 & _LOW,
-            (p0 >> _HALF) ^ x3 ^ np.uint64(k1),
-            p0 & _LOW,
-        )
-        k0, k1 = (k0 + _WEYL[0]) & 0xFFFFFFFF, (k1 + _WEYL[1]) & 0xFFFFFFFF
-    return [x0, x1, x2, x3]
-
-
-def _uniform(words: np.ndarray) -> np.ndarray:
-    return words / 2.0**32
-
-
-def _below(words: np.ndarray, n: Any) -> np.ndarray:
-    return (words * np.asarray(n).astype(np.uint64) >> _HALF).astype(np.int64)
-
-
 # One function an operation.
 
 
@@ -344,7 +281,7 @@ def _views(op: ops.Views, state: _State) -> None:
 def _resize(op: ops.Resize, state: _State) -> None:
     state.method = np.full((len(state.records), state.views), ops.METHODS.index(op.method))
     if op.randomize:
-        state.method = _below(state.words(op)[0], len(ops.METHODS))
+        state.method = below(state.words(op)[0], len(ops.METHODS))
     state.coords, state.resampled = op.coords, True
     state.row, state.column = state.row.resize(op.height), state.column.resize(op.width)
 
@@ -375,7 +312,7 @@ def _crop(op: ops.Crop, state: _State) -> None:
     top, left = down // 2, across // 2
     if op.random:
         words = state.words(op)
-        top, left = _below(words[0], down + 1), _below(words[1], across + 1)
+        top, left = below(words[0], down + 1), below(words[1], across + 1)
     state.crop(top, left, op.height, op.width)
 
 
@@ -391,13 +328,13 @@ def _inception_crop(op: ops.InceptionCrop, state: _State) -> None:
         height, width = state.row.length[image, view], state.column.length[image, view]
         smallest, largest = op.area[0] * (height * width), op.area[1] * (height * width)
         w0, w1, w2, w3 = state.words_at(op, image, view, attempt)
-        ratio = op.aspect[0] + (op.aspect[1] - op.aspect[0]) * _uniform(w0)
+        ratio = op.aspect[0] + (op.aspect[1] - op.aspect[0]) * uniform(w0)
         low, high = np.rint(np.sqrt(smallest / ratio)), np.rint(np.sqrt(largest / ratio))
         lowered = np.trunc((width + 0.5 - 1e-7) / ratio)
         lowered -= np.rint(lowered * ratio) > width
         high = np.minimum(np.where(np.rint(high * ratio) > width, lowered, high), height)
         low = np.minimum(low, high)
-        h = low + _below(w1, high - low + 1)
+        h = low + below(w1, high - low + 1)
         w = np.rint(h * ratio)
         covered = h * w
         found = (h >= 1) & (w >= 1) & (w <= width) & (smallest <= covered) & (covered <= largest)
@@ -406,7 +343,7 @@ def _inception_crop(op: ops.InceptionCrop, state: _State) -> None:
         down, across = height - h, width - w
         if op.last_position:
             down, across = down + 1, across + 1
-        drawn = np.stack([_below(w2, np.maximum(down, 1)), _below(w3, np.maximum(across, 1)), h, w])
+        drawn = np.stack([below(w2, np.maximum(down, 1)), below(w3, np.maximum(across, 1)), h, w])
         windows[:, image[found], view[found]] = drawn[:, found]
         image, view = image[~found], view[~found]
     state.crop(*windows)
@@ -419,30 +356,7 @@ def _central_fraction(op: ops.CentralFraction, state: _State) -> None:
 
 
 def _flip(op: ops.Flip, state: _State) -> None:
-    state.column = state.column.flip(_uniform(state.words(op)[0]) < 0.5)
-
-
-def _gray(op: ops.Gray, state: _State) -> None:
-    gray = _uniform(state.words(op)[0]) < op.probability
-    state.colors.append(Color("gray", gray.astype(np.float32)))
-
-
-def _distort(op: ops.Distort, state: _State) -> None:
-    sequence, places = _FAST if op.fast else _SLOW
-    words = state.words(op)
-    order = np.where(_uniform(words[0]) < 0.25, 0, 1) if op.fast else _below(words[0], 4)
-    drawn = {
-        "brightness": (2 * _uniform(words[1]) - 1) * 32,
-        "saturation": 0.5 + _uniform(words[2]),
-        "hue": (2 * _uniform(words[3]) - 1) * 0.2,
-    }
-    if not op.fast:
-        drawn["contrast"] = 0.5 + _uniform(state.words(op, block=1)[0])
-    for place, kind in enumerate(sequence):
-        here = np.isin(order, [number for number, taken in enumerate(places) if place in taken])
-        amount = np.where(here, drawn[kind], _NEUTRAL[kind])
-        state.colors.append(Color(kind, amount.astype(np.float32)))
-    state.colors.append(Color("clip"))
+    state.column = state.column.flip(uniform(state.words(op)[0]) < 0.5)
 
 
 def _patches(op: ops.Patches, state: _State) -> None:
@@ -451,7 +365,7 @@ def _patches(op: ops.Patches, state: _State) -> None:
     top = left = np.full(height.shape, op.jitter // 2)
     if op.random:
         words = state.words(op)
-        top, left = _below(words[0], op.jitter + 1), _below(words[1], op.jitter + 1)
+        top, left = below(words[0], op.jitter + 1), below(words[1], op.jitter + 1)
     top, left = top + place // op.n * height, left + place % op.n * width
     state.crop(top, left, height - op.jitter, width - op.jitter)
 
@@ -461,7 +375,7 @@ def _arrange(op: Any, arrangements: np.ndarray, state: _State) -> None:
     cells = state.latest_split
     groups = state.views // cells
     if op.random:
-        state.label = _below(state.words(op, views=groups)[0], len(arrangements))
+        state.label = below(state.words(op, views=groups)[0], len(arrangements))
     else:
         state.label = np.repeat(state.records[:, None] % len(arrangements), groups, axis=1)
     index = np.arange(groups)[:, None] * cells + arrangements[state.label]
@@ -491,6 +405,10 @@ def _rotate(op: ops.Rotate, state: _State) -> None:
     state.label = np.tile(turns, (len(state.records), 1))
 
 
+def _color(op: ops.Op, state: _State) -> None:
+    state.colors += COLORS[type(op)](op, functools.partial(state.words, op))
+
+
 def _nothing(op: ops.Op, state: _State) -> None:
     """Normalisation ends every view alike."""
 
@@ -503,12 +421,11 @@ _OPERATIONS: Dict[type, Callable[[Any, _State], None]] = {
     ops.InceptionCrop: _inception_crop,
     ops.CentralFraction: _central_fraction,
     ops.Flip: _flip,
-    ops.Gray: _gray,
-    ops.Distort: _distort,
     ops.Patches: _patches,
     ops.Jigsaw: _jigsaw,
     ops.Pair: _pair,
     ops.Rotate: _rotate,
     ops.Normalize: _nothing,
     ops.Standardize: _nothing,
+    **dict.fromkeys(COLORS, _color),
 }
