@@ -13,8 +13,8 @@ from ..console.files import write_text
 from ..console.interrupt import Interrupt
 from ..console.printable import printable
 from ..console.progress import Bar
-from ..shards.limits import MAX_PIXELS
 from ..shards.imagenet import DATASET
+from ..shards.limits import MAX_PIXELS
 from . import demo_images, image_folder
 from . import workers as processes
 from .image_folder import Found, ImageError
