@@ -10,7 +10,7 @@ for batch in loader:  # one epoch
 ```
 """
 
-from . import presets
+from . import moved, presets
 from .epoch.order import WindowShuffle
 from .errors import PipelineError, RecordError
 from .language.pipeline import Pipeline
@@ -32,3 +32,5 @@ __all__ = [
     "imagenet",
     "presets",
 ]
+
+moved.install(__name__, moved.MOVED)

@@ -1,17 +1,20 @@
 """Checks of arguments, with one wording for all of them."""
 
+import numbers
 from typing import Any, Tuple
-
-import numpy as np
 
 
 def whole(name: str, value: Any, low: int, high: int) -> int:
-    """The whole number `value`. Raises: ValueError if it is not one from `low` to `high`."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+    """The whole number `value`, Python's or NumPy's.
+
+    Raises: ValueError if it is not a whole number from `low` to `high`.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise ValueError(f"{name} must be a whole number, not {value!r}")
-    if not low <= value <= high:
+    number = int(value)
+    if not low <= number <= high:
         raise ValueError(f"{name} must be from {low} to {high}, not {value}")
-    return int(value)
+    return number
 
 
 def choice(name: str, value: str, choices: Tuple[str, ...]) -> str:

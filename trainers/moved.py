@@ -1,0 +1,37 @@
+"""Earlier names of modules of this package; see `pretexture.loader.moved`."""
+
+from typing import Dict, Tuple
+
+MOVED: Dict[str, Tuple[str, ...]] = {
+    "checkpoints": ("runs.checkpoints",),
+    "cluster": ("pretexture.loader.prepare.ray_cluster",),
+    "disk": ("runs.disk",),
+    "environment": ("engines.environment",),
+    "events": ("runs.events",),
+    "export": ("exports.saved_model",),
+    "extraction": ("transfer.extraction",),
+    "features": ("transfer.features",),
+    "files": ("pretexture.loader.console.files",),
+    "frozen": ("exports.frozen",),
+    "interrupt": ("pretexture.loader.console.interrupt",),
+    "layers": ("networks.layers",),
+    "linear": ("transfer.linear",),
+    "metrics": ("runs.metrics",),
+    "models": ("networks",),
+    "models.resnet": ("networks.resnet",),
+    "models.revnet": ("networks.revnet",),
+    "models.vgg": ("networks.vgg",),
+    "npu_options": ("engines.npu_options",),
+    "optimization": ("engines.optimization",),
+    "progress": ("pretexture.loader.console.progress",),
+    "published": ("exports.published",),
+    "record_options": ("pretexture.loader.shards.record_options",),
+    "remote_workdir": ("runs.mirror",),
+    "report": ("runs.report",),
+    "representation": ("transfer.representation",),
+    "sessions": ("engines.sessions",),
+    "skipped": ("runs.skipped",),
+    "splits": ("runs.splits",),
+    "views": ("runs.views",),
+    "workdir": ("runs.folder",),
+}
