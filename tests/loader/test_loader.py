@@ -669,3 +669,18 @@ def test_a_process_ends_while_threads_wait_for_batches(end, shards):
         [sys.executable, "-c", script, *shards], capture_output=True, text=True, timeout=100
     )
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+
+
+def test_local_shards_are_read_without_what_only_unix_has(shards):
+    program = """
+import sys
+for name in ("fcntl", "resource"):
+    sys.modules[name] = None  # as on Windows and in WebAssembly: importing it fails
+from pretexture.loader import Loader, TFRecords
+with Loader(TFRecords(sys.argv[1:]), "crop(8)", 4) as loader:
+    print(next(iter(loader)).image.shape)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", program, *shards], stdout=subprocess.PIPE, check=True
+    )
+    assert run.stdout.split() == b"(4, 8, 8, 3)".split()

@@ -1,6 +1,7 @@
 """Remote shards: the same records and batches, whatever happens on the way."""
 
 import contextlib
+import errno
 import fcntl
 import http.server
 import json
@@ -575,6 +576,25 @@ def test_a_disk_that_is_full_or_in_the_way_is_an_error_at_once(s3, shards, small
     assert s3.proxy.count("GET", "train-00000") <= fetched + 1
     disks.make_room(small_disk)
     assert len(_open(s3, urls, small_disk)) == 37
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_an_upload_to_a_disk_that_cannot_be_written_is_an_error_at_once(
+    number, tmp_path, monkeypatch
+):
+    tried = []
+
+    def put_file(self, *args, **kwargs):
+        tried.append(args)
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fsspec.implementations.local.LocalFileSystem.put_file", put_file)
+    (tmp_path / "here").write_text("contents")
+    url = f"file://{tmp_path}/there"
+    with pytest.raises(remote.FetchError, match=os.strerror(number)) as info:
+        remote.Remote(url, remote.Storage()).write(str(tmp_path / "here"), url)
+    assert len(tried) == 1
+    assert "the last of" not in str(info.value)
 
 
 def test_without_fsspec_a_line_names_the_extra(monkeypatch, shards):
