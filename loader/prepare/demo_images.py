@@ -11,7 +11,7 @@ import random
 import shutil
 from typing import Callable, Dict, NamedTuple, Tuple
 
-from PIL import Image
+from .pillow import Image
 
 TRAIN, VALIDATION = 128, 22  # crops of each photograph
 SIDE = (96, 500)  # range of a crop's longer side, pixels

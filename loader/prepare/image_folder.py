@@ -10,15 +10,9 @@ from typing import Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequenc
 
 import numpy as np
 
-try:
-    from PIL import Image, ImageOps, UnidentifiedImageError
-except ImportError as error:
-    raise ImportError(
-        f"Pillow cannot be imported ({error}): pip install 'pretexture[prepare]'"
-    ) from error
-
 from .. import _core
 from ..shards.limits import MAX_PIXELS
+from .pillow import Image, ImageOps, UnidentifiedImageError
 
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".gif", ".webp", ".avif"),

@@ -35,7 +35,7 @@ def pyplot() -> Any:
     try:
         import matplotlib
     except ImportError:
-        raise ImportError("--plot needs Matplotlib: pip install 'pretexture[demo]'") from None
+        raise ImportError("--plot needs Matplotlib: pip install 'pretexture[plot]'") from None
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 

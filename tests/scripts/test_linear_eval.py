@@ -97,9 +97,9 @@ def test_the_last_word_is_a_table_and_a_chart(arguments, module, tmp_path, capsy
 
 
 def test_without_matplotlib_there_is_no_chart(arguments, tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "pretexture.scripts.charts", None)
+    monkeypatch.setitem(sys.modules, "pretexture.trainers.transfer.chart", None)
     assert script.main([*arguments, "--steps", "1", "--cache"]) == 0
-    assert "pip install 'pretexture[demo]'" in capsys.readouterr().err
+    assert "pip install 'pretexture[plot]'" in capsys.readouterr().err
     assert (tmp_path / "work" / "results.json").exists()
     assert not (tmp_path / "work" / "results.png").exists()
 

@@ -20,8 +20,8 @@ pytest.importorskip("PIL")
 pytest.importorskip("google.protobuf")
 
 from PIL import Image
-from pretexture.loader.prepare import workers
 from pretexture.loader.prepare import ray_cluster as cluster
+from pretexture.loader.prepare import workers
 from pretexture.scripts import prepare
 from pretexture.trainers.transfer import extraction
 from ray.cluster_utils import Cluster

@@ -1,20 +1,22 @@
 import json
 import pathlib
+import sys
 
 import pytest
 
 pytest.importorskip("matplotlib")
 
 from matplotlib.axes import Axes
-from pretexture.scripts import charts, evaluate, export, linear_eval, pretrain, run_flags, study
+from pretexture.trainers.transfer import chart
+from pretexture.scripts import evaluate, export, linear_eval, pretrain, run_flags, study
 from pretexture.scripts.marked import replace_marked
 from pretexture.trainers.recipes import LINEAR_EVAL, RECIPES
 
 PARSERS = {
-    "pretrain.py": pretrain._parser,
-    "evaluate.py": evaluate._parser,
-    "export.py": export._parser,
-    "linear_eval.py": linear_eval._parser,
+    "pretrain": pretrain._parser,
+    "evaluate": evaluate._parser,
+    "export": export._parser,
+    "linear-eval": linear_eval._parser,
 }
 
 
@@ -56,11 +58,11 @@ def test_the_commands_of_a_network_are_understood(name, seed):
     entry = study.STUDY[name]
     commands = study._commands(entry, "DATA", "F", "F/linear", seed, 10)
     flags = {command[0]: PARSERS[command[0]]().parse_args(command[1:]) for command in commands}
-    scripts = ["pretrain.py", "evaluate.py", "export.py", "linear_eval.py"]
+    scripts = ["pretrain", "evaluate", "export", "linear-eval"]
     assert [command[0] for command in commands] == [
-        name for name in scripts if entry.epochs or name != "evaluate.py"
+        name for name in scripts if entry.epochs or name != "evaluate"
     ]
-    pretraining, linear = flags["pretrain.py"], flags["linear_eval.py"]
+    pretraining, linear = flags["pretrain"], flags["linear-eval"]
     recipe = run_flags.chosen_recipe(pretraining, RECIPES[entry.recipe], run_flags.PRETRAIN_FIELDS)
     assert (recipe.task, recipe.train_split, recipe.num_classes) == (
         entry.recipe[: -len("-small")],
@@ -75,9 +77,9 @@ def test_the_commands_of_a_network_are_understood(name, seed):
     heads = run_flags.chosen_recipe(linear, LINEAR_EVAL, run_flags.LINEAR_FIELDS)
     assert (heads.train_split, heads.eval_split, heads.num_classes) == ("trainval", "test", 10)
     assert heads.decay_epochs[-1] < heads.epochs == study.LINEAR["epochs"]
-    assert linear.cache and linear.module == flags["export.py"].out
+    assert linear.cache and linear.module == flags["export"].out
     assert pretraining.seed == linear.seed == seed
-    assert pretraining.workdir == flags["export.py"].workdir == "F" != linear.workdir
+    assert pretraining.workdir == flags["export"].workdir == "F" != linear.workdir
 
 
 def _flags(*arguments):
@@ -94,7 +96,7 @@ def test_the_table_has_means_deviations_and_bold_best_end_points():
     assert "| jigsaw | 1 | **40.0** | 35.0 |" in lines
     assert "| supervised | 70.0 | 0.500 |" in lines
     assert not any(line.startswith("| random | ") and line.endswith("0.500 |") for line in lines)
-    assert lines[-1] == "```" and sum(line.startswith("python scripts/") for line in lines) == 11
+    assert lines[-1] == "```" and sum(line.startswith("pretexture ") for line in lines) == 11
     columns = [line.count("|") for line in lines if line.startswith("|")]
     assert columns == [5] * 5 + [4] * 3 + [4] * 4
 
@@ -126,15 +128,15 @@ def called(monkeypatch):
     commands = []
 
     def call(command):
-        assert pathlib.Path(command[1]).exists()
-        script, workdir = pathlib.Path(command[1]).name, command[command.index("--workdir") + 1]
+        assert command[:3] == [sys.executable, "-m", "pretexture"]
+        script, workdir = command[3], command[command.index("--workdir") + 1]
         commands.append((script, workdir))
         folder = pathlib.Path(workdir)
         folder.mkdir(parents=True, exist_ok=True)
-        if script == "evaluate.py":
+        if script == "evaluate":
             found = {"accuracy": 0.75, "loss": 1.25}
             (folder / "eval-test.json").write_text(json.dumps(found))
-        if script == "linear_eval.py":
+        if script == "linear-eval":
             best = 0.5 if "random" in workdir else 0.75
             points = {"block1": {"top1": best, "top5": 1.0}, "logits": {"top1": 0.25, "top5": 0.5}}
             (folder / "results.json").write_text(json.dumps({"end_points": points}))
@@ -157,8 +159,8 @@ def arguments(tmp_path):
 
 def test_a_study_writes_its_document_and_does_nothing_twice(arguments, called, tmp_path, bars):
     assert study.main(arguments) == 0
-    untrained = ["pretrain.py", "export.py", "linear_eval.py"]
-    trained = ["pretrain.py", "evaluate.py", "export.py", "linear_eval.py"]
+    untrained = ["pretrain", "export", "linear-eval"]
+    trained = ["pretrain", "evaluate", "export", "linear-eval"]
     assert [script for script, _ in called] == 2 * [*untrained, *trained]
     folders = [f"{name}-{seed}" for seed in (0, 1) for name in ("random", "supervised")]
     assert {pathlib.Path(workdir).name for _, workdir in called} == {*folders, "linear"}
@@ -178,7 +180,7 @@ def test_a_study_writes_its_document_and_does_nothing_twice(arguments, called, t
 
 def test_a_command_that_fails_ends_the_study(arguments, monkeypatch, tmp_path):
     monkeypatch.setattr(study.subprocess, "call", lambda command: 3)
-    with pytest.raises(SystemExit, match=r"error: pretrain\.py ended with status 3; see above"):
+    with pytest.raises(SystemExit, match=r"error: pretrain ended with status 3; see above"):
         study.main(arguments)
     assert not list(tmp_path.glob("work/*/study.json"))
 
@@ -190,6 +192,13 @@ def test_a_document_without_marks_is_refused_before_anything_is_run(arguments, c
     assert called == []
 
 
+def test_without_a_document_one_is_made_in_the_workdir(arguments, called, tmp_path):
+    out = arguments.index("--out")
+    assert study.main([*arguments[:out], *arguments[out + 2 :]]) == 0
+    text = (tmp_path / "work" / "study.md").read_text()
+    assert "| supervised | 75.0 | 1.250 |" in text and (tmp_path / "work" / "study.png").exists()
+
+
 def test_an_unknown_task_is_refused(capsys):
     with pytest.raises(SystemExit):
         _flags("--tasks", "random,colour")
@@ -198,7 +207,7 @@ def test_an_unknown_task_is_refused(capsys):
 
 def test_a_chart_of_one_network_shows_top_1_and_top_5(bars, tmp_path):
     points = {"block1": {"top1": 0.25, "top5": 0.5}, "logits": {"top1": 0.125, "top5": 0.75}}
-    charts.accuracy_bars({"": points}, str(tmp_path / "chart.png"), "title")
+    chart.accuracy_bars({"": points}, str(tmp_path / "chart.png"), "title")
     assert bars == [([25, 12.5], "top-1", None), ([50, 75], "top-5", None)]
     assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")
 
@@ -207,7 +216,7 @@ def test_a_chart_of_several_shows_top_1_with_deviations(bars, tmp_path):
     points = {"block1": {"top1": 0.25, "top5": 0.5}, "logits": {"top1": 0.125, "top5": 0.75}}
     few = {"logits": {"top1": 0.5}}
     spread = {"a": {"block1": {"top1": 0.01}, "logits": {"top1": 0.02}}}
-    charts.accuracy_bars({"a": points, "b": few}, str(tmp_path / "chart.svg"), "title", spread)
+    chart.accuracy_bars({"a": points, "b": few}, str(tmp_path / "chart.svg"), "title", spread)
     (a, b) = bars
     assert a == ([25, 12.5], "a", [1, 2])
     assert b[0][0] != b[0][0] and b[0][1:] == [50] and b[1:] == ("b", None)

@@ -14,11 +14,11 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 import tensorflow as tf
+from pretexture.loader.console.files import sync, write_text
 from pretexture.loader.console.json_text import parse_object
 
 from ..engines import sessions
 from .disk import writing
-from pretexture.loader.console.files import sync, write_text
 
 NEWEST = 5
 HOURS = 4.0

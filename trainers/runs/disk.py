@@ -6,7 +6,6 @@ import os
 from typing import Iterator
 
 import tensorflow as tf
-
 from pretexture.loader.console.files import is_full
 
 

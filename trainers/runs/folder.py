@@ -6,11 +6,11 @@ import os
 import shlex
 from typing import Any, Callable, Dict, Mapping, Optional, Tuple, Type, TypeVar
 
-from pretexture.loader.console.json_text import parse_object
-
 from pretexture.loader.console.files import write_text
-from ..recipes import Recipe
+from pretexture.loader.console.json_text import parse_object
 from pretexture.loader.shards.record_options import FEATURES
+
+from ..recipes import Recipe
 
 CONFIG = "config.json"
 

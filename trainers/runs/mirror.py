@@ -15,6 +15,7 @@ import re
 import threading
 from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Tuple, TypeVar, Union
 
+from pretexture.loader.console.files import digest, write_text
 from pretexture.loader.console.paths import make_private
 from pretexture.loader.console.redaction import RedactingFilter, redacted, url_title
 from pretexture.loader.shards.remote import (
@@ -28,9 +29,8 @@ from pretexture.loader.shards.remote import (
     join,
 )
 
-from pretexture.loader.console.files import digest, write_text
-from .metrics import METRICS
 from .folder import CONFIG, WorkdirError
+from .metrics import METRICS
 
 _log = logging.getLogger("pretexture.trainers")
 _log.addFilter(RedactingFilter())

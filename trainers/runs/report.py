@@ -7,11 +7,11 @@ import time
 from typing import Any, Dict, Mapping
 
 import numpy as np
+from pretexture.loader.console.files import write_text
+from pretexture.loader.console.progress import Bar
 
 from .events import EventWriter
-from pretexture.loader.console.files import write_text
 from .metrics import METRICS, SKIPPED, describe, read_metrics
-from pretexture.loader.console.progress import Bar
 from .views import view_grid
 
 
