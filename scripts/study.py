@@ -245,8 +245,8 @@ def _parser() -> argparse.ArgumentParser:
         "--out",
         type=flags.local,
         metavar="FILE",
-        help="document to write; in one that exists, what is between the comments <!-- study --> and "
-        "<!-- /study --> is replaced (default: study.md in the workdir)",
+        help="document to write; in one that exists, what is between the comments <!-- study --> "
+        "and <!-- /study --> is replaced (default: study.md in the workdir)",
     )
     parser.add_argument(
         "--seeds",
