@@ -236,7 +236,7 @@ def _fit(
     began = time.monotonic()
     with contextlib.ExitStack() as stack:
         stack.enter_context(loader)
-        interrupt = stack.enter_context(Interrupt(loader.close))
+        interrupt = stack.enter_context(Interrupt(loader.close, place.workers))
         report = None
         if chief:
             report = Report(folder, step, config.steps, len(loader), batch_size, options.log_steps)

@@ -1,5 +1,7 @@
 """Ctrl-C ends a process within two seconds, and a training run with a checkpoint.
 
+One of several workers may take longer, because they wait for one another to save that checkpoint.
+
 Python handles a signal in the main thread, and only between two steps of Python code: a wait in
 compiled code, such as a step of TensorFlow that waits for another worker, is not ended by it. So
 another thread hears of each signal at once, from the file descriptor that Python writes it to
@@ -17,9 +19,11 @@ from typing import Any, Callable, Iterator, Optional, TypeVar
 T = TypeVar("T")
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-# Seconds that the main thread has to handle a signal, and that a batch, or a step that takes part
-# in those of other workers, may take after one.
+# Seconds that the main thread has to handle a signal, and that a batch or a step may take after one.
 _PATIENCE = 1.0
+# The same for a batch or a step that other workers wait for: on a busy machine they may all be slow,
+# and they can only save a checkpoint if each of them finishes the step.
+_SHARED_PATIENCE = 10.0
 _POLL = 0.05
 
 
@@ -64,8 +68,9 @@ class PromptInterrupt:
     """A context in which Ctrl-C ends the process even if the main thread is in compiled code.
 
     SIGINT raises KeyboardInterrupt, as always. If compiled code does not return to Python within a
-    second, the process ends at once with the exit status 128 + SIGINT. In another thread than the
-    main one, or where SIGINT has another handler, the context does nothing.
+    second, the process ends at once with the exit status 128 + SIGINT. The context does nothing in
+    a thread other than the main one, nor while SIGINT has another handler: a handler that is set
+    within the context decides alone how the process ends.
     """
 
     def __enter__(self) -> "PromptInterrupt":
@@ -87,7 +92,9 @@ class PromptInterrupt:
         raise KeyboardInterrupt
 
     def _notice(self, number: int) -> None:
-        if number == signal.SIGINT and not self._handled.wait(_PATIENCE):
+        if number != signal.SIGINT or signal.getsignal(number) != self._handle:
+            return
+        if not self._handled.wait(_PATIENCE):
             os._exit(128 + number)
         self._handled.clear()
 
@@ -99,16 +106,19 @@ class Interrupt:
 
     Args:
         close: ends the wait for a batch, which then raises an error; None if none is waited for.
+        workers: number of processes that wait for one another's batches and steps. After a signal
+            a batch or a step may take one second, but ten seconds if there are several workers.
 
     Attributes:
         signal: the number of the one that came; None before.
-        closed: whether `close` was called, because a batch did not come within a second.
+        closed: whether `close` was called, because a batch took too long after a signal.
     """
 
-    def __init__(self, close: Optional[Callable[[], None]] = None) -> None:
+    def __init__(self, close: Optional[Callable[[], None]] = None, workers: int = 1) -> None:
         self.signal: Optional[int] = None
         self.closed = False
         self._close = close
+        self._patience = _PATIENCE if workers == 1 else _SHARED_PATIENCE
         self._waits_since: Optional[float] = None
         self._steps_since: Optional[float] = None
         self._longest_step = 0.0
@@ -131,7 +141,7 @@ class Interrupt:
             signal.signal(number, handler)
 
     def awaited(self, batches: Iterator[T]) -> Iterator[T]:
-        """The same batches; after a signal it ends if the next one does not come in a second."""
+        """The same batches; after a signal it ends if the next one takes too long."""
         try:
             while True:
                 self._waits_since = time.monotonic()
@@ -150,9 +160,9 @@ class Interrupt:
     def stepping(self) -> Iterator[None]:
         """Around a step in which this process waits for others.
 
-        After a signal the process ends if the step takes more than a second and three times as long
-        as the longest one before: another worker is stuck or gone. No checkpoint can be made then,
-        because a checkpoint takes all workers.
+        After a signal the process ends if the step takes too long, and three times as long as the
+        longest one before: another worker is stuck or gone. No checkpoint can be made then, because
+        a checkpoint takes all workers.
         """
         began = self._steps_since = time.monotonic()
         try:
@@ -178,10 +188,10 @@ class Interrupt:
         while not self._ended.wait(_POLL):
             now = time.monotonic()
             waits_since, steps_since = self._waits_since, self._steps_since
-            if self._close and waits_since and now - max(began, waits_since) > _PATIENCE:
+            if self._close and waits_since and now - max(began, waits_since) > self._patience:
                 self.closed = True
                 self._close()
                 return
-            patience = max(_PATIENCE, 3 * self._longest_step)
+            patience = max(self._patience, 3 * self._longest_step)
             if steps_since and now - max(began, steps_since) > patience:
                 os._exit(128 + number)

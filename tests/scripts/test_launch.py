@@ -212,17 +212,19 @@ def test_a_second_signal_kills():
     assert process.returncode == 128 + signal.SIGINT
 
 
+@pytest.mark.parametrize("seconds", [0.5, 3.0])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_is_passed_on_once_and_nothing_is_started_again(number):
+def test_a_signal_is_passed_on_once_and_nothing_is_started_again(number, seconds):
     program = (
         "import os, signal, sys, time\n"
         "def say(words):\n"  # unlike print, while a print is under way as well
         "    os.write(1, f'{words}\\n'.encode())\n"
         "def end(number, frame):\n"
-        "    say(f'signal {int(number)}'); time.sleep(0.5); say('saved'); sys.exit(128 + number)\n"
+        "    say(f'signal {int(number)}'); time.sleep(SECONDS); say('saved')\n"
+        "    sys.exit(128 + number)\n"
         "signal.signal(signal.SIGINT, end); signal.signal(signal.SIGTERM, end)\n"
         "print('ready'); time.sleep(100)\n"
-    )
+    ).replace("SECONDS", str(seconds))
     process = _start("--nproc", "2", "--restarts", "1", "--", sys.executable, "-c", program)
     lines = [process.stdout.readline() for _ in range(2)]
     assert all("ready" in line for line in lines)

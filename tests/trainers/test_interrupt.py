@@ -70,6 +70,17 @@ def test_ctrl_c_ends_a_command_that_is_in_python_as_ever():
     assert _interrupted(program, signal.SIGINT) == (130, "cleaned up\n")
 
 
+def test_a_handler_that_a_command_sets_itself_decides_alone_how_it_ends():
+    program = (
+        "import signal, time\n"
+        "from pretexture.scripts.flags import short_errors\n"
+        "with short_errors(False):\n"
+        "    signal.signal(signal.SIGINT, lambda number, frame: None)\n"
+        "    print('ready', flush=True); time.sleep(3); print('the end')\n"
+    )
+    assert _interrupted(program, signal.SIGINT) == (0, "the end\n")
+
+
 STEPPING = (
     "from pretexture.loader.console.interrupt import Interrupt\nwith Interrupt() as interrupt:\n"
 )
