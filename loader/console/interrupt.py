@@ -19,10 +19,10 @@ from typing import Any, Callable, Iterator, Optional, TypeVar
 T = TypeVar("T")
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-# Seconds that the main thread has to handle a signal, and that a batch or a step may take after one.
+# Seconds that the main thread has to handle a signal, and a batch or a step to end after one.
 _PATIENCE = 1.0
-# The same for a batch or a step that other workers wait for: on a busy machine they may all be slow,
-# and they can only save a checkpoint if each of them finishes the step.
+# The same for a batch or a step that other workers wait for. On a busy machine all may be slow,
+# and they can save a checkpoint only if each of them finishes the step.
 _SHARED_PATIENCE = 10.0
 _POLL = 0.05
 
