@@ -1,7 +1,8 @@
-"""Measures the Loader against other ways from TFRecords to batches.
+"""Measures how fast the Loader and other loaders turn TFRecords into batches.
 
-Contenders take turns, each in a fresh process pinned to the same processors, once a round; what is
-reported are medians. Prints Markdown tables, and progress on standard error.
+The contenders take turns, once in each round, each in a new process that is pinned to the same
+processors; the report gives medians over the rounds. Prints Markdown tables, and the progress on
+standard error.
 """
 
 import argparse
@@ -37,7 +38,7 @@ def _run(args: argparse.Namespace) -> None:
             f"--data {args.data}: this measures loaders on local files, which is what all of "
             f"them read; copy the shards first"
         )
-    # What would fail at the end fails now.
+    # Paths that cannot be written fail now, not at the end.
     for written in filter(None, (args.json, args.plot)):
         make_parent(written)
     if args.plot:
@@ -196,7 +197,7 @@ def _measure(jobs: Sequence[Job], rounds: int) -> Tuple[List[report.Run], List[s
     done = 0
     for number in range(rounds):
         for group in _groups(jobs):
-            # Another one begins each round.
+            # A different contender begins each round.
             turn = number % len(group)
             for job in group[turn:] + group[:turn]:
                 done += 1
@@ -226,7 +227,7 @@ def _groups(jobs: Sequence[Job]) -> List[List[Job]]:
 
 
 def _run_job(job: Job) -> Outcome:
-    """Measures in a fresh process. Raises: RuntimeError with the last thing that it said."""
+    """Measures a job in a new process. Raises: RuntimeError with the last line that it printed."""
     threads = str(job.threads)
     environment = {
         **os.environ,
@@ -257,7 +258,7 @@ def _run_job(job: Job) -> Outcome:
 
 
 def _check_shapes(runs: Sequence[report.Run]) -> None:
-    """All contenders make the same arrays, or the comparison would be worth nothing."""
+    """Raises ValueError if the contenders do not make arrays of the same shape and type."""
     shapes: Dict[str, Tuple[str, Any]] = {}
     for job, outcome in runs:
         if not outcome.shape:
@@ -274,7 +275,7 @@ def _plain(summary: report.Summary) -> Dict[str, Any]:
 
 
 def _flat(run: report.Run) -> Dict[str, Any]:
-    """A run without what is the same for all."""
+    """A run as one dict, without the fields that all runs share."""
     job = dataclasses.asdict(run.job)
     names = ("contender", "task", "threads", "seed")
     return {**{name: job[name] for name in names}, **dataclasses.asdict(run.outcome)}

@@ -1,8 +1,9 @@
-"""Evaluates the newest checkpoint of a run on its pretext task, each image of a split once.
+"""Evaluates the newest checkpoint of a run on its pretext task; each image of a split counts once.
 
-Prints the result and writes it to WORKDIR: eval-SPLIT.json, eval-SPLIT.jsonl with a line a step,
-and TensorBoard events. With --follow it evaluates each checkpoint as it appears and exports it to
-WORKDIR/exports, until that of the last step; it may be started before the training.
+Prints the result and writes it to WORKDIR: eval-SPLIT.json, eval-SPLIT.jsonl with a line for each
+evaluated checkpoint, and TensorBoard events. With --follow, evaluates each checkpoint as it appears
+and exports it to WORKDIR/exports, up to the checkpoint of the last step; start it before, during or
+after the training.
 """
 
 import argparse
@@ -61,19 +62,21 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--split",
         choices=("train", "val", "trainval", "test"),
-        help="(default: the eval_split of the run's recipe)",
+        help="split to evaluate on (default: the eval_split of the run's recipe)",
     )
     parser.add_argument(
         "--batch-size",
         type=flags.whole,
         metavar="N",
-        help="images at a time; only exemplar's result depends on it (default: the recipe's)",
+        help="number of images at a time; only exemplar's result depends on it (default: the "
+        "recipe's)",
     )
     parser.add_argument(
         "--pipeline",
         metavar="TEXT",
-        help="how an image becomes views, a preset's name or step(args)|… (default: the recipe's); "
-        "the result is shown and not written",
+        help="pipeline that makes the views, a preset's name or step(args)|… (default: the "
+        "recipe's); "
+        "the result is printed but not written",
     )
     parser.add_argument(
         "--follow", action="store_true", help="evaluate and export checkpoints as they appear"
@@ -82,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         "--timeout",
         type=float,
         metavar="X",
-        help="with --follow, give up after so many seconds without another checkpoint",
+        help="with --follow, number of seconds without a new checkpoint after which it gives up",
     )
     flags.add_storage_flags(parser)
     flags.add_record_flags(parser, "as the run was trained")

@@ -1,11 +1,11 @@
-"""Writes a trained network for use elsewhere: as a SavedModel, a frozen graph, an offline model.
+"""Writes a trained network as a SavedModel and, if asked, as a frozen graph or an offline model.
 
-The network is a run's (--workdir), or that of a checkpoint or hub module of the published code,
+The network comes from a run (--workdir), or from a checkpoint or hub module of the published code,
 github.com/google/revisiting-self-supervised (--published, with the flags that describe it).
 
-The SavedModel's signatures are serving_default (image -> logits) and representation (image -> all
-end points); pretexture.json beside it says what the network is. A frozen graph and an offline model
-for Ascend NPUs have one size of image and batch.
+The SavedModel has the signatures serving_default (image -> logits) and representation (image -> all
+end points); pretexture.json beside it describes the network. A frozen graph, and an offline model
+for Ascend NPUs, take one size of image and one size of batch.
 """
 
 import argparse
@@ -61,7 +61,7 @@ def _source(args: argparse.Namespace) -> Any:
 
 
 def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Ends the process where flags do not go together."""
+    """Ends the process if flags contradict one another."""
     for flag, names in _NEEDED.items():
         for name in names:
             if getattr(args, flag) and not getattr(args, name):
@@ -108,37 +108,42 @@ def _parser() -> argparse.ArgumentParser:
         required=True,
         type=flags.local,
         metavar="DIR",
-        help="to make; an export that is there is replaced",
+        help="folder for the SavedModel; an export that is in it is replaced",
     )
     parser.add_argument(
         "--step",
         type=flags.whole,
         metavar="N",
-        help="of the run's checkpoint (default: the newest)",
+        help="step of the run's checkpoint (default: the newest)",
     )
     flags.add_storage_flags(parser, data=False)
     flags.add_traceback_flag(parser)
 
-    described = parser.add_argument_group("what a published checkpoint is of")
-    described.add_argument("--architecture", choices=("resnet50", "revnet50", "vgg19"))
+    described = parser.add_argument_group("the network of a published checkpoint")
+    described.add_argument(
+        "--architecture", choices=("resnet50", "revnet50", "vgg19"), help="(no default)"
+    )
     described.add_argument("--mode", choices=("v1", "v2"), default="v2", help="(default: v2)")
     described.add_argument("--filters-factor", type=float, metavar="X", help="widening factor")
     described.add_argument(
         "--num-classes",
         type=flags.whole,
         metavar="N",
-        help="units of the logits: class labels, 4 rotations, or the length of an embedding",
+        help="number of logits: classes, 4 rotations, or the length of an embedding",
     )
     described.add_argument(
-        "--patch-strides", action="store_true", help="trained on patches, with their strides"
+        "--patch-strides", action="store_true", help="the network has the strides for patches"
     )
     described.add_argument(
-        "--no-last-relu", dest="last_relu", action="store_false", help="does not end in a ReLU"
+        "--no-last-relu",
+        dest="last_relu",
+        action="store_false",
+        help="the network does not end in a ReLU",
     )
     described.add_argument(
         "--pipeline",
         metavar="TEXT",
-        help="how an image becomes what the network takes, a preset's name or step(args)|… "
+        help="pipeline that makes the network's input, a preset's name or step(args)|… "
         "(default: EVAL, or EVAL_PATCHES with --patch-strides)",
     )
 
@@ -152,14 +157,14 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE.om",
         help="writes an offline model with Huawei's compiler atc",
     )
-    fixed.add_argument("--soc-version", metavar="NAME", help="of the NPU, such as Ascend310")
-    fixed.add_argument("--size", type=_size, metavar="H[,W]", help="of an image, in pixels")
+    fixed.add_argument("--soc-version", metavar="NAME", help="type of the NPU, such as Ascend310")
+    fixed.add_argument("--size", type=_size, metavar="H[,W]", help="size of an image, pixels")
     fixed.add_argument(
         "--batch-size",
         type=flags.whole,
         default=1,
         metavar="N",
-        help="images at a time (default: 1)",
+        help="number of images at a time (default: 1)",
     )
     return parser
 

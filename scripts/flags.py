@@ -36,26 +36,32 @@ def parser(description: Optional[str], **options: Any) -> argparse.ArgumentParse
 
 
 def add_storage_flags(parser: argparse.ArgumentParser, data: bool = True) -> None:
-    """Adds what `storage` takes; without `data` no --cache-size, which is about shards."""
+    """Adds the flags that `storage` reads.
+
+    Args:
+        parser: the parser to add flags to.
+        data: whether the command reads shards, which --cache-size is about.
+    """
     group = parser.add_argument_group("data and runs at URLs: s3://, obs://, gs://, https://, …")
     group.add_argument(
         "--cache-dir",
         type=place,
         metavar="DIR",
-        help="for copies and indexes (default: $XDG_CACHE_HOME/pretexture or ~/.cache/pretexture)",
+        help="folder for copies and indexes (default: $XDG_CACHE_HOME/pretexture or "
+        "~/.cache/pretexture)",
     )
     if data:
         group.add_argument(
             "--cache-size",
             type=_bytes,
             metavar="SIZE",
-            help="that the copies of shards may take, such as 200GB (default: nine tenths of what "
-            "the disk has free)",
+            help="space for the copies of shards, such as 200GB (default: nine tenths of the free "
+            "space on the disk)",
         )
     group.add_argument(
         "--endpoint-url",
         metavar="URL",
-        help="of the service that s3:// and obs:// mean (default: AWS_ENDPOINT_URL, or Amazon's)",
+        help="URL of the service behind s3:// and obs:// (default: AWS_ENDPOINT_URL, or Amazon's)",
     )
 
 
@@ -65,19 +71,20 @@ def storage(flags: argparse.Namespace) -> Storage:
 
 
 def add_record_flags(parser: argparse.ArgumentParser, default: str = "") -> None:
-    """Adds what `record_options` takes, None by default.
+    """Adds the flags that `record_options` reads; they are None by default.
 
     Args:
-        parser: to add flags to.
-        default: how the help describes the default of a flag on which results depend; "" if it
-            depends on the data.
+        parser: the parser to add flags to.
+        default: how --help describes the defaults of the flags that results depend on; "" if they
+            depend on the data.
     """
     group = parser.add_argument_group("how records are read")
     group.add_argument(
         "--on-error",
         choices=("raise", "skip"),
-        help="what happens at a record that cannot be used: raise ends the run, skip leaves it out "
-        "and counts it (default: raise)",
+        help="what to do with a record that cannot be used: raise ends the run, skip leaves the "
+        "record "
+        "out and counts it (default: raise)",
     )
     group.add_argument(
         "--max-pixels",
@@ -110,32 +117,35 @@ def record_options(flags: argparse.Namespace) -> Dict[str, Any]:
 def add_traceback_flag(parser: argparse.ArgumentParser) -> None:
     """Adds --traceback, which `short_errors` takes."""
     parser.add_argument(
-        "--traceback", action="store_true", help="where an error comes from, not just its message"
+        "--traceback",
+        action="store_true",
+        help="show the traceback of an error, not just its message",
     )
 
 
 def add_ray_flag(parser: argparse.ArgumentParser, what: str) -> None:
-    """Adds --ray, which is None, "" without an address, or the address."""
+    """Adds --ray: None if not given, "" if given without an address, else the address."""
     parser.add_argument(
         "--ray",
         nargs="?",
         const="",
         type=_address,
         metavar="ADDRESS",
-        help=f"{what}: that at HOST:PORT or in RAY_ADDRESS, or else one that is started on this "
-        "machine",
+        help=f"{what}: the one at HOST:PORT, or else in RAY_ADDRESS, or else one that is "
+        f"started on "
+        "this machine",
     )
 
 
 @contextlib.contextmanager
 def short_errors(traceback: bool, on_error: Optional[str] = "") -> Iterator[None]:
-    """Ends the process with a line and status 1 instead of an exception's traceback.
+    """A context that turns exceptions into one line and exit status 1, without a traceback.
 
-    Meanwhile what the packages log goes to standard error.
+    In the context, what the packages log goes to standard error.
 
     Args:
-        traceback: let exceptions pass.
-        on_error: the value of --on-error; "" for a command without that flag.
+        traceback: whether exceptions pass through unchanged.
+        on_error: value of --on-error; "" if the command has no such flag.
     """
     log, handler = logging.getLogger("pretexture"), logging.StreamHandler()
     handler.setFormatter(_OneLine())
@@ -163,7 +173,7 @@ def short_errors(traceback: bool, on_error: Optional[str] = "") -> Iterator[None
             "--threads or --max-pixels"
         )
     except Exception as error:
-        # TensorFlow's own, which may not be named before it is imported.
+        # TensorFlow's exception; TensorFlow may not be imported, so only the name is compared.
         if traceback or type(error).__name__ != "ResourceExhaustedError":
             raise
         if is_full(error):
@@ -174,7 +184,7 @@ def short_errors(traceback: bool, on_error: Optional[str] = "") -> Iterator[None
 
 
 def _with_flags(words: str, skips: bool) -> str:
-    """The words about a record that cannot be used, with the flags that may mend it."""
+    """The message about a record that cannot be used, with the flags that may help."""
     for name in ("max_pixels", *FEATURES):
         words = words.replace(f"{name}=", f"--{name.replace('_', '-')}=")
     if "has no feature" in words:
@@ -209,7 +219,7 @@ def count(text: str) -> int:
 
 
 def place(text: str) -> str:
-    """A path, in which `~` is expanded, or a URL."""
+    """A path with `~` expanded, or a URL."""
     try:
         return text if is_url(text) else expand(text)
     except ValueError as error:
@@ -217,7 +227,7 @@ def place(text: str) -> str:
 
 
 def local(text: str) -> str:
-    """A path on this machine, in which `~` is expanded; URLs are refused."""
+    """A path on this machine with `~` expanded; URLs are refused."""
     if is_url(text):
         raise argparse.ArgumentTypeError(f"must be a path on this machine, not {redacted(text)}")
     return place(text)
@@ -242,7 +252,7 @@ def _first_paragraph(error: BaseException) -> str:
 
 
 class _OneLine(logging.Formatter):
-    """Formats what is logged in one line, with nothing in it that a terminal might obey."""
+    """Formats each log record as one line without control characters for a terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
         return printable(super().format(record))

@@ -1,9 +1,9 @@
-"""Linear evaluation: how well can classes be read off each end point of a frozen network?
+"""Linear evaluation: trains a linear classifier on each end point of a frozen network.
 
-Features of every end point of the export --module (see scripts/export.py) are pooled, and a linear
-classifier or an MLP is trained on each, all at once. The last word is a table of top-1 and top-5 on
---eval-split, also written to WORKDIR as results.json and results.png. The same command again takes
-the run up where it was stopped.
+The features of every end point of the export --module (made by `pretexture export`) are pooled, and
+a linear classifier or an MLP is trained on each, all at the same time. Prints a table of top-1 and
+top-5 on --eval-split, and writes it to WORKDIR as results.json and results.png. After an
+interruption, run the same command again to resume.
 """
 
 import argparse
@@ -22,11 +22,13 @@ CHART = "results.png"
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
-    """Runs the command; returns its exit status, 128 and the signal's number if interrupted."""
+    """Runs the command; returns its exit status; 128 + the signal's number if interrupted."""
     parser = _parser()
     args = run_flags.parse_run(parser, arguments)
     if args.ray is not None and not args.cache:
-        parser.error("argument --ray: needs --cache, as what is spread over a cluster is features")
+        parser.error(
+            "argument --ray: needs --cache, because the cluster computes the features to cache"
+        )
     with flags.short_errors(args.traceback, args.on_error):
         run_flags.import_tensorflow()
         from pretexture.trainers.runs.mirror import fetched, open_workdir
@@ -47,7 +49,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
         try:
             from pretexture.trainers.transfer.chart import accuracy_bars
         except ImportError as error:
-            print(f"no chart: {error}; pip install 'pretexture[plot]'", file=sys.stderr)
+            print(f"no chart: {error}", file=sys.stderr)
             return 0
         title = f"{outcome.images:,} images of {redacted(args.data)}"
         with open_workdir(args.workdir, options.storage, "train") as workdir:
@@ -75,29 +77,32 @@ def _parser() -> argparse.ArgumentParser:
         type=_end_points,
         default=(),
         metavar="NAME,NAME,…",
-        help="such as block3,block4 (default: all)",
+        help="end points to evaluate, such as block3,block4 (default: all)",
     )
     parser.add_argument(
         "--cache",
         action="store_true",
-        help="compute each image's features once, in the views of evaluation, and keep them in "
-        "WORKDIR; otherwise training takes random views and runs the network in every step",
+        help="compute the features of each image once, from the views of evaluation, and keep "
+        "them in "
+        "WORKDIR; without it, training uses random views and runs the network in every step",
     )
     parser.add_argument(
         "--paper",
         action="store_true",
-        help="as the published scripts ran: --pooling max, --dct fast, --eval-batch-size 32",
+        help="the settings of the published scripts: --pooling max, --dct fast, "
+        "--eval-batch-size 32",
     )
     flags.add_ray_flag(
         parser,
         "compute the features of --cache on a Ray cluster, all of whose nodes see --data and "
-        "--module, with --threads processors a worker (default: those of the smallest node)",
+        "--module; each worker has --threads processors (default: as many as the smallest node)",
     )
     run_flags.add_run_flags(parser)
     run_flags.add_recipe_flags(
         parser,
         run_flags.LINEAR_FIELDS,
-        "how the classifiers are trained, by default as published; --pipeline as the export says",
+        "training of the classifiers; the defaults are the published ones, --pipeline is the "
+        "export's",
     )
     run_flags.add_machine_flags(parser)
     return parser

@@ -1,15 +1,17 @@
-"""Documents with a part that a script writes, between two marks."""
+"""Documents in which a command writes the part between two marks."""
 
 
 def replace_marked(text: str, name: str, part: str) -> str:
-    """A document with what stands between its marks replaced.
+    """Replaces the part of a document between its marks.
 
     Args:
-        text: of the document; the marks are the comments `<!-- NAME -->` and `<!-- /NAME -->`.
-        name: of the marks.
-        part: what is to stand between them.
+        text: the document; the marks are the comments `<!-- NAME -->` and `<!-- /NAME -->`.
+        name: NAME of the marks.
+        part: text to put between the marks.
 
-    Raises: ValueError where the marks are not there.
+    Returns: the new document.
+
+    Raises: ValueError if the document has no such marks.
     """
     first, last = f"<!-- {name} -->", f"<!-- /{name} -->"
     begin, end = text.find(first), text.find(last)

@@ -1,8 +1,8 @@
 """Pretrains a network on a pretext task.
 
-In --data lie shards named train-*-of-* and validation-*-of-*, as scripts/prepare.py writes them.
-The same command again takes the run up where its newest checkpoint left it. Ctrl-C saves a
-checkpoint and ends the run; a second one kills it.
+The folder --data holds shards named train-*-of-* and validation-*-of-*, as `pretexture prepare`
+writes them. Ctrl-C saves a checkpoint and ends the run; a second Ctrl-C kills it. Run the same
+command again to resume from the newest checkpoint.
 """
 
 import argparse
@@ -19,10 +19,10 @@ def main(arguments: Optional[List[str]] = None, workdir: Any = None) -> int:
     """Runs the command.
 
     Args:
-        arguments: of the command line.
-        workdir: what keeps --workdir, see `run.pretrain`.
+        arguments: the command's arguments.
+        workdir: keeps --workdir, see `run.pretrain`.
 
-    Returns: the exit status, 128 and the signal's number if interrupted.
+    Returns: the exit status; 128 + the signal's number if interrupted.
     """
     args = run_flags.parse_run(_parser(), arguments)
     with flags.short_errors(args.traceback, args.on_error):
@@ -34,13 +34,13 @@ def main(arguments: Optional[List[str]] = None, workdir: Any = None) -> int:
     if outcome.interrupted:
         return run_flags.interrupted(outcome.interrupted, outcome.chief)
     if outcome.chief:
-        command = f"scripts/evaluate.py --workdir {args.workdir} --data {args.data}"
-        print(printable(redacted(f"next: python {command}")))
+        command = f"pretexture evaluate --workdir {args.workdir} --data {args.data}"
+        print(printable(redacted(f"next: {command}")))
     return 0
 
 
 def unknown(arguments: List[str]) -> List[str]:
-    """Those of the arguments that this command does not know."""
+    """The arguments that this command does not know."""
     return _parser().parse_known_args(arguments)[1]
 
 
@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
         "recipe", metavar="TASK", choices=RECIPES, help=f"one of {', '.join(RECIPES)}"
     )
     run_flags.add_recipe_flags(
-        parser, run_flags.PRETRAIN_FIELDS, "fields of the recipe, by default as TASK has them"
+        parser, run_flags.PRETRAIN_FIELDS, "fields of the recipe; the defaults are those of TASK"
     )
     run_flags.add_run_flags(parser)
     parser.add_argument(
@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         type=flags.whole,
         default=1000,
         metavar="N",
-        help="between two grids of input views in TensorBoard (default: 1000)",
+        help="number of steps between two grids of input views in TensorBoard (default: 1000)",
     )
     run_flags.add_devices_flag(parser)
     run_flags.add_machine_flags(parser)

@@ -22,7 +22,7 @@ from pretexture.trainers.engines.npu_options import DEFAULTS as NPU
 from pretexture.trainers.engines.npu_options import DUMP_MODES, PRECISION_MODES, NpuOptions
 from pretexture.trainers.recipes import Recipe
 
-# The fields of a recipe that linear evaluation reads, and those that pretraining does.
+# The fields of a recipe that linear evaluation uses, and the ones that pretraining uses.
 LINEAR_FIELDS = (
     "num_classes",
     "pooling",
@@ -54,7 +54,7 @@ PRETRAIN_FIELDS = tuple(
 
 
 def add_recipe_flags(parser: argparse.ArgumentParser, names: Sequence[str], title: str) -> None:
-    """Adds flags for some fields of a recipe, None by default, in a group with a title."""
+    """Adds a group of flags, one for each named field of a recipe; they are None by default."""
     group = parser.add_argument_group(title)
     fields = {field.name: field for field in dataclasses.fields(Recipe)}
     for name in names:
@@ -69,13 +69,13 @@ def add_recipe_flags(parser: argparse.ArgumentParser, names: Sequence[str], titl
 
 
 def chosen_recipe(flags: argparse.Namespace, recipe: Recipe, names: Sequence[str]) -> Recipe:
-    """A recipe with the fields that flags set. Raises ValueError."""
+    """The recipe, with the fields that flags set. Raises: ValueError."""
     given = {name: getattr(flags, name) for name in names if getattr(flags, name) is not None}
     return dataclasses.replace(recipe, **given)
 
 
 def add_run_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds --data, --workdir and what a run needs to know besides its recipe."""
+    """Adds --data, --workdir and the other flags of a run, apart from its recipe's."""
     parser.add_argument(
         "--data", required=True, type=place, metavar="DIR|URL", help="folder of shards"
     )
@@ -88,41 +88,43 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
         "--steps",
         type=count,
         metavar="N",
-        help="in all, instead of --epochs; 0 for a network that is not trained",
+        help="total number of training steps, instead of --epochs; 0 leaves the network untrained",
     )
     parser.add_argument(
         "--seed",
         type=int,
         default=0,
         metavar="N",
-        help="of the initial weights, the order of images and all other draws (default: 0)",
+        help="random seed for the initial weights, the order of images and every other draw "
+        "(default: "
+        "0)",
     )
     parser.add_argument(
         "--checkpoint-seconds",
         type=float,
         default=600.0,
         metavar="X",
-        help="between two checkpoints (default: 600)",
+        help="seconds between two checkpoints (default: 600)",
     )
     parser.add_argument(
         "--checkpoint-steps",
         type=whole,
         metavar="N",
-        help="between two checkpoints, instead of seconds",
+        help="steps between two checkpoints, instead of seconds",
     )
     parser.add_argument(
         "--log-steps",
         type=whole,
         default=10,
         metavar="N",
-        help="between two lines of metrics.jsonl, which are means over these steps (default: 10)",
+        help="steps between two lines of metrics.jsonl; a line has means over them (default: 10)",
     )
 
 
 def parse_run(
     parser: argparse.ArgumentParser, arguments: Optional[Sequence[str]]
 ) -> argparse.Namespace:
-    """Parses the flags of a run, of whose length only one may speak."""
+    """Parses the flags of a run; --steps and --epochs exclude each other."""
     flags = parser.parse_args(arguments)
     if flags.steps is not None and flags.epochs:
         parser.error("argument --epochs: not allowed with argument --steps")
@@ -130,7 +132,7 @@ def parse_run(
 
 
 def run_options(flags: argparse.Namespace) -> Any:
-    """The `run.Options` that flags set; imports TensorFlow. Raises ValueError."""
+    """The `run.Options` that flags set. Imports TensorFlow. Raises: ValueError."""
     from pretexture.trainers.run import Options
 
     names = [field.name for field in dataclasses.fields(Options) if hasattr(flags, field.name)]
@@ -140,16 +142,19 @@ def run_options(flags: argparse.Namespace) -> Any:
 
 
 def interrupted(signal: int, chief: bool = True) -> int:
-    """Says how an interrupted run goes on, once for all workers; returns the exit status."""
+    """Says, once for all workers, how to resume an interrupted run; returns the exit status."""
     if chief:
-        print("the same command goes on with it")
+        print("run the same command again to resume")
     return 128 + signal
 
 
 def add_machine_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds --threads, --device, --traceback and what an NPU asks for."""
+    """Adds --threads, --device, --traceback and the flags for NPUs."""
     parser.add_argument(
-        "--threads", type=whole, metavar="N", help="of the loader (default: one a core)"
+        "--threads",
+        type=whole,
+        metavar="N",
+        help="number of the loader's threads (default: one a core)",
     )
     parser.add_argument(
         "--device",
@@ -159,35 +164,33 @@ def add_machine_flags(parser: argparse.ArgumentParser) -> None:
         "https://github.com/pretexture/pretexture/blob/main/docs/ascend.md",
     )
     add_traceback_flag(parser)
-    group = parser.add_argument_group("how an Ascend NPU runs (--device npu)")
+    group = parser.add_argument_group("Ascend NPUs (--device npu)")
     group.add_argument(
         "--precision-mode",
         choices=PRECISION_MODES,
         default=NPU.precision_mode,
-        help="what it makes of float32 operations (default: %(default)s)",
+        help="precision of operations that are float32 (default: %(default)s)",
     )
     group.add_argument(
         "--iterations-per-loop",
         type=whole,
         default=NPU.iterations_per_loop,
         metavar="N",
-        help="training steps between two looks of the host, on TensorFlow 1.15 (default: 1)",
+        help="training steps that the NPU makes without the host, on TensorFlow 1.15 (default: 1)",
     )
-    group.add_argument(
-        "--profiling-dir", type=local, metavar="DIR", help="where it writes a profile"
-    )
+    group.add_argument("--profiling-dir", type=local, metavar="DIR", help="folder for a profile")
     group.add_argument(
         "--dump-dir",
         type=local,
         metavar="DIR",
-        help="where it writes what operations take and give",
+        help="folder for the inputs and outputs of operations",
     )
-    group.add_argument("--dump-steps", metavar="N|N|…", help="which steps (default: all)")
+    group.add_argument("--dump-steps", metavar="N|N|…", help="steps to dump (default: all)")
     group.add_argument(
         "--dump-mode",
         choices=DUMP_MODES,
         default=NPU.dump_mode,
-        help="what of an operation (default: %(default)s)",
+        help="whether inputs, outputs or both are dumped (default: %(default)s)",
     )
 
 
@@ -198,8 +201,9 @@ def add_devices_flag(parser: argparse.ArgumentParser) -> None:
         type=whole,
         default=1,
         metavar="N",
-        help="GPUs of this machine that share each batch (default: 1); for several machines or "
-        "NPUs see scripts/launch.py",
+        help="number of GPUs of this process that share each batch (default: 1); for several "
+        "machines "
+        "or NPUs use pretexture launch",
     )
 
 
@@ -210,9 +214,9 @@ def npu_options(flags: argparse.Namespace) -> NpuOptions:
 
 
 def import_tensorflow() -> None:
-    """Imports TensorFlow without what it says about itself. Raises ImportError in one line."""
+    """Imports TensorFlow without its messages. Raises: ImportError with one line."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    # Some of it is written by C++ before any log level counts, so standard error is moved away.
+    # C++ code writes some messages before it reads the log level, so standard error is redirected.
     with tempfile.TemporaryFile() as said:
         kept = os.dup(2)
         os.dup2(said.fileno(), 2)

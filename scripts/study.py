@@ -14,14 +14,13 @@ import pathlib
 import shlex
 import subprocess
 import sys
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import numpy as np
 from pretexture.loader.console.json_text import parse_object
 from pretexture.loader.console.paths import make_parent
 from pretexture.scripts import flags
 from pretexture.scripts.marked import replace_marked
-from pretexture.trainers.transfer.chart import accuracy_bars
 
 EMPTY = "<!-- study -->\n<!-- /study -->\n"
 
@@ -61,6 +60,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
     """Runs the command; returns its exit status."""
     args = _parser().parse_args(arguments)
     with flags.short_errors(args.traceback):
+        from pretexture.trainers.transfer.chart import accuracy_bars
+
         document = pathlib.Path(make_parent(args.out or os.path.join(args.workdir, "study.md")))
         text = document.read_text(encoding="utf-8") if document.exists() else EMPTY
         replace_marked(text, "study", "")  # a document without marks fails now, not at the end
@@ -72,7 +73,12 @@ def main(arguments: Optional[List[str]] = None) -> int:
                     folder = os.path.join(args.workdir, f"{name}-{seed}")
                     found[name].append(_network(STUDY[name], args, folder, seed))
         chart = document.with_suffix(".png")
-        _draw(found, str(chart))
+        accuracy_bars(
+            _statistic(found, np.mean),
+            str(chart),
+            "top-1 of a linear classifier, by end point",
+            _statistic(found, _deviation),
+        )
         text = replace_marked(text, "study", _tables(found, args, chart.name))
         document.write_text(text, encoding="utf-8")
     print(f"{document}, {chart}")
@@ -145,18 +151,15 @@ def _best(runs: Sequence[Dict[str, Any]]) -> str:
     return max(runs[0]["end_points"], key=lambda name: float(np.mean(_values(runs, name))))
 
 
-def _draw(found: Found, path: str) -> None:
-    series, spread = (
-        {
-            name: {
-                point: {"top1": float(statistic(_values(runs, point)))}
-                for point in runs[0]["end_points"]
-            }
-            for name, runs in found.items()
+def _statistic(found: Found, statistic: Callable[[List[float]], Any]) -> Dict[str, Any]:
+    """A statistic over the seeds of each network's top-1, by network and end point."""
+    return {
+        name: {
+            point: {"top1": float(statistic(_values(runs, point)))}
+            for point in runs[0]["end_points"]
         }
-        for statistic in (np.mean, _deviation)
-    )
-    accuracy_bars(series, path, "top-1 of a linear classifier, by end point", spread)
+        for name, runs in found.items()
+    }
 
 
 def _tables(found: Found, args: argparse.Namespace, chart: str) -> str:

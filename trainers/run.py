@@ -16,6 +16,7 @@ from pretexture.loader.console.interrupt import Interrupt
 from pretexture.loader.console.printable import printable
 from pretexture.loader.console.progress import duration
 from pretexture.loader.console.redaction import redacted
+from pretexture.loader.shards.record_options import DEFAULT_RECORDS, FEATURES, RecordOptions
 from pretexture.loader.shards.remote import DEFAULT_STORAGE, Storage
 
 from . import engines, tasks
@@ -26,7 +27,6 @@ from .runs.checkpoints import Checkpoints
 from .runs.folder import Config, check_config, write_config
 from .runs.metrics import SKIPPED, describe, read_metrics, speed
 from .runs.mirror import Workdir, absolute, open_workdir
-from pretexture.loader.shards.record_options import DEFAULT_RECORDS, FEATURES, RecordOptions
 from .runs.report import Report, passes
 from .runs.splits import overlap
 

@@ -1,5 +1,5 @@
-"""What scripts/benchmark.py measures, one module a contender, and how it measures and reports.
+"""What `pretexture benchmark` measures: one module for each contender, and the measuring itself.
 
-`jobs` says what there is to measure, `worker` measures one job in a process of its own, `report`
-and `chart` show the results.
+`jobs` lists the tasks and the contenders, `worker` measures one job in a process of its own,
+`report` and `chart` show the results.
 """

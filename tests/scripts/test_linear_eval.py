@@ -97,7 +97,8 @@ def test_the_last_word_is_a_table_and_a_chart(arguments, module, tmp_path, capsy
 
 
 def test_without_matplotlib_there_is_no_chart(arguments, tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "pretexture.trainers.transfer.chart", None)
+    monkeypatch.delitem(sys.modules, "pretexture.trainers.transfer.chart", raising=False)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert script.main([*arguments, "--steps", "1", "--cache"]) == 0
     assert "pip install 'pretexture[plot]'" in capsys.readouterr().err
     assert (tmp_path / "work" / "results.json").exists()
@@ -108,7 +109,7 @@ def test_an_interrupted_run_says_how_to_go_on(arguments, tmp_path, capsys, monke
     with monkeypatch.context() as patched:
         trained.interrupt_after(patched, 1)
         assert script.main([*arguments, "--steps", "3", "--cache"]) == 128 + signal.SIGINT
-    assert "the same command goes on with it" in capsys.readouterr().out
+    assert "run the same command again to resume" in capsys.readouterr().out
     assert script.main([*arguments, "--steps", "3", "--cache"]) == 0
     assert "taken up again after step 1" in capsys.readouterr().out
 

@@ -346,7 +346,7 @@ def test_a_killed_rank_ends_the_run_with_an_error(shards, alone, tmp_path):
     # The other one ends by itself: in a step that fails, or between two when it is asked to.
     words = (
         "[0] error: another worker is gone, or this one failed",
-        "[0] the same command goes on",
+        "[0] run the same command again",
     )
     assert any(word in output for word in words)
     _train(

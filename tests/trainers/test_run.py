@@ -271,4 +271,4 @@ def test_ctrl_c_saves_a_checkpoint_and_ends_the_run(shards, tmp_path):
     step = read_metrics(str(tmp_path))[-1]["step"]
     assert run_module.Checkpoints(str(tmp_path)).steps == [step]
     assert f"interrupted after step {step:,} of 1,000,000" in output
-    assert "the same command goes on with it" in output and "Traceback" not in output
+    assert "run the same command again to resume" in output and "Traceback" not in output

@@ -1,8 +1,13 @@
-"""Bar charts of accuracies over end points."""
+"""Bar charts of the accuracy at each end point."""
 
 from typing import Dict, Mapping
 
-import matplotlib
+try:
+    import matplotlib
+except ImportError as error:
+    raise ImportError(
+        f"charts need matplotlib ({error}): pip install 'pretexture[plot]'"
+    ) from error
 
 matplotlib.use("Agg")
 
@@ -14,13 +19,14 @@ EndPoints = Dict[str, Dict[str, float]]
 def accuracy_bars(
     series: Mapping[str, EndPoints], path: str, title: str, spread: Mapping[str, EndPoints] = {}
 ) -> None:
-    """Draws the top-1 of each end point, a group of bars an end point, and writes the picture.
+    """Draws the top-1 accuracy of each end point as bars, one group for each end point.
 
     Args:
-        series: by name, "top1" (a share) and, if there is just one series, "top5" by end point.
-        path: of the picture; its ending says the format.
-        title: below it.
-        spread: the standard deviations of what `series` holds.
+        series: the accuracies, from 0 to 1, by series and end point: "top1" and, if there is only
+            one series, "top5".
+        path: path of the picture; its ending gives the format.
+        title: text below the picture.
+        spread: standard deviations of the values in `series`.
     """
     names = list(dict.fromkeys(name for points in series.values() for name in points))
     bars = [(label, "top1", points) for label, points in series.items()]
