@@ -12,6 +12,7 @@ from pretexture.loader.console.files import write_text
 from pretexture.loader.console.printable import printable
 from pretexture.loader.console.progress import Bar
 from pretexture.loader.console.redaction import redacted
+from pretexture.loader.shards.record_options import RecordOptions
 from pretexture.loader.shards.remote import DEFAULT_STORAGE, FetchError, Storage
 
 from . import engines, tasks
@@ -22,7 +23,6 @@ from .runs.events import EventWriter
 from .runs.folder import WorkdirError, read_config
 from .runs.metrics import read_lines
 from .runs.mirror import Workdir, absolute, open_workdir
-from pretexture.loader.shards.record_options import RecordOptions
 from .runs.splits import overlap
 
 
@@ -176,20 +176,19 @@ def follow(
     workdir: str,
     data: str,
     timeout: Optional[float] = None,
-    export: bool = True,
     poll: float = 5.0,
     storage: Storage = DEFAULT_STORAGE,
     **how: Any,
 ) -> Iterator[Dict[str, Any]]:
-    """Evaluates each checkpoint of a run as it appears, until that of the run's last step.
+    """Evaluates and exports each checkpoint of a run as it appears, up to the run's last step.
 
-    The run, which may be at a URL, need not have begun. Checkpoints that were evaluated before, on
-    the same split, are not evaluated again.
+    The run may be at a URL, and need not have begun. Checkpoints that were evaluated before, on the
+    same split, are left out. Exports are `WORKDIR/exports/STEP`; those whose checkpoints are gone
+    are removed.
 
     Args:
         workdir, data, storage, how: as for `Evaluation`.
         timeout: seconds to wait for another checkpoint; None for as long as it takes.
-        export: write each as `WORKDIR/exports/STEP`; those whose checkpoints are gone are removed.
         poll: seconds between two looks.
 
     Yields: as `Evaluation.run`.
@@ -197,14 +196,13 @@ def follow(
     Raises: WorkdirError where the time is out, and as `Evaluation`.
     """
     with open_workdir(workdir, storage, "evaluate") as opened:
-        yield from _follow(opened, data, timeout, export, poll, {"storage": storage, **how})
+        yield from _follow(opened, data, timeout, poll, {"storage": storage, **how})
 
 
 def _follow(
     opened: Workdir,
     data: str,
     timeout: Optional[float],
-    export: bool,
     poll: float,
     how: Dict[str, Any],
 ) -> Iterator[Dict[str, Any]]:
@@ -229,8 +227,7 @@ def _follow(
                 done.add(step)
                 try:
                     result = evaluation.run(step)
-                    if export:
-                        _export(workdir, step)
+                    _export(workdir, step)
                 except CheckpointError:
                     if step in Checkpoints(workdir).steps:
                         raise

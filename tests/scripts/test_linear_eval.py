@@ -111,7 +111,7 @@ def test_an_interrupted_run_says_how_to_go_on(arguments, tmp_path, capsys, monke
         assert script.main([*arguments, "--steps", "3", "--cache"]) == 128 + signal.SIGINT
     assert "run the same command again to resume" in capsys.readouterr().out
     assert script.main([*arguments, "--steps", "3", "--cache"]) == 0
-    assert "taken up again after step 1" in capsys.readouterr().out
+    assert "resumed after step 1" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,8 @@ tf = pytest.importorskip("tensorflow")
 from device_rules import broken
 from pretexture.loader import ArraySpec, Batch, Pipeline
 from pretexture.trainers import engines, tasks
-from pretexture.trainers.engines import (
-    optimization,
-    places,
-)
+from pretexture.trainers.engines import optimization
+from pretexture.trainers.engines.engine import Place
 from pretexture.trainers.recipes import RECIPES
 from pretexture.trainers.runs import checkpoints
 
@@ -37,7 +35,7 @@ def _engine(recipe):
     arguments = (recipe, tasks.build(recipe), spec, 10, 0)
     if not tf.executing_eagerly():
         return engines.choose().Engine(*arguments)
-    place = places.Place()
+    place = Place()
     place.loss_scale = lambda *how: optimization.LossScale()  # with its condition
     return engines.choose().Engine(*arguments, place)
 

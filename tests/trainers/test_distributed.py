@@ -23,7 +23,8 @@ if not tf.executing_eagerly():
 
 from pretexture.trainers.engines import tf2
 from pretexture.trainers.engines.devices import cluster
-from pretexture.trainers.engines.places import Place, Strategy
+from pretexture.trainers.engines.engine import Place
+from pretexture.trainers.engines.places import Strategy
 
 
 def _assert_learned_alike(folder, other):
@@ -185,10 +186,9 @@ def test_with_a_strategy_too_a_step_that_overflows_is_left_out_and_halves_the_sc
 
 
 def test_a_batch_that_devices_cannot_share_evenly_is_refused():
-    place = Place()
-    place.workers, place.replicas = 2, 2
+    place = Place(workers=2, replicas=2)
     assert share(64, place) == 32
-    with pytest.raises(ValueError, match="batch_size 66 is that of all 4 devices together"):
+    with pytest.raises(ValueError, match="66 counts the images of all 4 devices together"):
         share(66, place)
 
 

@@ -25,7 +25,7 @@ def _train(shards, folder, steps, recipe=tiny.ROTATION, **options):
 
 
 def _follow(shards, folder, **how):
-    how = {"split": "test", "device": "cpu", "poll": 0.01, "export": False, **how}
+    how = {"split": "test", "device": "cpu", "poll": 0.01, **how}
     return evaluation.follow(str(folder), shards, **how)
 
 
@@ -88,11 +88,11 @@ def test_a_damaged_checkpoint_is_an_error(shards, tmp_path):
 
 def test_exports_stand_beside_the_checkpoints_that_there_are(shards, tmp_path):
     _train(shards, tmp_path, 2, SMALL)
-    list(_follow(shards, tmp_path, export=True))
+    list(_follow(shards, tmp_path))
     _train(shards, tmp_path, 4, SMALL)
     for path in tmp_path.glob("model.ckpt-2.*"):
         path.unlink()
-    list(_follow(shards, tmp_path, export=True))
+    list(_follow(shards, tmp_path))
     assert [path.name for path in (tmp_path / "exports").iterdir()] == ["4"]
     assert Checkpoints(str(tmp_path)).steps == [4]
     (points,) = trained.use(tmp_path / "exports" / "4", trained.images(1, 32, 32, 3))

@@ -28,16 +28,16 @@ def full_after(small_disk, monkeypatch):
     """full_after(step): the disk is full after that step, the first time that it is made."""
 
     def prepare(full_step):
-        after = run_module._AfterStep.__call__
+        after = run_module._Loop.after
         left = [full_step]
 
-        def filling(self, step, *values):
-            if step in left:
-                left.remove(step)
+        def filling(self, result):
+            if result.step in left:
+                left.remove(result.step)
                 fill(small_disk)
-            return after(self, step, *values)
+            return after(self, result)
 
-        monkeypatch.setattr(run_module._AfterStep, "__call__", filling)
+        monkeypatch.setattr(run_module._Loop, "after", filling)
 
     return prepare
 
@@ -45,9 +45,9 @@ def full_after(small_disk, monkeypatch):
 @pytest.mark.parametrize(
     "what,options,last",
     [
-        (r"model\.ckpt-4", {"checkpoint_steps": 2}, "its last checkpoint is that of step 2"),
+        (r"model\.ckpt-4", {"checkpoint_steps": 2}, "its last checkpoint is of step 2"),
         # A last page of the files takes a few more lines.
-        (r"metrics\.jsonl|events\.out", {"steps": 400}, "with no checkpoint"),
+        (r"metrics\.jsonl|events\.out", {"steps": 400}, "without a checkpoint"),
     ],
     ids=["checkpoint", "metrics"],
 )

@@ -18,7 +18,7 @@ from learned import learned
 from pretexture.loader import Loader, imagenet
 from pretexture.loader.console.interrupt import Interrupt
 from pretexture.trainers import engines, tasks
-from pretexture.trainers.run import Options, fit, pretrain
+from pretexture.trainers.run import Options, Training, fit, pretrain
 from pretexture.trainers.runs.checkpoints import Checkpoints
 
 
@@ -53,7 +53,7 @@ def _interrupted(program, *numbers):
 
 
 def test_ctrl_c_ends_a_command_that_is_in_compiled_code():
-    program = "from pretexture.scripts.flags import short_errors\nwith short_errorsFalse:\n"
+    program = "from pretexture.scripts.flags import short_errors\nwith short_errors(False):\n"
     assert _interrupted(f"{program}    {COMPILED}", signal.SIGINT) == (130, "")
 
 
@@ -128,7 +128,7 @@ def test_ctrl_c_ends_the_wait_for_a_batch_with_a_checkpoint(shards, tmp_path, ba
     engine = backend.Engine(recipe, tasks.build(recipe), loader.element_spec, len(loader), 0, place)
     options = Options(shards, str(tmp_path / "stuck"), steps=9, log_steps=1, device="cpu")
     said = []
-    outcome = fit(recipe, options, engine, loader, records, place, said.append)
+    outcome = fit(Training(recipe, options, engine, loader, records), said.append)
     assert (outcome.step, outcome.interrupted) == (batches, signal.SIGINT)
     steps = Checkpoints(str(tmp_path / "stuck")).steps
     if not batches:

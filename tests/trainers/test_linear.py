@@ -15,6 +15,7 @@ import published_code
 import trained
 from evaluated import value
 from pretexture.loader import Loader, imagenet
+from pretexture.loader.shards.record_options import RecordOptions
 from pretexture.loader.shards.remote import DEFAULT_STORAGE
 from pretexture.loader.shards.writer import TFRecordWriter, example
 from pretexture.trainers import networks
@@ -28,7 +29,6 @@ from pretexture.trainers.runs import mirror as remote_workdir
 from pretexture.trainers.runs.checkpoints import Checkpoints
 from pretexture.trainers.runs.folder import WorkdirError
 from pretexture.trainers.runs.metrics import TIMINGS, read_metrics
-from pretexture.loader.shards.record_options import RecordOptions
 from pretexture.trainers.tasks.linear import Linear
 from pretexture.trainers.tasks.task import Batch
 from pretexture.trainers.transfer import extraction, features, linear, representation

@@ -170,8 +170,8 @@ def test_in_full_precision_there_is_no_scale_and_otherwise_it_may_be_fixed(shard
     "flags,message",
     [
         (("--iterations-per-loop", "2"), "--iterations-per-loop is for TensorFlow 1.15"),
-        (("--devices", "2"), "an NPU takes a process of its own; scripts/launch.py --nproc 2"),
-        (("--precision", "mixed"), "what an NPU computes in, --precision-mode says"),
+        (("--devices", "2"), "each NPU needs its own process; pretexture launch --nproc 2"),
+        (("--precision", "mixed"), "for an NPU, --precision-mode chooses the type"),
         (("--dump-steps", "1"), "say what goes to dump_dir"),
     ],
 )

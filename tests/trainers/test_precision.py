@@ -14,8 +14,9 @@ from pretexture.trainers.engines import (
     optimization,
     tf2,
 )
+from pretexture.trainers.engines.engine import Place
 from pretexture.trainers.engines.optimization import LossScale
-from pretexture.trainers.engines.places import Place, Strategy
+from pretexture.trainers.engines.places import Strategy
 from pretexture.trainers.evaluation import evaluate
 from pretexture.trainers.networks.layers import Scope
 from pretexture.trainers.run import Options, pretrain

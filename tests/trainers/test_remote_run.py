@@ -136,7 +136,7 @@ def test_a_killed_run_goes_on_on_another_machine(s3, shards, data, storage, tmp_
     said = []
     options = Options(data, f"{s3.bucket}/run", storage, steps=40, log_steps=1, device="cpu")
     pretrain(tiny.ROTATION, options, say=said.append)
-    assert "taken up again after step" in "\n".join(said)
+    assert "resumed after step" in "\n".join(said)
     expected = _train_locally(shards, tmp_path / "local", monkeypatch, steps=40)
     assert learned(fetched(f"{s3.bucket}/run", storage, "plot")) == expected
 

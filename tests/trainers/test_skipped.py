@@ -15,13 +15,13 @@ import several
 import tiny
 from learned import learned
 from pretexture.loader import Loader, RecordError, TFRecords, imagenet
+from pretexture.loader.shards.record_options import RecordOptions
 from pretexture.loader.shards.writer import TFRecordWriter, example
 from pretexture.trainers import recipes
 from pretexture.trainers.evaluation import evaluate
 from pretexture.trainers.run import Options, pretrain
 from pretexture.trainers.runs.folder import WorkdirError
 from pretexture.trainers.runs.metrics import read_metrics
-from pretexture.loader.shards.record_options import RecordOptions
 from pretexture.trainers.transfer import features
 
 SKIP = RecordOptions(on_error="skip")

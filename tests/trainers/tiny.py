@@ -68,7 +68,9 @@ class Tiny(tf.Module):
         x = self._conv(image)
         x = tf.nn.relu(self._norm(x, training) if self._norm else x)
         # Quadrants apart, so that a turned image looks turned.
-        height, width = (side // 2 for side in x.shape.as_list()[1:3])
+        # An export takes images of any size.
+        known = zip(x.shape.as_list()[1:3], tf.unstack(tf.shape(x)[1:3]))
+        height, width = ((side if side else found) // 2 for side, found in known)
         quadrants = [x[:, :height, :width], x[:, :height, width:]]
         quadrants += [x[:, height:, :width], x[:, height:, width:]]
         x = tf.concat([tf.reduce_mean(q, [1, 2], keepdims=True) for q in quadrants], 3)

@@ -85,14 +85,14 @@ def use(module, *images, signature="representation"):
 
 def interrupt_after(monkeypatch, steps):
     """Lets runs be interrupted after so many steps, as by Ctrl-C."""
-    after = run_module._AfterStep.__call__
+    after = run_module._Loop.after
 
-    def interrupting(self, step, *values):
-        if step == steps:
+    def interrupting(self, result):
+        if result.step == steps:
             os.kill(os.getpid(), signal.SIGINT)
-        return after(self, step, *values)
+        return after(self, result)
 
-    monkeypatch.setattr(run_module._AfterStep, "__call__", interrupting)
+    monkeypatch.setattr(run_module._Loop, "after", interrupting)
 
 
 def jpeg(pixels, quality=95):

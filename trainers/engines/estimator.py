@@ -1,8 +1,8 @@
 """Steps in the sessions of an Estimator: TensorFlow 1.15 on CPU, GPU and, by `npu_bridge`, on NPU.
 
-The Estimator owns the loop; the report, checkpoints and the end of a run are a session hook, and
-the loader's batches come through `tf.data`. Checkpoints are not the Estimator's but those of
-`..checkpoints`, so that its folder is a passing one and a run goes on in either engine.
+The Estimator owns the loop. A session hook tells the follower of each step, and the loader's
+batches come through `tf.data`. The Estimator's own folder is temporary: checkpoints are those of
+`..runs.checkpoints`, so that either engine can resume a run.
 """
 
 import collections
@@ -22,76 +22,60 @@ from ..recipes import Recipe
 from ..runs import checkpoints
 from ..runs.skipped import each_once
 from ..tasks.task import Batch, Model, Task, objective
-from . import ascend, optimization, sessions
-from .batches import endless, padded
+from . import ascend, engine, optimization, sessions
 from .devices import choose_gpus, cluster
+from .engine import Place, StepResult, Wishes, counted_sums, endless, padded
 from .meeting import together
 from .npu_options import DEFAULTS, NpuOptions
 
 v1: Any = tf.compat.v1
 
 
-@dataclasses.dataclass(frozen=True)
-class OneDevice:
-    """Where steps are made: one device of this process.
-
-    Attributes:
-        words: the device, for people.
-        worker, workers: which process this one is, and of how many.
-        replicas: of this process.
-        bridge: the plugin `npu_bridge.npu_init`; None for CPU and GPU.
-        npu: how an NPU runs.
-    """
-
-    words: str = "CPU"
-    worker: int = 0
-    workers: int = 1
-    replicas: int = 1
-    bridge: Any = None
-    npu: NpuOptions = DEFAULTS
-
-    @property
-    def loop(self) -> int:
-        """Steps between two looks of the host."""
-        return self.npu.iterations_per_loop if self.bridge else 1
-
-
-def open_device(name: str, devices: int = 1, npu: NpuOptions = DEFAULTS) -> OneDevice:
-    """Chooses where steps are made; to be called before anything else of TensorFlow.
-
-    With RANK_ID and RANK_SIZE (NPU) this process is one of several.
+class BridgeNpu(Place):
+    """One NPU for each process.
 
     Args:
-        name: "auto" takes a GPU where there is one; "cpu", "gpu" or "npu".
-        devices: of this process; 1.
-        npu: how an NPU is to run.
-
-    Raises: ValueError where there is no such device, ImportError where its plugin is missing.
+        bridge: the plugin `npu_bridge.npu_init`.
+        options: how the NPU runs.
+        worker, workers: see `Place`.
     """
+
+    def __init__(self, bridge: Any, options: NpuOptions, worker: int = 0, workers: int = 1):
+        super().__init__(f"Ascend NPU, {options.precision_mode}", worker, workers)
+        self.bridge = bridge
+        self.options = options
+
+
+def open_device(name: str, devices: int = 1, npu: NpuOptions = DEFAULTS) -> Place:
+    """Chooses where steps run; see `tf2.open_device`. Only NPUs can be several, one a process."""
     v1.logging.set_verbosity(v1.logging.ERROR)
     if devices != 1:
         raise ValueError(
             f"--devices {devices}: on TensorFlow {tf.__version__} a process has one device; "
-            f"scripts/launch.py starts several processes on NPUs"
+            f"pretexture launch starts several processes on NPUs"
         )
     if name == "npu":
         bridge = ascend.plugin("npu_bridge.npu_init")
         ascend.job_environment()
         ascend.make_folders(npu)
-        rank, ranks = ascend.ranks()
-        words = f"Ascend NPU, {npu.precision_mode}"
-        return OneDevice(words, rank, ranks, bridge=bridge, npu=npu)
+        return BridgeNpu(bridge, npu, *ascend.ranks())
     if cluster().workers > 1:
         raise ValueError(
             f"TF_CONFIG names several workers: on CPU and GPU that needs TensorFlow 2.6 or later, "
-            f"and this is {tf.__version__}"
+            f"but this is {tf.__version__}"
         )
     gpus = choose_gpus(name, 1)
-    return OneDevice(gpus[0].name if gpus else "CPU")
+    return Place(gpus[0].name if gpus else "CPU")
 
 
-class Engine:
-    """A model and how to train and evaluate it; as `tf2.Engine`, which see."""
+class Engine(engine.Engine):
+    """Builds a graph for each call of `fit` and `measure`.
+
+    Ranks (TensorFlow 1.15's name for workers) cannot exchange wishes: the first one's count, and
+    the others end with the error of the first step that it no longer takes part in. The plugin
+    gives all ranks the first one's trained variables at the start, so `start` does nothing; ranks
+    wait for one another within steps only, so neither does `wait`.
+    """
 
     counts_all = False
 
@@ -102,19 +86,15 @@ class Engine:
         spec: Any,
         steps_per_epoch: int,
         seed: int,
-        place: Optional[OneDevice] = None,
+        place: Optional[Place] = None,
     ):
+        super().__init__(recipe, task, spec, steps_per_epoch, seed, place)
         if recipe.precision != "float32":
             raise ValueError(
                 f"precision {recipe.precision}: TensorFlow {tf.__version__} computes in float32; "
-                f"use --precision float32 (what an NPU computes in, --precision-mode says)"
+                f"use --precision float32 (for an NPU, --precision-mode chooses the type)"
             )
-        self._recipe = recipe
-        self._task = task
-        self._spec = spec
-        self._seed = seed
-        self._place = place or OneDevice()
-        self._rate = optimization.schedule(recipe, steps_per_epoch)
+        self._npu = self.place if isinstance(self.place, BridgeNpu) else None
         self._path: Optional[str] = None  # of the checkpoint to start from
         self._made = 0
         self._values: Callable[[], Dict[str, np.ndarray]] = self._initial
@@ -123,71 +103,62 @@ class Engine:
             trained = [v for v in scope.variables.values() if v.trainable]
         self.parameters = sum(int(np.prod(v.shape.as_list())) for v in trained)
 
-    def start(self) -> None:
-        """Nothing: `NPUEstimator` gives ranks the first one's trained variables when it begins."""
-
-    def wait(self) -> None:
-        """Nothing: ranks wait for one another within steps only."""
-
     @property
     def step(self) -> int:
-        """How many steps the model has been trained for."""
         return self._made
 
     def state(self) -> Mapping[str, np.ndarray]:
-        """The values of the variables by name: model, optimiser and step; of the first worker."""
-        return self._values() if self._place.worker == 0 else {}
+        return self._values() if self.place.worker == 0 else {}
 
-    def loader_state(self, loader: Any) -> Dict[str, Any]:
-        """The loader's state after the last step's batch, whatever `tf.data` has taken since."""
+    def loader_state(self, loader: engine.Batches) -> Dict[str, Any]:
+        # `tf.data` may have taken more batches than steps were made.
         epoch, batch = divmod(self._made, len(loader))
         return {**loader.state_dict(), "epoch": epoch, "batch": batch}
 
     def restore(self, path: str) -> Dict[str, Any]:
-        """Continues from a checkpoint; returns the loader's state. Raises CheckpointError."""
         self.restore_model(path)
         return checkpoints.read(path, ["global_step"])[1]
 
     def restore_model(self, path: str) -> None:
-        """Takes model and step, not the optimiser, from a checkpoint. Raises CheckpointError."""
         values, _ = checkpoints.read(path, ["global_step"])
         self._path, self._made = path, int(values["global_step"])
 
     def fit(
-        self, loader: Any, steps: int, after: Any, interrupt: Optional[Interrupt] = None
+        self,
+        loader: engine.Batches,
+        steps: int,
+        follower: engine.Follower,
+        interrupt: Optional[Interrupt] = None,
     ) -> None:
-        """Trains until so many steps have been made in all; see `tf2.Engine.fit`.
-
-        A device that loops makes several steps between two calls of `after`. Of several workers
-        only the first one's wishes count; the others end with it.
-        """
         interrupt = interrupt or Interrupt()
-        loop = self._place.loop
+        loop = self._npu.options.iterations_per_loop if self._npu else 1
         whole = self._made + max(0, steps - self._made) // loop * loop
-        if self._made < whole and not self._train_until(loader, whole, loop, after, interrupt):
+        if self._made < whole and not self._train_until(loader, whole, loop, follower, interrupt):
             return
         if self._made < steps:
             with tempfile.TemporaryDirectory(prefix="pretexture-") as folder:
-                if whole and loop > 1:  # steps that are left over; the loop took batches ahead
+                if whole and loop > 1:  # the loop took batches that belong to the steps left over
                     state = self.loader_state(loader)
                     self._path = checkpoints.Checkpoints(folder).save(whole, self.state(), state)
                     loader.load_state_dict(state)
-                self._train_until(loader, steps, 1, after, interrupt)
+                self._train_until(loader, steps, 1, follower, interrupt)
 
     def _train_until(
-        self, loader: Any, steps: int, loop: int, after: Any, interrupt: Interrupt
+        self,
+        loader: engine.Batches,
+        steps: int,
+        loop: int,
+        follower: engine.Follower,
+        interrupt: Interrupt,
     ) -> bool:
-        """Trains in loops of `loop` steps; returns False if that was ended early."""
+        """Trains in loops of `loop` steps; returns False if the training ended early."""
         batches = interrupt.awaited(endless(loader))
         source = _Source(batches, loader.element_spec, self._task)
-        hook = _Training(self, source, after, loop)
+        hook = _Training(self, source, follower, loop)
         self._run(source, loop, lambda e, feed: e.train(feed, hooks=[hook], max_steps=steps))
         return not (hook.stopped or interrupt.closed)
 
-    def measure(
-        self, loader: Any, after: Callable[[int, int], None]
-    ) -> Tuple[int, Dict[str, float]]:
-        """Counts a loader's images and adds up loss and metrics; see `tf2.Engine.measure`."""
+    def measure(self, loader: engine.Batches, after: Any) -> Tuple[int, Dict[str, float]]:
         size = loader.batch_size
         spec = Batch(*(tf.TensorSpec((size, *part.shape[1:]), part.dtype) for part in self._spec))
         source = _Source(((batch, 0) for batch in each_once(loader)), spec, self._task, size)
@@ -204,24 +175,24 @@ class Engine:
     def _run(self, source: Any, loop: int, go: Callable[[Any, Any], Any]) -> None:
         folder = tempfile.mkdtemp(prefix="pretexture-")
         try:
-            with together(self._place.workers):
+            with together(self.place.workers):
                 go(
                     self._estimator(folder, loop),
                     lambda: dataset(source, index=True).map(_features_and_label),
                 )
         except (tf.errors.OpError, ConnectionError):
-            if source.error is not None:  # which TensorFlow's words would bury
+            if source.error is not None:  # TensorFlow's message would hide it
                 raise source.error from None
             raise
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _estimator(self, folder: str, loop: int) -> Any:
-        place = self._place
-        if place.bridge:
-            options = dataclasses.replace(place.npu, iterations_per_loop=loop)
-            config = ascend.run_config(place.bridge, options, folder, place.workers > 1)
-            return place.bridge.NPUEstimator(self._model_fn, config=config)
+        npu = self._npu
+        if npu:
+            options = dataclasses.replace(npu.options, iterations_per_loop=loop)
+            config = ascend.run_config(npu.bridge, options, folder, npu.workers > 1)
+            return npu.bridge.NPUEstimator(self._model_fn, config=config)
         config = tf.estimator.RunConfig(
             model_dir=folder,
             save_summary_steps=None,
@@ -244,12 +215,8 @@ class Engine:
         if mode == tf.estimator.ModeKeys.EVAL:
             checkpoints.check(str(self._path), variables)
             values = self._task.loss(model, batch, training=False)
-            counted = batch.index >= 0
-            sums = {}
-            for name, value in values.items():
-                total = tf.reduce_sum(tf.where(counted, value, tf.zeros_like(value)))
-                sums[name] = total
-            v1.add_to_collection(_FETCHES, (tf.reduce_sum(tf.cast(counted, tf.int32)), sums))
+            images = tf.reduce_sum(tf.cast(batch.index >= 0, tf.int32))
+            v1.add_to_collection(_FETCHES, (images, counted_sums(values, batch.index)))
             return tf.estimator.EstimatorSpec(
                 mode,
                 loss=tf.reduce_mean(values["loss"]),
@@ -281,21 +248,21 @@ class Engine:
         self, model: Model, batch: Batch, step: tf.Variable, trained: Mapping[str, tf.Variable]
     ) -> Any:
         """The loss, the operation that makes a step, the optimiser's variables, the metrics."""
-        place = self._place
+        npu = self._npu
         before = step.read_value()
         own = optimizer = optimization.optimizer(self._recipe, self._rate, before)
-        key = tf.stack([self._seed, tf.cast(before, tf.int32), place.worker])
+        key = tf.stack([self._seed, tf.cast(before, tf.int32), self.place.replica()])
         total, values = objective(self._task, model, batch, key)
         values = {**values, "lr": self._rate(before)}
-        if place.bridge:
+        if npu:
             optimizer, scale = ascend.bridge_optimizer(
-                place.bridge, optimizer, self._recipe, place.npu, place.workers > 1
+                npu.bridge, optimizer, self._recipe, npu.options, npu.workers > 1
             )
             if scale is not None:
-                # Not the variable's own memory, which the step changes, but a product.
+                # A product has memory of its own, while the step changes the variable's.
                 values["loss_scale"] = scale * tf.cast(before >= 0, tf.float32)
         steps = optimizer.compute_gradients(total, list(trained.values()))
-        # Metrics are of before the step, the scale included.
+        # Metrics, and the scale among them, are those before the step.
         with tf.control_dependencies(list(values.values())):
             applied = optimizer.apply_gradients(steps)
         done = [applied, *v1.get_collection(v1.GraphKeys.UPDATE_OPS)]
@@ -330,7 +297,7 @@ def _features_and_label(batch: Any) -> Tuple[Dict[str, tf.Tensor], tf.Tensor]:
     return {"image": batch["image"], "index": batch["index"]}, batch["label"]
 
 
-# Collections in which a graph hands its tensors to the hooks.
+# Names of the collections in which a graph passes its tensors to the hooks.
 _FETCHES = "pretexture_fetches"
 _STATE = "pretexture_state"
 
@@ -338,11 +305,17 @@ _STATE = "pretexture_state"
 class _Source:
     """Batches as `pretexture.loader.tensorflow.dataset` takes them, checked and padded.
 
+    Args:
+        batches: each with its number of replaced records.
+        spec: shapes and types of a batch.
+        task: checks the labels.
+        size: number of images to which batches are padded; None for no padding.
+
     Attributes:
-        element_spec: of a batch.
-        waited: seconds for batches, in all.
-        skipped: of each batch that no step has taken yet, how many of its records are replacements.
-        error: what ended the iteration.
+        element_spec: see `spec`.
+        waited: seconds spent waiting for batches so far.
+        skipped: numbers of replaced records in the batches that no step has taken yet.
+        error: the error that ended the iteration.
     """
 
     def __init__(
@@ -377,21 +350,23 @@ class _Source:
 
 
 class _Training(v1.train.SessionRunHook):
-    """Tells what each step gave, and hands out the state of the moment.
+    """Tells a follower what each step gave, and gives the engine the state after it.
 
     Args:
-        engine, source, after: see `Engine.fit`.
-        loop: steps of a session's call; the last one's metrics are told.
+        engine: the engine that trains.
+        source: the batches.
+        follower: is told of each call of the session.
+        loop: number of steps that a call makes; the last one's metrics are told.
 
     Attributes:
-        stopped: whether `after` ended the training.
+        stopped: whether the follower ended the training.
     """
 
-    def __init__(self, engine: Engine, source: _Source, after: Any, loop: int):
+    def __init__(self, engine: Engine, source: _Source, follower: engine.Follower, loop: int):
         self.stopped = False
         self._engine = engine
         self._source = source
-        self._after = after
+        self._follower = follower
         self._loop = loop
         self._waited = 0.0
 
@@ -402,7 +377,7 @@ class _Training(v1.train.SessionRunHook):
     def before_run(self, run_context: Any) -> Any:
         step, values, image = self._fetches
         fetches = {"step": step, "values": values}
-        if self._after.shows(self._engine.step + self._loop):
+        if self._follower.shows(self._engine.step + self._loop):
             fetches["image"] = image
         return v1.train.SessionRunArgs(fetches)
 
@@ -415,8 +390,11 @@ class _Training(v1.train.SessionRunHook):
         values = {name: float(value) for name, value in results["values"].items()}
         waited, self._waited = self._source.waited - self._waited, self._source.waited
         skipped = sum(self._source.skipped.popleft() for _ in range(steps))
-        agreed = None if engine._place.worker == 0 else (False, False)
-        if not self._after(engine.step, values, waited, results.get("image"), skipped, agreed):
+        agreed = self._follower.wishes() if engine.place.worker == 0 else Wishes()
+        image = results.get("image")
+        if not self._follower.after(
+            StepResult(engine.step, values, agreed, waited, skipped, image)
+        ):
             self.stopped = True
             run_context.request_stop()
 

@@ -93,8 +93,8 @@ class LossScale:
     INTERVAL = 2000
 
     def __init__(self, fixed: float = 0.0, initial: float = INITIAL, interval: int = INTERVAL):
-        self.value = _counter("loss_scale", fixed or initial, tf.float32)
-        self.good_steps = _counter("good_steps", 0, tf.int32)
+        self.value = counter("loss_scale", fixed or initial, tf.float32)
+        self.good_steps = counter("good_steps", 0, tf.int32)
         self._fixed = bool(fixed)
         self._interval = interval
 
@@ -149,7 +149,8 @@ class LossScale:
         return {} if self._fixed else {"loss_scale": self.value, "good_steps": self.good_steps}
 
 
-def _counter(name: str, value: float, dtype: tf.DType) -> tf.Variable:
+def counter(name: str, value: float, dtype: tf.DType) -> tf.Variable:
+    """A scalar variable that is not trained and is the same in all replicas."""
     return tf.compat.v1.Variable(
         value,
         trainable=False,

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from typing import Any, Callable, Dict, Mapping, Optional, Tuple
+from typing import Any, Dict, Mapping, Optional, Tuple
 
 import numpy as np
 import tensorflow as tf
@@ -13,31 +13,31 @@ from ..recipes import Recipe
 from ..runs import checkpoints
 from ..runs.skipped import each_once
 from ..tasks.task import Batch, Task, objective
-from . import ascend, optimization
-from .batches import endless, padded
+from . import ascend, engine, optimization
 from .devices import choose_gpus, cluster
+from .engine import Place, StepResult, Wishes, counted_sums, endless, padded
 from .meeting import meet, together
 from .npu_options import DEFAULTS, NpuOptions
-from .places import Npu, Place, Strategy
+from .places import Npu, Strategy
 
 
 def open_device(name: str, devices: int = 1, npu: NpuOptions = DEFAULTS) -> Place:
-    """Chooses where steps are made; to be called before anything else of TensorFlow.
+    """Chooses where steps run; call it before anything else of TensorFlow.
 
-    With TF_CONFIG (CPU, GPU) or RANK_ID and RANK_SIZE (NPU) this process is one of several.
+    If TF_CONFIG (CPU, GPU) or RANK_ID and RANK_SIZE (NPU) say so, this process is one of several.
 
     Args:
-        name: "auto" takes GPUs where there are any; "cpu", "gpu" or "npu".
-        devices: of this process; CPUs may be any number, for trying things out.
-        npu: how an NPU is to run.
+        name: "auto" takes GPUs if there are any; "cpu", "gpu" or "npu".
+        devices: number of this process's devices; any number of CPUs, to try things out.
+        npu: how an NPU runs.
 
-    Raises: ValueError where there are no such devices, ImportError where their plugin is missing.
+    Raises: ValueError if there are no such devices, ImportError if their plugin is missing.
     """
     if name == "npu":
         if devices != 1:
             raise ValueError(
-                f"--devices {devices}: an NPU takes a process of its own; scripts/launch.py "
-                f"--nproc {devices} starts as many"
+                f"--devices {devices}: each NPU needs its own process; pretexture launch "
+                f"--nproc {devices} starts them"
             )
         device = ascend.plugin("npu_device")
         ascend.job_environment()
@@ -48,8 +48,8 @@ def open_device(name: str, devices: int = 1, npu: NpuOptions = DEFAULTS) -> Plac
     gpus = choose_gpus(name, devices)
     if name == "auto" and not gpus and those.workers > 1 and tf.test.is_built_with_cuda():
         raise ValueError(
-            f"worker {those.worker} sees no GPU, and others may: say --device cpu or gpu, or start "
-            f"fewer processes on a machine"
+            f"worker {those.worker} sees no GPU, but others may: give --device cpu or gpu, or "
+            f"start fewer processes on a machine"
         )
     words = "CPU"
     if gpus:
@@ -81,25 +81,8 @@ def open_device(name: str, devices: int = 1, npu: NpuOptions = DEFAULTS) -> Plac
     return Strategy(strategy, words, those.worker, those.workers)
 
 
-class Engine:
-    """A model and how to train and evaluate it, one batch a call.
-
-    Args:
-        recipe: what to train and how.
-        task: the recipe's.
-        spec: of the loader's batches, this process's share of each.
-        steps_per_epoch: of the training split.
-        seed: of the initial weights and the random decisions of training steps.
-        place: where steps are made; None for one device, the default one.
-
-    Attributes:
-        parameters: how many the model has that are trained.
-        counts_all: whether `fit` tells each worker of all workers' skipped records.
-
-    Raises: ValueError for a recipe that names something unknown or impossible.
-    """
-
-    counts_all = True
+class Engine(engine.Engine):
+    """Makes one step for each call of a compiled function."""
 
     def __init__(
         self,
@@ -110,25 +93,14 @@ class Engine:
         seed: int,
         place: Optional[Place] = None,
     ):
-        self._task = task
-        self._spec = spec
-        self._seed = seed
-        self._place = place or Place()
+        super().__init__(recipe, task, spec, steps_per_epoch, seed, place)
         dtype = compute_dtype(recipe.precision)
-        with self._place.scope():
+        with self.place.scope():
             scope = Scope(task.scope, seed)
             self._model = task.model(recipe, scope, spec.image.shape[-3:], dtype)
-            self._step = tf.compat.v1.Variable(
-                0,
-                trainable=False,
-                name="global_step",
-                dtype=tf.int64,
-                use_resource=True,
-                aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
-            )
-            self._rate = optimization.schedule(recipe, steps_per_epoch)
+            self._step = optimization.counter("global_step", 0, tf.int64)
             self._optimizer = optimization.optimizer(recipe, self._rate, self._step)
-            self._scaling = self._place.loss_scale(recipe, self._optimizer, dtype)
+            self._scaling = self.place.loss_scale(recipe, self._optimizer, dtype)
         self._variables = {**scope.variables, "global_step": self._step}
         self._trained = {name: v for name, v in scope.variables.items() if v.trainable}
         self._train_step: Optional[Any] = None
@@ -136,136 +108,84 @@ class Engine:
 
     @property
     def step(self) -> int:
-        """How many steps the model has been trained for."""
         return int(self._step.numpy())
 
     def train(self, batch: Any) -> Dict[str, float]:
-        """One step.
-
-        Args:
-            batch: of the loader, this process's share of `recipe.batch_size` images.
-
-        Returns: the means over all processes' batches of the task's loss and metrics before the
-            step, and the learning rate `lr`.
-
-        Raises: ValueError for a label that the task does not know.
-        """
-        return self._make_step(batch, (False, False), 0)[0]
+        """Makes one step, which no other worker takes part in; returns `StepResult.values`."""
+        return self._make_step(batch, Wishes(), 0)[0]
 
     def fit(
-        self, loader: Any, steps: int, after: Any, interrupt: Optional[Interrupt] = None
+        self,
+        loader: engine.Batches,
+        steps: int,
+        follower: engine.Follower,
+        interrupt: Optional[Interrupt] = None,
     ) -> None:
-        """Trains on a loader's batches until so many steps have been made in all.
-
-        Args:
-            loader, steps: see above.
-            after: called after each step with its number, its values (see `train`), the seconds
-                that it waited for its batch, the batch's images or None, and how many records of
-                all workers' batches could not be used; False ends the training. Its method
-                `shows(step)` says whether it will look at the images. Meanwhile `state` and
-                `loader_state` are those after the step. With several workers it is also told what
-                any of them had wished for before the step, by `wishes()`.
-            interrupt: ends the training, too, if it closes the loader.
-        """
         interrupt = interrupt or Interrupt()
         batches = interrupt.awaited(endless(loader))
         step = self.step
-        several = self._place.workers > 1
+        several = self.place.workers > 1
         while step < steps:
             asked = time.monotonic()
             batch, skipped = next(batches, (None, 0))
             if batch is None:
                 return
             waited = time.monotonic() - asked
-            wishes = after.wishes() if several else (False, False)
+            wishes = follower.wishes() if several else Wishes()
             with interrupt.stepping() if several else contextlib.nullcontext():
                 values, agreed, skipped = self._make_step(batch, wishes, skipped)
             step += 1
-            image = batch.image if after.shows(step) else None
-            if not after(step, values, waited, image, skipped, agreed if several else None):
+            if not several:
+                agreed = follower.wishes()
+            image = batch.image if follower.shows(step) else None
+            if not follower.after(StepResult(step, values, agreed, waited, skipped, image)):
                 return
 
-    def measure(
-        self, loader: Any, after: Callable[[int, int], None]
-    ) -> Tuple[int, Dict[str, float]]:
-        """How many images a loader's epoch has, and the sums of the task's loss and metrics.
-
-        A record that took the place of one that could not be used does not count.
-
-        Args:
-            loader: its last batch may be smaller.
-            after: called after each batch with how many batches and images there have been.
-        """
+    def measure(self, loader: engine.Batches, after: Any) -> Tuple[int, Dict[str, float]]:
         images = 0
         sums: Dict[str, float] = {}
         for number, batch in enumerate(each_once(loader), 1):
-            for name, value in self.evaluate(batch, loader.batch_size).items():
-                sums[name] = sums.get(name, 0.0) + value
+            self._task.check_labels(batch.label, batch.index)
+            # The last batch is padded, so that shapes never change.
+            found = self._evaluate_step(_tensors(padded(batch, loader.batch_size)))
+            for name, value in found.items():
+                sums[name] = sums.get(name, 0.0) + float(value)
             images += int((batch.index >= 0).sum())
             after(number, images)
         return images, sums
 
-    def loader_state(self, loader: Any) -> Dict[str, Any]:
-        """The loader's state after the last step's batch."""
-        return loader.state_dict()
-
-    def evaluate(self, batch: Any, size: int) -> Dict[str, float]:
-        """The sums over a batch's images of the task's loss and metrics.
-
-        Args:
-            batch: of the loader, at most `size` images.
-            size: that a smaller batch is padded to, so that shapes never change; the padding is
-                not counted.
-
-        Raises: ValueError for a label that the task does not know.
-        """
-        self._task.check_labels(batch.label, batch.index)
-        values = self._evaluate_step(_tensors(padded(batch, size)))
-        return {name: float(value) for name, value in values.items()}
-
     def state(self) -> Mapping[str, Any]:
-        """The variables by name, or their values: model, optimiser and step.
-
-        Several workers must all ask, at the same step; only the first one gets all of them.
-        """
-        with together(self._place.workers):
-            state = dict(self._place.values({**self._all_variables(), **self._scale()}))
-        if "good_steps" in state:  # which Keras counts in 64 bits
+        with together(self.place.workers):
+            state = dict(self.place.values({**self._all_variables(), **self._scale()}))
+        if "good_steps" in state:  # Keras counts them in 64 bits
             state["good_steps"] = tf.cast(state["good_steps"], tf.int32)
         return state
 
     def restore(self, path: str) -> Dict[str, Any]:
-        """Continues from a checkpoint; returns the loader's state. Raises CheckpointError."""
         return checkpoints.restore(path, self._all_variables(), self._scale())
 
     def restore_model(self, path: str) -> None:
-        """Takes model and step, not the optimiser, from a checkpoint. Raises CheckpointError."""
         checkpoints.restore(path, self._variables)
 
     def start(self) -> None:
-        """Gives all workers the first one's variables.
-
-        Raises: ValueError where they would go on after different steps.
-        """
-        place, step = self._place, self.step
+        place, step = self.place, self.step
         if place.workers == 1:
             return
         with together(place.workers):
             place.start(list({**self._all_variables(), **self._scale()}.values()))
         if abs(self._mean(step) - step) > 0.25:  # means are rounded, and steps are whole
             raise ValueError(
-                f"worker {place.worker} would go on after step {step}, others after another one: "
-                f"--workdir must be the same folder for all of them"
+                f"worker {place.worker} would continue after step {step}, others after another "
+                f"step: --workdir must be the same folder for all of them"
             )
 
     def wait(self) -> None:
-        """Returns when all workers have called it, so that none is missed while others work."""
-        if self._place.workers > 1:
+        if self.place.workers > 1:
             self._mean(0.0)
 
     def _mean(self, value: float) -> float:
         """The mean over all workers."""
-        place = self._place
+        place = self.place
 
         @tf.function(autograph=False)
         def mean(value: tf.Tensor) -> tf.Tensor:
@@ -275,7 +195,7 @@ class Engine:
             return float(mean(tf.constant([value], tf.float32))[0])
 
     def _scale(self) -> Dict[str, tf.Variable]:
-        """The loss scale's variables, which a checkpoint need not have."""
+        """The loss scale's variables, which a checkpoint may lack."""
         return self._scaling.state() if self._scaling else {}
 
     def _all_variables(self) -> Dict[str, tf.Variable]:
@@ -283,14 +203,14 @@ class Engine:
         return {**self._variables, **optimization.state(self._optimizer, self._trained)}
 
     def _compiled(self) -> Any:
-        """The training step; compiling it makes the optimiser's variables."""
+        """The training step; compiling it also makes the optimiser's variables."""
         if self._train_step is None:
             signature = Batch(*(tf.TensorSpec(part.shape, part.dtype) for part in self._spec))
 
             def step(batch: Batch, told: tf.Tensor) -> Any:
-                return self._place.run(self._train, batch, told)
+                return self.place.run(self._train, batch, told)
 
-            # Without AutoGraph, which nothing here needs and which buries the words of an error.
+            # Nothing here needs AutoGraph, which would hide where an error comes from.
             self._train_step = tf.function(
                 step, input_signature=[signature, tf.TensorSpec([3])], autograph=False
             )
@@ -298,23 +218,23 @@ class Engine:
         return self._train_step
 
     def _make_step(
-        self, batch: Any, wishes: Tuple[bool, bool], count: int
-    ) -> Tuple[Dict[str, float], Tuple[bool, bool], int]:
-        """A step's metrics, which of two wishes any worker has, the sum of the workers' counts."""
+        self, batch: Any, wishes: Wishes, count: int
+    ) -> Tuple[Dict[str, float], Wishes, int]:
+        """A step's metrics, what any worker wishes, and the sum of the workers' counts."""
         self._task.check_labels(batch.label, batch.index)
-        with together(self._place.workers):
+        with together(self.place.workers):
             told = tf.constant([*wishes, count], tf.float32)
             values, means = self._compiled()(_tensors(batch), told)
         leave, save, mean = map(float, means)
         metrics = {name: float(value) for name, value in values.items()}
-        return metrics, (leave > 0, save > 0), round(mean * self._place.workers)
+        return metrics, Wishes(leave > 0, save > 0), round(mean * self.place.workers)
 
     def _train(self, batch: Batch, told: tf.Tensor) -> Tuple[Dict[str, tf.Tensor], tf.Tensor]:
         """A replica's part of a step.
 
         Returns: the means of all replicas' metrics, and of `told`, float32 [3].
         """
-        place, scaling = self._place, self._scaling
+        place, scaling = self.place, self._scaling
         key = tf.stack([self._seed, tf.cast(self._step, tf.int32), place.replica()])
         rate = self._rate(self._step)
         with tf.GradientTape() as tape:
@@ -337,21 +257,17 @@ class Engine:
 
     @tf.function(autograph=False)
     def _evaluate_step(self, batch: Batch) -> Dict[str, tf.Tensor]:
-        values = self._task.loss(self._model, batch, training=False)
-        counted = batch.index >= 0
-        return {
-            name: tf.reduce_sum(tf.where(counted, value, tf.zeros_like(value)))
-            for name, value in values.items()
-        }
+        return counted_sums(self._task.loss(self._model, batch, training=False), batch.index)
 
 
 def compute_dtype(precision: str) -> tf.DType:
-    """In which a network computes where a recipe says `precision`.
+    """The type in which a network computes.
 
-    That is float32, or for "mixed" the type of 16 bits that the device is fast at: float16 on a
-    GPU, bfloat16 on a CPU.
+    Args:
+        precision: "float32", or "mixed" for the type of 16 bits that the device computes fast:
+            float16 on a GPU, bfloat16 on a CPU.
 
-    Raises: ValueError where this TensorFlow cannot do it.
+    Raises: ValueError if this TensorFlow does not support it.
     """
     if precision == "float32":
         return tf.float32
@@ -360,7 +276,7 @@ def compute_dtype(precision: str) -> tf.DType:
     if tuple(map(int, tf.__version__.split(".")[:2])) < (2, 12):
         raise ValueError(
             f"precision mixed: TensorFlow {tf.__version__} has no convolutions of 16 bits on a "
-            f"CPU; use --precision float32 (what an NPU computes in, --precision-mode says)"
+            f"CPU; use --precision float32 (for an NPU, --precision-mode chooses the type)"
         )
     return tf.bfloat16
 

@@ -4,15 +4,22 @@ import contextlib
 import json
 import os
 import time
-from typing import Any, Dict, Mapping
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping
 
 import numpy as np
 from pretexture.loader.console.files import write_text
-from pretexture.loader.console.progress import Bar
+from pretexture.loader.console.progress import Bar, duration
+from pretexture.loader.console.redaction import redacted
 
+from ..engines.optimization import schedule
 from .events import EventWriter
-from .metrics import METRICS, SKIPPED, describe, read_metrics
+from .folder import Config
+from .metrics import METRICS, SKIPPED, describe, read_metrics, speed
+from .splits import overlap
 from .views import view_grid
+
+if TYPE_CHECKING:
+    from ..run import Options, Outcome
 
 
 def passes(every: int, before: int, step: int) -> bool:
@@ -133,3 +140,93 @@ class Report:
         self._waited = 0.0
         self._skipped = 0
         self._began = time.monotonic()
+
+
+def plan(config: Config, options: "Options", device: str, step: int) -> List[str]:
+    """What a run will do, in lines of text.
+
+    Args:
+        config, options: of the run.
+        device: where it runs.
+        step: the step after which it starts or is resumed.
+    """
+    recipe = config.recipe
+    rate = schedule(recipe, config.steps_per_epoch)
+    words = [f"{recipe.optimizer}, learning rate {rate.base:g}"]
+    if rate.warmup_epochs:
+        words.append(f"warmed up over {rate.warmup_epochs:g} epochs")
+    if rate.decay_epochs:
+        epochs = ", ".join(f"{epoch:g}" for epoch in rate.decay_epochs)
+        words.append(f"times {rate.decay_factor:g} after epochs {epochs}")
+    words.append(f"weight decay {recipe.weight_decay:g}")
+    lines = [
+        f"task      {recipe.task}",
+        f"data      {redacted(options.data)}, split {recipe.train_split}: {config.records:,} "
+        f"images, {config.steps_per_epoch:,} steps of {recipe.batch_size} an epoch",
+        f"views     {recipe.pipeline}",
+        f"heads     {config.parameters:,} parameters on the frozen {config.module}"
+        if config.module
+        else f"model     {recipe.architecture}, widening factor {recipe.filters_factor:g}: "
+        f"{config.parameters:,} parameters",
+        f"device    {device}, TensorFlow {config.tensorflow}",
+        f"training  {', '.join(words)}",
+        f"steps     {config.steps:,}, {config.steps / config.steps_per_epoch:.3g} epochs",
+        f"workdir   {redacted(options.workdir)}"
+        + (f", resumed after step {step:,}" if step else ""),
+    ]
+    warning = overlap(
+        options.data, recipe.train_split, options.data, recipe.eval_split, options.storage
+    )
+    return [*lines, warning] if warning else lines
+
+
+def result(
+    config: Config,
+    options: "Options",
+    folder: str,
+    first: int,
+    outcome: "Outcome",
+    seconds: float,
+    waited: float,
+) -> List[str]:
+    """What a run did, in lines of text.
+
+    Args:
+        config, options: of the run.
+        folder: its folder.
+        first: the step after which it started or was resumed.
+        outcome: how it ended.
+        seconds: seconds that it took.
+        waited: seconds of these that it spent waiting for data.
+    """
+    step, interrupted = outcome.step, outcome.interrupted
+    steps = step - first
+    if not steps and interrupted:
+        return [f"interrupted before step {step + 1:,} of {config.steps:,}"]
+    if not steps:
+        return [f"nothing to do: step {step:,} of {config.steps:,} was made already"]
+    lines = [
+        f"{'interrupted' if interrupted else 'done'} after step {step:,} of {config.steps:,}: "
+        f"{steps:,} steps in {duration(seconds)}, "
+        f"{speed(steps * config.recipe.batch_size / seconds)}, "
+        f"{waited / seconds:.1%} of the time waiting for data"
+    ]
+    metrics = read_metrics(folder)
+    skipped = sum(line.get(SKIPPED, 0) for line in metrics)
+    if skipped:
+        lines.append(skipped_words(skipped))
+    # Lines at the end may be means over few steps, which say little, so they count only if there
+    # are no others.
+    metrics = [m for m in metrics if m["step"] % options.log_steps == 0] or metrics
+    best = max(metrics, key=lambda line: line.get("accuracy", -line["loss"]))
+    for name, line in (("last", metrics[-1]), ("best", best)):
+        lines.append(f"{name} metrics, at step {line['step']:,}: {describe(line)}")
+    return lines
+
+
+def skipped_words(records: int) -> str:
+    """How many records could not be used, in words."""
+    return (
+        f"skipped {records:,} records that could not be used, counted each time they came up; "
+        "others took their place"
+    )

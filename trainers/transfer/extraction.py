@@ -11,11 +11,11 @@ import numpy as np
 from pretexture.loader import Loader, Pipeline, TFRecords, imagenet
 from pretexture.loader.console.redaction import redacted
 from pretexture.loader.prepare import ray_cluster as cluster
+from pretexture.loader.shards.record_options import RecordOptions
 from pretexture.loader.shards.remote import Storage
 
 from ..recipes import Recipe
 from ..runs.mirror import contents
-from pretexture.loader.shards.record_options import RecordOptions
 from .features import Part, Range, in_order
 
 _BATCHES = 8  # a range

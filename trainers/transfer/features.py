@@ -339,7 +339,7 @@ class FeatureLoader:
         """Where it is."""
         return {"epoch": self._epoch, "batch": self._batch}
 
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continues where another one was."""
         self._epoch, self._batch = state["epoch"], state["batch"]
 

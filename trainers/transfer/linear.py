@@ -10,14 +10,14 @@ from pretexture.loader import Loader, Pipeline, imagenet
 from pretexture.loader.console.files import write_text
 from pretexture.loader.console.redaction import redacted
 from pretexture.loader.language import ops
+from pretexture.loader.shards.record_options import FEATURES
 
 from .. import engines
 from ..evaluation import measure
 from ..recipes import Recipe
-from ..run import Options, fit
+from ..run import Options, Training, fit
 from ..runs.checkpoints import checkpoint_path
 from ..runs.mirror import absolute, contents, copy_of, fetched, open_workdir
-from pretexture.loader.shards.record_options import FEATURES
 from ..tasks.linear import Linear
 from .extraction import Job, on_ray
 from .features import FeatureLoader, extract, in_order
@@ -162,7 +162,8 @@ def linear_eval(
         task = Linear(recipe, frozen.features, frozen.sizes)
         train = loader("train", recipe.batch_size, training=True)
     engine = backend.Engine(recipe, task, train.element_spec, len(train), options.seed, place)
-    outcome = fit(recipe, options, engine, train, records["train"], place, say, module)
+    training = Training(recipe, options, engine, train, records["train"], module)
+    outcome = fit(training, say)
     if outcome.interrupted:
         return outcome.interrupted
 

@@ -1,0 +1,304 @@
+"""The contract that both engines keep: `tf2` on TensorFlow 2, `estimator` on TensorFlow 1.15.
+
+A step is written once, for a replica: a device and its share of the batch. A `Place` runs it on all
+devices of this process and averages over those of all processes. An `Engine` makes the steps and
+tells a `Follower` what each of them gave.
+"""
+
+import abc
+import contextlib
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    ContextManager,
+    Dict,
+    Iterator,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Tuple,
+    Union,
+)
+
+import numpy as np
+import tensorflow as tf
+from pretexture.loader import Batch, Loader
+from pretexture.loader.console.interrupt import Interrupt
+
+from ..recipes import Recipe
+from ..runs.skipped import replaced
+from ..tasks.task import Task
+from . import optimization
+
+if TYPE_CHECKING:
+    from ..transfer.features import FeatureLoader
+
+Batches = Union[Loader, "FeatureLoader"]
+Apply = Callable[[List[tf.Tensor]], Any]
+
+
+class Wishes(NamedTuple):
+    """What happens after a step, because a worker wishes it.
+
+    Attributes:
+        leave: whether the training ends.
+        save: whether a checkpoint is saved.
+    """
+
+    leave: bool = False
+    save: bool = False
+
+
+class StepResult(NamedTuple):
+    """What a training step gave.
+
+    Attributes:
+        step: number of the step, counted from 1. If it lies several behind that of the result
+            before, the device made the steps in between by itself.
+        values: means over all replicas' batches of the task's loss and metrics before the step,
+            and the learning rate `lr`.
+        agreed: what all workers do after this step. On several workers it is what any of them
+            wished before the step; `estimator` can only ask the first worker.
+        waited: seconds that the step waited for its batch.
+        skipped: number of records that could not be used, so that others took their place; see
+            `Engine.counts_all`.
+        image: images of this process's batch, if the follower wants to see them.
+    """
+
+    step: int
+    values: Dict[str, float]
+    agreed: Wishes
+    waited: float
+    skipped: int
+    image: Optional[np.ndarray] = None
+
+
+class Follower(abc.ABC):
+    """Who is told of each step while an engine trains."""
+
+    @abc.abstractmethod
+    def shows(self, step: int) -> bool:
+        """Whether this process wants to see the images of a step."""
+
+    @abc.abstractmethod
+    def wishes(self) -> Wishes:
+        """What this process wishes now."""
+
+    @abc.abstractmethod
+    def after(self, result: StepResult) -> bool:
+        """Is called after each step, while the engine's state is that after the step.
+
+        Returns: False to end the training.
+        """
+
+
+class Place:
+    """Where steps run: one device, which is also the base of all other places.
+
+    Args:
+        words: the device, for people.
+        worker: number of this process.
+        workers: number of processes.
+        replicas: number of this process's devices; each takes an equal part of its batch.
+    """
+
+    def __init__(self, words: str = "CPU", worker: int = 0, workers: int = 1, replicas: int = 1):
+        self.words = words
+        self.worker = worker
+        self.workers = workers
+        self.replicas = replicas
+
+    def scope(self) -> ContextManager[Any]:
+        """The context in which the model's variables are made."""
+        return contextlib.nullcontext()
+
+    def loss_scale(self, recipe: Recipe, optimizer: Any, dtype: tf.DType) -> Optional[Any]:
+        """A `LossScale`, or an object with its methods, if gradients have 16 bits; else None.
+
+        Args:
+            recipe: says whether the scale is fixed.
+            optimizer: the optimiser that applies the gradients.
+            dtype: the type in which the network computes.
+        """
+        return optimization.LossScale(recipe.loss_scale) if dtype == tf.float16 else None
+
+    def run(self, step: Callable[..., Any], batch: Any, *others: tf.Tensor) -> Any:
+        """Calls `step(batch, *others)` in each replica with its part of the batch.
+
+        Returns: what the first replica of this process gives.
+        """
+        return step(batch, *others)
+
+    # Within a step:
+
+    def replica(self) -> tf.Tensor:
+        """The number of this replica among those of all processes, an int32 scalar."""
+        return tf.constant(self.worker)
+
+    def applied(self, gradients: List[tf.Tensor]) -> List[tf.Tensor]:
+        """The gradients that make an optimiser apply the means over all replicas."""
+        return gradients
+
+    def mean(self, values: tf.Tensor) -> tf.Tensor:
+        """The mean of float32 [M] over all replicas."""
+        return values
+
+    def apply_where(self, finite: tf.Tensor, apply: Apply, gradients: List[tf.Tensor]) -> None:
+        """Calls `apply(gradients)` in all replicas if `finite` is true.
+
+        Args:
+            finite: a boolean scalar, the same in all replicas.
+            apply: a function that returns True.
+            gradients: see `applied`.
+        """
+        tf.cond(finite, lambda: apply(gradients), lambda: False)
+
+    # Outside of it, in all processes alike:
+
+    def start(self, variables: List[tf.Variable]) -> None:
+        """Gives all processes the first one's values."""
+
+    def values(self, variables: Mapping[str, tf.Variable]) -> Mapping[str, Any]:
+        """What a checkpoint holds; statistics that replicas keep for themselves as their means.
+
+        Workers other than the first get only those statistics, which take all of them to compute.
+        """
+        return variables
+
+
+class Engine(abc.ABC):
+    """A model, and how to train and evaluate it.
+
+    Args:
+        recipe: what to train and how.
+        task: the recipe's task.
+        spec: shapes and types of the loader's batches, this process's share of each.
+        steps_per_epoch: number of steps in an epoch of the training split.
+        seed: seed of the initial weights and of the random decisions of training steps.
+        place: where steps run; default the device that TensorFlow chooses.
+
+    Attributes:
+        place: see above.
+        parameters: number of the model's trained parameters.
+        counts_all: whether each worker is told of all workers' skipped records, not only its own.
+
+    Raises: ValueError for a recipe that names something unknown or impossible.
+    """
+
+    counts_all = True
+    parameters: int
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        task: Task,
+        spec: Any,
+        steps_per_epoch: int,
+        seed: int,
+        place: Optional[Place] = None,
+    ):
+        self.place = place or Place()
+        self._recipe = recipe
+        self._task = task
+        self._spec = spec
+        self._seed = seed
+        self._rate = optimization.schedule(recipe, steps_per_epoch)
+
+    @property
+    @abc.abstractmethod
+    def step(self) -> int:
+        """Number of steps for which the model has been trained."""
+
+    @abc.abstractmethod
+    def fit(
+        self,
+        loader: Batches,
+        steps: int,
+        follower: Follower,
+        interrupt: Optional[Interrupt] = None,
+    ) -> None:
+        """Trains on a loader's batches.
+
+        Args:
+            loader: gives the batches, epoch after epoch.
+            steps: number of the last step.
+            follower: is told of each step.
+            interrupt: also ends the training, if it closes the loader.
+
+        Raises: ValueError for a label that the task does not know; ConnectionError if another
+            worker is gone.
+        """
+
+    @abc.abstractmethod
+    def measure(
+        self, loader: Batches, after: Callable[[int, int], None]
+    ) -> Tuple[int, Dict[str, float]]:
+        """The number of images in a loader's epoch, and the sums of the task's loss and metrics.
+
+        A record that took the place of one that could not be used does not count.
+
+        Args:
+            loader: gives the batches; the last one may be smaller.
+            after: is called after each batch with the numbers of batches and images so far.
+
+        Raises: ValueError for a label that the task does not know.
+        """
+
+    @abc.abstractmethod
+    def state(self) -> Mapping[str, Any]:
+        """The variables by name, or their values: model, optimiser and step.
+
+        All workers must ask at the same step; only the first gets all of them.
+        """
+
+    @abc.abstractmethod
+    def restore(self, path: str) -> Dict[str, Any]:
+        """Continues from a checkpoint; returns the loader's state. Raises CheckpointError."""
+
+    @abc.abstractmethod
+    def restore_model(self, path: str) -> None:
+        """Takes model and step from a checkpoint, not the optimiser. Raises CheckpointError."""
+
+    def loader_state(self, loader: Batches) -> Dict[str, Any]:
+        """The loader's state after the last step's batch."""
+        return loader.state_dict()
+
+    def start(self) -> None:  # noqa: B027
+        """Gives all workers the first one's variables.
+
+        Raises: ValueError if workers would continue after different steps.
+        """
+
+    def wait(self) -> None:  # noqa: B027
+        """Returns when all workers have called it, so that none is missed while others work."""
+
+
+def endless(loader: Batches) -> Iterator[Tuple[Any, int]]:
+    """A loader's batches, epoch after epoch, each with its number of replaced records."""
+    while True:
+        for batch in loader:
+            yield batch, int(replaced(loader, batch).sum())
+
+
+def padded(batch: Any, size: int) -> Any:
+    """A batch of exactly `size` images; added images have the record number -1."""
+    missing = size - len(batch.index)
+    if not missing:
+        return batch
+    image, label, index = batch.image, batch.label, batch.index
+    return Batch(
+        np.concatenate([image, np.zeros((missing, *image.shape[1:]), image.dtype)]),
+        np.concatenate([label, np.zeros((missing, *label.shape[1:]), label.dtype)]),
+        np.concatenate([index, np.full(missing, -1, index.dtype)]),
+    )
+
+
+def counted_sums(values: Mapping[str, tf.Tensor], index: tf.Tensor) -> Dict[str, tf.Tensor]:
+    """The sums of float32 [N] values over the images whose record number is not -1."""
+    counted = index >= 0
+    return {
+        name: tf.reduce_sum(tf.where(counted, value, tf.zeros_like(value)))
+        for name, value in values.items()
+    }
