@@ -7,10 +7,10 @@ import pytest
 pytest.importorskip("matplotlib")
 
 from matplotlib.axes import Axes
-from pretexture.trainers.transfer import chart
 from pretexture.scripts import evaluate, export, linear_eval, pretrain, run_flags, study
 from pretexture.scripts.marked import replace_marked
 from pretexture.trainers.recipes import LINEAR_EVAL, RECIPES
+from pretexture.trainers.transfer import chart
 
 PARSERS = {
     "pretrain": pretrain._parser,
