@@ -1,8 +1,8 @@
 """The demo's images: about a thousand crops of the photographs in two Python packages.
 
-Each is labelled by its photograph. They are chosen so that there is something to learn: all of
-the photographs have an up and a down, and the crops are large enough to show it, which pictures of
-textures, cells or stars, and flowers seen from above, do not.
+The class of a crop is its photograph. The photographs are chosen so that rotation can be learned:
+each has an up and a down, and the crops are large enough to show it. Pictures of textures, cells or
+stars, and flowers seen from above, have no up and down.
 """
 
 import importlib.util
@@ -13,7 +13,7 @@ from typing import Callable, Dict, NamedTuple, Tuple
 
 from .pillow import Image
 
-TRAIN, VALIDATION = 128, 22  # crops of each photograph
+TRAIN, VALIDATION = 128, 22  # number of crops of each photograph
 SIDE = (96, 500)  # range of a crop's longer side, pixels
 
 _Span = Tuple[float, float]
@@ -21,11 +21,16 @@ _WHOLE = {"train": (0.0, 1.0), "val": (0.0, 1.0)}
 
 
 class Photograph(NamedTuple):
-    """A photograph, and from which part of its width the crops of each split come.
+    """A photograph, and the part of its width that the crops of each split come from.
 
-    Where a narrow part is enough to tell up from down, the parts are disjoint: no training crop
-    shows anything of what validation sees. The others depend on the one object they show, so their
-    validation crops are merely other ones.
+    If a narrow part is enough to tell up from down, the parts are disjoint, so that no training crop
+    shows what validation sees. The other photographs show a single object; there, validation has
+    other crops of the same part.
+
+    Attributes:
+        package: name of the Python package that has the photograph.
+        path: path of the file, from the package's parent folder.
+        spans: left and right end of the part for each split, as shares of the width.
     """
 
     package: str

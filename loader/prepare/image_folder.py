@@ -1,4 +1,4 @@
-"""Folders of images: what lies in them, sorted by split and class, and each image as a JPEG."""
+"""Folders of images: finds the images by split and class, and reads each one as a JPEG."""
 
 import contextlib
 import errno
@@ -21,7 +21,7 @@ SUFFIXES = (
 UNLABELLED = "unlabelled"
 QUALITY = 95
 
-# Names of folders for a split, in any case; of several the first is used.
+# Names of the folders for a split, in any case. If there are several, the first is used.
 _TRAIN = ("train", "training")
 _HELD_OUT = ("val", "valid", "validation", "test", "testing")
 _ORIENTATION = 0x0112  # EXIF tag: how a camera was held; 1 is upright, 2 to 8 are not
@@ -48,14 +48,14 @@ class Entry(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What a folder holds.
+    """What a folder contains.
 
     Attributes:
         classes: names of the classes, sorted.
-        splits: "train" and, where there is one, "validation": its images in random order.
-        ignored: names of files that are no images, or lie outside the class folders.
-        skipped: why files and folders could not be looked at, by name.
-        doubts: sentences about a layout that may not mean what it is taken for.
+        splits: the images of "train" and, if there is one, "validation", in random order.
+        ignored: names of files that are not images, or are outside the class folders.
+        skipped: why files and folders could not be read, by name.
+        doubts: warnings about a layout that may be meant differently.
     """
 
     classes: Tuple[str, ...]
@@ -66,22 +66,21 @@ class Found(NamedTuple):
 
 
 def find(root: str, validation_fraction: Optional[float], seed: int, skip: bool = False) -> Found:
-    """Looks through a folder.
+    """Finds the images in a folder.
 
-    It holds a folder of images for each class; or such folders in `train` (or `training`) and in
-    `val`, `valid`, `validation`, `test` or `testing`, in any case; or simply images, which then
-    form one class. Class folders are searched to any depth. Hidden files count as absent.
+    The folder contains a folder of images for each class; or such folders in `train` (or
+    `training`) and in `val`, `valid`, `validation`, `test` or `testing`, in any case; or images,
+    which then form one class. Class folders are searched to any depth. Hidden files are ignored.
 
     Args:
-        root: the folder.
-        validation_fraction: the part of each class that is held out where there is no folder for
-            validation; a tenth by default.
-        seed: of the choice of images held out, and of the order.
-        skip: whether to leave out files and folders that cannot be looked at. A class whose folder
-            cannot be listed keeps its place among the classes, so that no other gets its label.
+        root: path of the folder.
+        validation_fraction: share of each class that is held out if there is no folder for
+            validation; None for a tenth.
+        seed: random seed for the choice of the images held out, and for the order.
+        skip: whether files and folders that cannot be read are left out. A class whose folder
+            cannot be listed keeps its number, so that no other class gets its label.
 
-    Raises: OSError for a file or folder that cannot be looked at; ValueError if the folder is laid
-        out in another way.
+    Raises: OSError for a file or folder that cannot be read; ValueError for another layout.
     """
     search = _Search(root, skip)
     folders = search.folders(root)
@@ -125,7 +124,7 @@ def find(root: str, validation_fraction: Optional[float], seed: int, skip: bool 
     for label, name in enumerate(classes):
         entries = search.entries(by_class["train"][name], label)
         shuffle(entries)
-        # Rounded so that the classes before this one make up for each other.
+        # Rounding errors of the classes cancel out: the running total is rounded, not each class.
         taken = round((seen + len(entries)) * quota) - round(seen * quota)
         seen += len(entries)
         splits["validation"] += entries[:taken]
@@ -164,7 +163,7 @@ def _named(root: str, folders: Sequence[str], names: Sequence[str]) -> List[str]
 
 
 class _Search:
-    """Looks through folders, and remembers what is no image or cannot be looked at."""
+    """Searches folders, and records what is not an image and what cannot be read."""
 
     def __init__(self, root: str, skip: bool):
         self._root, self._skip = root, skip
@@ -173,13 +172,13 @@ class _Search:
         self.doubts: List[str] = []
 
     def folders(self, folder: str) -> List[str]:
-        """The names of a folder's folders, sorted. Raises: OSError."""
+        """The names of the folders in a folder, sorted. Raises: OSError."""
         if not os.path.isdir(folder):
             raise FileNotFoundError(f"there is no folder {folder}")
         return self._listed(folder)[0]
 
     def by_class(self, folder: str) -> Dict[str, List[str]]:
-        """Paths of the images by class; a class folder that holds none is left out."""
+        """Paths of the images by class; a class folder without images is left out."""
         folders, files = self._listed(folder)
         result = {}
         for name in folders:
@@ -233,7 +232,7 @@ class _Search:
             waiting += [os.path.join(path, name) for name in reversed(folders)]
 
     def _listed(self, folder: str) -> Tuple[List[str], List[str]]:
-        """The names of the folders and of all else, sorted, without hidden ones."""
+        """The names of the folders, and of everything else, sorted and without hidden ones."""
         folders: List[str] = []
         files: List[str] = []
         for name in sorted(name for name in os.listdir(folder) if not name.startswith(".")):
@@ -245,13 +244,13 @@ class _Search:
                     with self._looking_at(path):
                         raise
                     continue
-                is_folder = False  # such as a dangling link: an image that is not there
+                is_folder = False  # such as a dangling link, which counts as a missing image
             (folders if is_folder else files).append(name)
         return folders, files
 
     @contextlib.contextmanager
     def _looking_at(self, path: str) -> Iterator[None]:
-        """Raises what goes wrong with a path in one line that names it, or takes a note of it."""
+        """Turns an OSError about a path into one line, or records it if paths may be skipped."""
         try:
             yield
         except OSError as error:
@@ -270,12 +269,12 @@ def _is_image(path: str) -> bool:
 
 
 class Jpeg(NamedTuple):
-    """An image as a JPEG of three channels or one.
+    """An image as a JPEG with three channels or one.
 
     Attributes:
-        data: the file.
-        height, width: pixels.
-        encoded_anew: whether the file was something else before.
+        data: contents of the JPEG file.
+        height, width: size, pixels.
+        encoded_anew: whether the image was encoded again, because its file could not be kept.
     """
 
     data: bytes
@@ -285,16 +284,16 @@ class Jpeg(NamedTuple):
 
 
 def as_jpeg(path: str, max_pixels: int = MAX_PIXELS) -> Jpeg:
-    """Reads an image file, and where it is not a JPEG in RGB or grey already, makes one of it.
+    """Reads an image file; encodes it as a JPEG unless it is one in RGB or greyscale.
 
-    A JPEG keeps its bytes, once the loader's own decoder has gone through them, unless its EXIF
-    orientation says that it lies on its side: as the loader, like TensorFlow, does not look at
-    that tag, it is turned upright. What is transparent becomes white, and of an animation the first
-    frame counts.
+    A JPEG keeps its bytes if the loader's own decoder can decode them. The exception is a JPEG
+    whose EXIF orientation says that it lies on its side: it is turned upright and encoded again,
+    because the loader, like TensorFlow, ignores that tag. Transparent pixels become white, and an
+    animation becomes its first frame.
 
     Args:
-        path: the file.
-        max_pixels: largest image that is taken, in pixels: what the Loader's `max_pixels` is.
+        path: path of the file.
+        max_pixels: largest image that is taken, width x height; the same as the Loader's.
 
     Raises: ImageError.
     """
@@ -324,7 +323,7 @@ def as_jpeg(path: str, max_pixels: int = MAX_PIXELS) -> Jpeg:
 
 
 def _read(path: str) -> bytes:
-    """The contents of a regular file; to open a pipe would be to wait for its writer."""
+    """The contents of a regular file. A pipe is an error; reading it could wait for ever."""
     with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError("is not a regular file")
@@ -333,7 +332,7 @@ def _read(path: str) -> bytes:
 
 @contextlib.contextmanager
 def _one_limit() -> Iterator[None]:
-    """Without Pillow's own limits on pixels, which warn at one size and refuse at another."""
+    """A context without Pillow's own limit on pixels, so that `max_pixels` is the only limit."""
     before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         yield
@@ -344,7 +343,7 @@ def _one_limit() -> Iterator[None]:
 def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # damaged metadata are no reason to lose the image
+    except Exception:  # an image with damaged metadata can still be used
         return 1
 
 
@@ -367,6 +366,6 @@ def _grey_or_rgb(image: Image.Image) -> Image.Image:
 
 
 def in_shards(entries: Sequence[Entry], count: int) -> List[List[Entry]]:
-    """Cuts a sequence into `count` runs whose lengths differ by at most one."""
+    """Cuts a sequence into `count` parts whose lengths differ by at most one."""
     ends = [len(entries) * i // count for i in range(count + 1)]
     return [list(entries[a:b]) for a, b in zip(ends, ends[1:])]

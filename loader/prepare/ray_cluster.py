@@ -1,4 +1,4 @@
-"""Work spread over a Ray cluster, in worker processes that are replaced where they are killed."""
+"""Spreads work over a Ray cluster; a worker process that is killed is replaced."""
 
 import collections
 import contextlib
@@ -21,15 +21,15 @@ _FAREWELL = 1.0
 
 @contextlib.contextmanager
 def connected(address: str = "") -> Iterator["Cluster"]:
-    """Connects to a Ray cluster, or starts one on this machine and ends it in the end.
+    """A context with a connection to a Ray cluster, which may be started for it.
 
     Args:
-        address: of the cluster, HOST:PORT; "" for that in RAY_ADDRESS, and without it for a Ray of
-            this machine alone.
+        address: address of the cluster, HOST:PORT. If it is "", the address in RAY_ADDRESS is used;
+            without one, a Ray is started on this machine and ended with the context.
 
-    Raises: ImportError where Ray is not installed, OSError where no cluster answers.
+    Raises: ImportError if Ray is not installed; OSError if no cluster answers.
     """
-    # What Ray would say and tell besides.
+    # Ray reports no usage statistics and prints each line of a worker.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
     try:
@@ -38,7 +38,8 @@ def connected(address: str = "") -> Iterator["Cluster"]:
         raise ImportError(
             f"Ray cannot be imported ({error}): pip install 'pretexture[ray]'"
         ) from None
-    gc.collect()  # a worker of an earlier connection would take one of this for itself when it goes
+    # A worker of an earlier connection that is deleted later would release a worker of this one.
+    gc.collect()
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     alone: Dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
     try:
@@ -47,8 +48,8 @@ def connected(address: str = "") -> Iterator["Cluster"]:
             ray.init(address, logging_level=logging.CRITICAL, log_to_driver=False, **alone)
         except (OSError, RuntimeError, ValueError) as error:
             raise OSError(
-                f"Ray at {address}: {' '.join(str(error).split())} (where it wants a token, set "
-                "RAY_AUTH_MODE=token)"
+                f"Ray at {address}: {' '.join(str(error).split())} (if the cluster wants a token, "
+                "set RAY_AUTH_MODE=token)"
             ) from None
         yield Cluster(ray)
     finally:
@@ -57,11 +58,11 @@ def connected(address: str = "") -> Iterator["Cluster"]:
 
 @dataclasses.dataclass(frozen=True)
 class Witness:
-    """A file by which another machine can tell whether it sees the same folder.
+    """A file that shows another machine whether it sees the same folder as this one.
 
     Attributes:
-        path: absolute.
-        contents: as this machine has read them.
+        path: absolute path of the file.
+        contents: contents of the file on this machine.
     """
 
     path: str
@@ -69,18 +70,18 @@ class Witness:
 
     @classmethod
     def of(cls, path: str) -> "Witness":
-        """The file as it is now. Raises OSError."""
+        """A witness of the file as it is now. Raises: OSError."""
         with open(path, "rb") as file:
             return cls(os.path.abspath(path), file.read())
 
     def check(self) -> None:
-        """Raises OSError where the file is not there, or another one is."""
+        """Raises OSError if the file is missing here, or has other contents."""
         if Witness.of(self.path).contents != self.contents:
             raise OSError(f"{self.path} is another file")
 
 
 def _knock(address: str) -> None:
-    """Raises OSError where nobody listens: Ray itself would try for minutes."""
+    """Raises OSError if nothing listens at the address; Ray itself would try for minutes."""
     host, _, port = address.split("://")[-1].rpartition(":")
     if not host:
         return
@@ -91,7 +92,7 @@ def _knock(address: str) -> None:
 
 
 class Cluster:
-    """A Ray cluster that this process is connected to.
+    """A Ray cluster to which this process is connected.
 
     Args:
         ray: the module `ray`.
@@ -101,13 +102,13 @@ class Cluster:
         self._ray = ray
 
     def smallest(self, resource: str) -> int:
-        """How much of "CPU" or "GPU" has the node that has least of it, those without left out."""
+        """The smallest amount of "CPU" or "GPU" on any node that has some; 0 if none has."""
         return min((int(node["Resources"][resource]) for node in self._nodes(resource)), default=0)
 
     def on_each_node(self, function: Callable[[], None]) -> None:
         """Calls a function on each node that has processors.
 
-        Raises: OSError, which names the node, where the function raises something.
+        Raises: OSError that names the node, if the function raises an exception there.
         """
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -131,21 +132,21 @@ class Cluster:
         processors: int = 1,
         gpus: int = 0,
     ) -> Generator[List[Tuple[Any, Any]], None, None]:
-        """Calls what `make` gives with each item, in several processes.
+        """Calls a function with each item, in several worker processes.
 
-        What is killed, worker or node, is replaced and does its item anew. Closing the iterator
+        If a worker or its node is killed, a new worker does the item again. Closing the iterator
         kills the workers at once.
 
         Args:
-            make: called once in each worker.
-            items: one a call, in order.
-            workers: how many at a time; None for as many as the cluster has room for.
-            processors, gpus: that a worker occupies.
+            make: function that returns the function to call; called once in each worker.
+            items: the items, one for each call, in order.
+            workers: number of workers at a time; None for as many as the cluster has room for.
+            processors, gpus: resources of one worker.
 
-        Yields: items that have been done with their results, perhaps none, a few times a second.
+        Yields: a few times a second, the items done since the last time, with their results.
 
-        Raises: what a call raises, or OSError where workers are killed over the same item again
-            and again, or there is no node that has room for one.
+        Raises: what a call raises; OSError if several workers are killed at the same item, or if no
+            node has room for a worker.
         """
         room = sum(
             min(
@@ -159,7 +160,7 @@ class Cluster:
             raise OSError(f"no node of the Ray cluster has the {wanted} that a worker needs")
         left = collections.deque(range(len(items)))
         killed: Dict[Optional[int], int] = collections.Counter()  # workers over an item
-        # A call under way: its worker and item; or whether a worker has started, without an item.
+        # Each running call with its worker and item; a call without an item is a worker's start.
         running: Dict[Any, Tuple[Any, Optional[int]]] = {}
 
         def hire() -> None:
@@ -170,7 +171,7 @@ class Cluster:
             hire()
         began, started = time.monotonic(), False
         try:
-            # A worker that there is no room for any longer is not waited for.
+            # Workers that have not started are not waited for once all items are done.
             while left or any(item is not None for _, item in running.values()):
                 ready, _ = self._ray.wait(list(running), timeout=_POLL)
                 done = []
@@ -179,12 +180,12 @@ class Cluster:
                     try:
                         result = self._result(call)
                     except _KilledError:
-                        self._ray.kill(worker)  # which may just be out of reach
+                        self._ray.kill(worker)  # it may be alive but unreachable
                         killed[item] += 1
                         if killed[item] == _ATTEMPTS:
                             raise OSError(
                                 f"{_ATTEMPTS} worker processes were killed, one after another, at "
-                                "the same work, perhaps for want of memory"
+                                "the same work, perhaps because they were out of memory"
                             ) from None
                         if item is not None:
                             left.appendleft(item)
@@ -227,11 +228,11 @@ class Cluster:
 
 
 class _KilledError(OSError):
-    """A worker that is no more."""
+    """A worker process that was killed."""
 
 
 class _Worker:
-    """What a worker process does; a Ray actor."""
+    """A worker process; a Ray actor."""
 
     def __init__(self) -> None:
         self._call: Optional[Callable[[Any], Any]] = None

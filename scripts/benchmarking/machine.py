@@ -1,4 +1,4 @@
-"""What was measured on: the processor and the versions of all that takes part."""
+"""The machine and the software: the processor, and the versions of packages and libraries."""
 
 import os
 import pathlib
@@ -9,13 +9,18 @@ import sys
 from typing import Dict, Iterable, List, Optional, Tuple
 
 try:
-    from importlib import metadata
-except ImportError:  # Python 3.7
-    import importlib_metadata as metadata  # type: ignore[no-redef]
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as _version
+except ImportError:  # Python 3.7, whose setuptools knows the same
+    from pkg_resources import DistributionNotFound as PackageNotFoundError  # type: ignore
+    from pkg_resources import get_distribution
+
+    def _version(name: str) -> str:
+        return get_distribution(name).version
 
 
 def processor() -> str:
-    """The processor's name, as far as the system tells it."""
+    """The processor's name, or its architecture if the system does not give a name."""
     try:
         with open("/proc/cpuinfo") as file:
             for line in file:
@@ -27,27 +32,27 @@ def processor() -> str:
 
 
 def available() -> List[int]:
-    """Numbers of the processors that this process may run on; [] where one cannot choose."""
+    """Numbers of the processors that this process may use; [] if the system cannot tell."""
     if not hasattr(os, "sched_getaffinity"):
         return []
     return sorted(os.sched_getaffinity(0))
 
 
 def version(distributions: Iterable[str]) -> Optional[str]:
-    """Name and version of the first distribution that is installed."""
+    """Name and version of the first of these distributions that is installed, or None."""
     for name in distributions:
         try:
-            return f"{name} {metadata.version(name)}"
-        except metadata.PackageNotFoundError:
+            return f"{name} {_version(name)}"
+        except PackageNotFoundError:
             continue
     return None
 
 
 def libjpeg_version() -> str:
-    """The version of libjpeg-turbo that the compiled core runs on.
+    """The version of libjpeg-turbo that the compiled core uses, or "unknown".
 
-    Asked of a process of its own, since other libraries may have brought their copies into this
-    one.
+    It is looked up in a new process, because other packages may have loaded copies of their own
+    into this one.
     """
     code = (
         "from pretexture.loader import _core\n"
