@@ -18,14 +18,14 @@ class PipelineError(ValueError):
 class RecordError(ValueError):
     """A record that cannot be read, parsed or decoded.
 
-    The message reads `PATH at byte OFFSET (record NUMBER): reason`, with all that a terminal might
-    obey escaped, and without the secrets of a URL.
+    The message reads `PATH at byte OFFSET (record NUMBER): reason`. Control characters in it are
+    escaped, and the secrets of URLs are hidden.
 
     Attributes:
-        path: the shard.
+        path: path or URL of the shard.
         offset: bytes from the start of the shard to the start of the record.
-        record: record number within the data set; None where the shard's framing is broken, so
-            that no number can be given.
+        record: record number in the data set; None if the record has no number, because the shard
+            is broken at this place.
         reason: what is wrong.
     """
 

@@ -22,7 +22,7 @@ ALL: Dict[str, Pipeline] = {
 
 
 def find(text: str) -> Pipeline:
-    """The preset of that name, whatever its case, or else the pipeline that the text is.
+    """The preset of that name, in upper or lower case; otherwise the text as a pipeline.
 
     Raises: PipelineError.
     """

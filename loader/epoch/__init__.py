@@ -1,1 +1,1 @@
-"""Random draws and the order of an epoch: pure functions of seed, epoch and position."""
+"""Random draws, the order of an epoch, and what each worker reads of it: all pure functions."""

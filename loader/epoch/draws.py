@@ -1,41 +1,43 @@
-"""Random draws as pure functions, and the order of an epoch.
+"""Random draws and permutations as pure functions.
 
 Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) turns a key
 (the seed) and a counter into four 32-bit words. Every random decision of the pipeline is one such
-call, so that it depends on nothing but what is named in its counter:
+call, so it depends only on the seed and on what its counter names:
 
     counter = (block, stream << 16 | view, record number, epoch)
 
-`stream` is the operation's (see `ops`), `view` the number of the view that decides: 0 before any
-split, afterwards the view's place in the flattened order of the splits so far. `Patches` counts the
-patches that it makes, `Jigsaw` and `Pair` the groups of patches, all others the views that they
-find. Streams from 0xfff0 on are the loader's own.
+`stream` is the stream of random numbers of an operation (see `language.ops`). `view` is the number
+of the view that the decision is about: 0 before any split, afterwards the view's place in the
+flattened order of the splits so far. `Patches` counts the patches that it makes, `Jigsaw` and
+`Pair` count the groups of patches, and all others count the views that they are given. Streams from
+0xfff0 on belong to the loader.
 
 The words of a block turn into
     uniform(word)        word / 2**32, a double in [0, 1)
     below(word, n)       (word * n) >> 32, an integer in 0..n-1
 
-and into the operations' decisions, where w0..w3 are the words of block 0:
+and into the decisions of the operations. With w0..w3 the words of block 0:
     Resize (randomize)   method number below(w0, 4) of `ops.METHODS`
     Crop                 top = below(w0, H - h + 1), left = below(w1, W - w + 1)
     InceptionCrop        try t uses block t; see `inception_crop`
-    Flip                 mirrored where uniform(w0) < 0.5
-    Gray                 grey where uniform(w0) < probability
-    Distort              order: fast: 0 where uniform(w0) < 0.25, else 1; slow: below(w0, 4)
+    Flip                 mirrored if uniform(w0) < 0.5
+    Gray                 grey if uniform(w0) < probability
+    Distort              order: fast: 0 if uniform(w0) < 0.25, else 1; slow: below(w0, 4)
                          brightness (2 uniform(w1) - 1) * 32, on values of [0, 255]
                          saturation 0.5 + uniform(w2)
                          hue (2 uniform(w3) - 1) * 0.2, contrast 0.5 + uniform(w0 of block 1)
     Patches              top = below(w0, jitter + 1), left = below(w1, jitter + 1) in its cell
     Jigsaw, Pair         label below(w0, number of labels)
 
-A record that `on_error="skip"` replaces gives way to record below(w0, records) of block a, stream
-0xfffc, view 0 with its own number in the counter; a = 0, 1, … until one can be read.
+With `on_error="skip"`, a record that cannot be used is replaced by record below(w0, records). The
+words are those of stream 0xfffc, view 0 and the number of the record that is replaced, in block 0;
+if that record cannot be used either, in block 1, and so on.
 
 The order of an epoch is a permutation of 0..n-1 computed index by index: a Feistel network of six
-rounds on the smallest even number of bits (at least 2) that holds n - 1, walked along its cycle
+rounds on the smallest even number of bits (at least 2) that holds n - 1, applied again and again
 until the result is below n (Black and Rogaway, "Ciphers with arbitrary finite domains", CT-RSA
-2002). With half = bits / 2, round r maps (left, right) to (right, left ^ f(right)), where f is the
-low `half` bits of w0 of the counter (right, domain << 16 | r, which, epoch).
+2002). With half = bits / 2, round r maps (left, right) to (right, left ^ f(right)), and f(right) is
+the low `half` bits of w0 of the counter (right, domain << 16 | r, which, epoch).
 """
 
 import math
@@ -45,7 +47,7 @@ _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _MASK = 0xFFFFFFFF
 
-# Domains of the permutations and the stream of replacements; see the module's docstring.
+# The domains of the permutations, and the stream of replacements; see the top of the module.
 ORDER_RECORDS = 0xFFFF
 ORDER_BLOCKS = 0xFFFE
 ORDER_WINDOW = 0xFFFD
@@ -77,13 +79,13 @@ def below(word: int, n: int) -> int:
 
 
 class Draws:
-    """The draws of one record in one epoch."""
+    """The random draws of one record in one epoch."""
 
     def __init__(self, seed: int, epoch: int, record: int):
         self._seed, self._epoch, self._record = seed, epoch, record
 
     def block(self, stream: int, view: int, block: int = 0) -> Words:
-        """The words of one block of an operation's stream."""
+        """The four words of one block of a stream."""
         return philox(self._seed, (block, stream << 16 | view, self._record, self._epoch))
 
 
@@ -97,11 +99,10 @@ def inception_crop(
     aspect: Tuple[float, float],
     last_position: bool = True,
 ) -> Tuple[int, int, int, int]:
-    """Top, left, height and width of a random window, as `sample_distorted_bounding_box`.
+    """Top, left, height and width of a random window, drawn as by `sample_distorted_bounding_box`.
 
-    That never takes the last of several positions, as here without `last_position`.
-
-    Rounding is half to even; everything is computed in doubles.
+    TensorFlow's function never draws the last of several positions; this one may if `last_position`
+    is set. Halves are rounded to even, and everything is computed in doubles.
     """
     smallest, largest = area[0] * (height * width), area[1] * (height * width)
     for attempt in range(100):
@@ -129,7 +130,10 @@ def inception_crop(
 
 
 def permute(seed: int, epoch: int, domain: int, which: int, n: int, index: int) -> int:
-    """Where the keyed permutation of 0..n-1 sends `index`."""
+    """The number that the keyed permutation of 0..n-1 sends `index` to.
+
+    `domain` and `which` tell the permutations of one seed and epoch apart.
+    """
     half = _half_bits(n)
     mask = (1 << half) - 1
     while True:
@@ -143,7 +147,7 @@ def permute(seed: int, epoch: int, domain: int, which: int, n: int, index: int) 
 
 
 def permute_inverse(seed: int, epoch: int, domain: int, which: int, n: int, index: int) -> int:
-    """What `permute` sends to `index`: the same rounds, undone from the last."""
+    """The number that `permute` sends to `index`: the same rounds, undone from the last one."""
     half = _half_bits(n)
     mask = (1 << half) - 1
     while True:

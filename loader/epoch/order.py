@@ -1,7 +1,8 @@
 """The order of an epoch: a pure function from positions to record numbers.
 
-Nothing is shuffled and nothing stored. A keyed permutation (see `draws.permute`) says which record
-stands at a position, so that an epoch can be entered anywhere and shared among any workers.
+Nothing is shuffled and nothing is stored. A keyed permutation (see `draws.permute`) says which
+record stands at a position, so an epoch can be entered at any position and shared by any number of
+workers.
 """
 
 import dataclasses
@@ -15,16 +16,16 @@ from . import draws
 
 @dataclasses.dataclass(frozen=True)
 class WindowShuffle:
-    """Shuffles within a moving window, for storage where reading all over the data set is slow.
+    """Shuffles within a moving window, for storage on which random access is slow.
 
-    The data set is cut into blocks of consecutive records, the last of which may be shorter. The
-    blocks are permuted; every `blocks` of that order form a window, of which the last may hold
-    fewer; and records are permuted within their window. So at any time only one window's blocks,
-    and the next one's, are being read.
+    The data set is cut into blocks of consecutive records; the last block may be shorter. The
+    blocks are permuted, and every `blocks` of them in that order form a window; the last window may
+    have fewer. Records are permuted within their window. So at any time only the blocks of one
+    window, and of the next one, are being read.
 
     Args:
-        block: records in a block.
-        blocks: blocks in a window.
+        block: number of records in a block.
+        blocks: number of blocks in a window.
     """
 
     block: int = 1024
@@ -43,10 +44,10 @@ Shuffle = Union[bool, WindowShuffle]
 
 
 def record_at(seed: int, epoch: int, n: int, shuffle: Shuffle, position: int) -> int:
-    """The record at `position` of an epoch over `n` records; each stands at one position.
+    """The record at `position` of an epoch over `n` records.
 
-    True permutes all records, False leaves them in file order. Every case takes constant time and
-    no memory.
+    True permutes all records, False leaves them in file order. Each takes constant time and no
+    memory.
     """
     if isinstance(shuffle, WindowShuffle):
         return _in_windows(seed, epoch, n, shuffle, position)
@@ -71,14 +72,14 @@ def core_arguments(shuffle: Shuffle) -> Tuple[str, int, int]:
 
 
 def window_at(seed: int, epoch: int, n: int, shuffle: WindowShuffle, position: int) -> int:
-    """The window that holds a position of an epoch over `n` records."""
+    """The number of the window that has a position of an epoch over `n` records."""
     return _Windows(seed, epoch, n, shuffle).at(position)
 
 
 def window_blocks(
     seed: int, epoch: int, n: int, shuffle: WindowShuffle, window: int
 ) -> List[Tuple[int, int]]:
-    """The records of a window: for each of its blocks the first, and the one behind the last."""
+    """The records of a window: for each of its blocks the first record and the end."""
     windows = _Windows(seed, epoch, n, shuffle)
     first, end = windows.places(window)
     chosen = [windows.block(place) * shuffle.block for place in range(first, end)]
@@ -93,8 +94,7 @@ def _in_windows(seed: int, epoch: int, n: int, shuffle: WindowShuffle, position:
     size = windows.start(end) - begin
     record = draws.permute(seed, epoch, draws.ORDER_WINDOW, window, size, position - begin)
 
-    # Count through the window's blocks: behind the short one, every record is further on by what
-    # it lacks.
+    # If the window has the short block, records after it are shifted by what that block lacks.
     short = windows.short
     if first <= short < end and record >= windows.start(short + 1) - begin:
         record += windows.missing
@@ -105,9 +105,9 @@ class _Windows:
     """The order of the blocks in an epoch, cut into windows.
 
     Attributes:
-        count: blocks.
-        missing: records by which the last block of the data set is short.
-        short: the place of that one in the order; it decides where later windows begin.
+        count: number of blocks.
+        missing: number of records that the last block of the data set lacks.
+        short: place of that block in the order; later windows begin earlier because of it.
     """
 
     def __init__(self, seed: int, epoch: int, n: int, shuffle: WindowShuffle):
@@ -124,15 +124,15 @@ class _Windows:
         return place * self._shuffle.block - (self.missing if place > self.short else 0)
 
     def places(self, window: int) -> Tuple[int, int]:
-        """The window's first place in the order, and the one behind its last."""
+        """The first place of a window in the order, and its end."""
         blocks = self._shuffle.blocks
         return window * blocks, min((window + 1) * blocks, self.count)
 
     def at(self, position: int) -> int:
-        """The window that holds a position."""
+        """The number of the window that has a position."""
         window = position // (self._shuffle.block * self._shuffle.blocks)
         return window + (position >= self.start(self.places(window)[1]))
 
     def block(self, place: int) -> int:
-        """Which block stands at a place."""
+        """The block at a place of the order."""
         return draws.permute(*self._key, draws.ORDER_BLOCKS, 0, self.count, place)

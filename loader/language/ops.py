@@ -1,8 +1,8 @@
 """The primitive operations that every backend carries out, and when each may follow the others.
 
 Users write steps; each step turns, for training or for evaluation, into a few of these operations.
-An operation also knows what it does to the size and number of an image's views and what must not
-have come before it: `follow` checks that and updates an `Outline`. So the checker is a loop.
+`follow` is the rule of an operation: what must not come before it, and how it changes the size and
+the number of an image's views. So the checker is a loop that passes an `Outline` along.
 
 `stream` numbers the random draws of an operation (see `pretexture.loader.epoch.draws`). It depends
 only on the step's place in the pipeline, so training and evaluation agree on it.
@@ -96,11 +96,11 @@ class Outline:
 
 @dataclasses.dataclass(frozen=True)
 class Op:
-    """What all operations share.
+    """The base class of all operations.
 
     Attributes:
-        keeps_bytes: whether pixels that are still the decoded bytes stay so.
-        stream: number of the operation's random draws.
+        keeps_bytes: whether the operation only chooses among decoded pixels, and changes none.
+        stream: stream of random numbers that the operation draws from.
     """
 
     keeps_bytes: ClassVar[bool] = False
@@ -197,7 +197,7 @@ class InceptionCrop(Op):
 
 @dataclasses.dataclass(frozen=True)
 class CentralFraction(Op):
-    """The central window left when int(side x (1 - fraction) / 2) pixels go from each edge."""
+    """The central window, after int(side x (1 - fraction) / 2) pixels are cut off at each edge."""
 
     keeps_bytes: ClassVar[bool] = True
 
@@ -233,7 +233,8 @@ class Gray(Op):
         """Changes colours; with `wrap` only those of decoded bytes."""
         if self.wrap and not outline.decoded:
             raise PipelineError(
-                "wrap=True is of bytes: it must come before what resizes, splits or colours"
+                "wrap=True works on bytes: it must come before all steps that resize, split or "
+                "colour the image"
             )
         outline.color()
 
@@ -277,7 +278,10 @@ class Patches(Op):
 
 @dataclasses.dataclass(frozen=True)
 class Jigsaw(Op):
-    """Puts patch `permutations[label][i]` in place i; the label is drawn or the record number's."""
+    """Puts patch `permutations[label][i]` in place i.
+
+    The label is drawn, or without `random` it is the record number mod the number of permutations.
+    """
 
     permutations: Tuple[Tuple[int, ...], ...]
     random: bool
@@ -296,7 +300,7 @@ class Jigsaw(Op):
 
 @dataclasses.dataclass(frozen=True)
 class Pair(Op):
-    """Keeps the centre patch and neighbour number `label`; the label as for `Jigsaw`."""
+    """Keeps the centre patch and neighbour number `label`, which is chosen as for `Jigsaw`."""
 
     random: bool
 

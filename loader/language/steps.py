@@ -1,7 +1,7 @@
 """The steps of the pipeline language, one small class each.
 
-A step is written `name(args)`; the class's docstring says what it does, its fields are its
-arguments. `ops(training, stream)` gives the primitive operations that it stands for.
+A step is written `name(args)`. The docstring of its class says what it does, and the fields are its
+arguments. `ops(training, stream)` gives the primitive operations that the step stands for.
 """
 
 import dataclasses
@@ -16,21 +16,28 @@ from . import ops
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-# Draws of one step never meet those of another: step number s owns streams 16 s .. 16 s + 15.
+# Every step has streams of its own, so that its draws are independent of those of other steps: step
+# number s owns streams 16 s .. 16 s + 15.
 STREAMS_PER_STEP = 16
 
-# Largest size of a number that maps pixel values: what it gives fits a float32 easily.
+# Largest absolute value of a number that pixels are multiplied by or that is added to them. The
+# result easily fits in a float32.
 LARGEST = 1e6
 
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """What all steps share. Subclasses set `name` and define `ops`."""
+    """The base class of all steps. Subclasses set `name` and define `ops`."""
 
     name: ClassVar[str]
 
     def ops(self, training: bool, stream: int) -> List[ops.Op]:
-        """The primitive operations, whose draws use the streams from `stream` on."""
+        """The primitive operations.
+
+        Args:
+            training: whether the operations are for training.
+            stream: first of the step's streams of random numbers.
+        """
         raise NotImplementedError
 
     def __str__(self) -> str:
@@ -91,7 +98,7 @@ def _interval(step: Step, field: str, smallest: float, largest: float) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Resize(Step):
-    """Resamples to exactly h x w pixels (w = h where it is left out).
+    """Resamples to exactly h x w pixels; w is h by default.
 
     Args:
         h, w: height and width of the result, pixels.
@@ -99,8 +106,9 @@ class Resize(Step):
             footprint).
         coords: "half_pixel" samples at (i + 0.5) * scale - 0.5, "tf1" at i * scale as TensorFlow 1
             did. "area" is the same in both.
-        antialias: widens the bilinear kernel by the scale where the image shrinks.
-        randomize: in training draws one of the four methods for each image, whatever `method` is.
+        antialias: whether the bilinear kernel becomes wider by the scale if the image shrinks.
+        randomize: whether training draws one of the four methods for each image and ignores
+            `method`.
 
     Shapes: [H, W, C] -> [h, w, C].
     """
@@ -161,9 +169,10 @@ class ResizeSmall(Step):
 
 @dataclasses.dataclass(frozen=True)
 class Crop(Step):
-    """Takes a window of h x w pixels (w = h where it is left out).
+    """Takes a window of h x w pixels; w is h by default.
 
-    At a uniform random position in training; centred in evaluation, at offset (H - h) // 2.
+    The position is random and uniform in training. In evaluation the window is centred, at offset
+    (H - h) // 2.
     """
 
     name: ClassVar[str] = "crop"
@@ -180,7 +189,7 @@ class Crop(Step):
 
 @dataclasses.dataclass(frozen=True)
 class CenterCrop(Step):
-    """Takes the central window of h x w pixels (w = h where it is left out)."""
+    """Takes the central window of h x w pixels; w is h by default."""
 
     name: ClassVar[str] = "center_crop"
     h: int
@@ -196,15 +205,15 @@ class CenterCrop(Step):
 
 @dataclasses.dataclass(frozen=True)
 class InceptionCrop(Step):
-    """Takes a window of random area and aspect ratio; identity in evaluation. No resize.
+    """Takes a window of random area and aspect ratio, without resizing; identity in evaluation.
 
-    As TensorFlow's `sample_distorted_bounding_box` with the whole image as the object.
+    It works like TensorFlow's `sample_distorted_bounding_box` with the whole image as the object.
 
     Args:
         area: range of the window's share of the image's area.
         aspect: range of width / height.
-        last_position: False never takes the window at the bottom or at the right edge, unless it is
-            as high or as wide as the image; so does TensorFlow.
+        last_position: whether the window may touch the bottom or the right edge although it is not
+            as high or as wide as the image. TensorFlow never draws such a window.
     """
 
     name: ClassVar[str] = "inception_crop"
@@ -242,9 +251,10 @@ class Gray(Step):
     """With probability p (in evaluation too) each channel becomes the mean of R, G and B.
 
     Args:
-        p: the probability.
-        wrap: as TensorFlow computes the mean of bytes, `(R + G + B) % 256 // 3`: [200, 201, 202]
-            becomes 30. It must come before what resizes, splits or colours the image.
+        p: probability.
+        wrap: whether the mean is `(R + G + B) % 256 // 3`, as TensorFlow computes the mean of
+            bytes: [200, 201, 202] becomes 30. The step must then come before all steps that resize,
+            split or colour the image.
     """
 
     name: ClassVar[str] = "gray"
@@ -263,11 +273,11 @@ class Gray(Step):
 
 @dataclasses.dataclass(frozen=True)
 class Distort(Step):
-    """Colour distortion of the Inception preprocessing; identity in evaluation.
+    """The colour distortion of Inception preprocessing; identity in evaluation.
 
     Args:
-        fast: brightness and saturation only; False adds hue and contrast, in the four published
-            orders.
+        fast: whether only brightness and saturation change. False also changes hue and contrast, in
+            the four published orders.
     """
 
     name: ClassVar[str] = "distort"
@@ -285,14 +295,14 @@ class Distort(Step):
 class Inception(Step):
     """Inception preprocessing: inception_crop, resize, flip, distort, range(-1, 1).
 
-    In evaluation the central 87.5% of each side, resized, range(-1, 1).
+    Evaluation takes the central 87.5% of each side, resizes it and applies range(-1, 1).
 
     Args:
         h, w: height and width of a view, pixels.
         views: number of independent views; more than one adds a dimension.
-        fast: as in `distort`.
-        coords: as in `resize`.
-        aspect, last_position: as in `inception_crop`.
+        fast: see `distort`.
+        coords: see `resize`.
+        aspect, last_position: see `inception_crop`.
     """
 
     name: ClassVar[str] = "inception"
@@ -313,7 +323,7 @@ class Inception(Step):
         _flag(self, "last_position")
 
     def ops(self, training: bool, stream: int) -> List[ops.Op]:
-        """The operations of the steps that it names."""
+        """The operations of its steps; in evaluation those of the central crop."""
         steps: List[Step] = [
             InceptionCrop(aspect=self.aspect, last_position=self.last_position),
             Resize(self.h, self.w, coords=self.coords),
@@ -340,11 +350,11 @@ class Patches(Step):
 
     Args:
         n: cells per side.
-        jitter: pixels by which a patch is smaller than its cell; drawn anew for each patch in
-            training, centred in evaluation.
+        jitter: pixels by which a patch is smaller than its cell. Its place in the cell is drawn for
+            each patch in training, and is the centre in evaluation.
 
     Shapes: [H, W, C] -> [n * n, H // n - jitter, W // n - jitter, C].
-    Raises: PipelineError where a patch would be empty.
+    Raises: PipelineError if a patch would be empty.
     """
 
     name: ClassVar[str] = "patches"
@@ -362,13 +372,14 @@ class Patches(Step):
 
 @dataclasses.dataclass(frozen=True)
 class Jigsaw(Step):
-    """Shuffles the patches by a permutation of a set; the label becomes its number.
+    """Shuffles the patches by a permutation from a set; its number becomes the label.
 
-    Drawn for each image in training; record number mod set size in evaluation.
+    The permutation is drawn for each image in training. In evaluation its number is the record
+    number mod the size of the set.
 
     Args:
-        set: "maximal-N" (`permutations.maximal(N)`, 9 patches), "published" (the paper's 100,
-            9 patches), or the path of a file that `permutations.load` reads.
+        set: name of the set: "maximal-N" (`permutations.maximal(N)`, 9 patches) or "published" (the
+            paper's 100, 9 patches); or the path of a file that `permutations.load` reads.
     """
 
     name: ClassVar[str] = "jigsaw"
@@ -401,10 +412,11 @@ def _permutation_set(name: str) -> Tuple[Tuple[int, ...], ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Pair(Step):
-    """Keeps the centre patch and one of its neighbours; the label becomes the neighbour's number.
+    """Keeps the centre patch and one of its neighbours, whose number becomes the label.
 
-    Neighbours are numbered row by row without the centre, 0..7 for 3 x 3 patches. Drawn for each
-    image in training; record number mod their count in evaluation.
+    Neighbours are numbered row by row without the centre, 0..7 for 3 x 3 patches. The neighbour is
+    drawn for each image in training. In evaluation its number is the record number mod the number
+    of neighbours.
 
     Shapes: [n * n, h, w, C] -> [2, h, w, C], the centre first.
     """
@@ -454,8 +466,9 @@ class Normalize(Step):
     """(x / 255 - mean) / std for each channel.
 
     Args:
-        mean: three numbers in units of [0, 1], or "imagenet" for that data set's mean and std.
-        std: three numbers; left out with "imagenet".
+        mean: mean of each channel, on values of [0, 1]; or "imagenet" for the mean and standard
+            deviation of ImageNet.
+        std: standard deviation of each channel; None with "imagenet".
     """
 
     name: ClassVar[str] = "normalize"
@@ -482,9 +495,9 @@ class Normalize(Step):
 
 @dataclasses.dataclass(frozen=True)
 class Standardize(Step):
-    """Each view to mean 0 and standard deviation 1: (x - mean) / max(std, 1 / sqrt(n)).
+    """Gives each view mean 0 and standard deviation 1: (x - mean) / max(std, 1 / sqrt(n)).
 
-    Over all its n values, as `tf.image.per_image_standardization`.
+    The statistics are over all n values of the view, as in `tf.image.per_image_standardization`.
     """
 
     name: ClassVar[str] = "standardize"

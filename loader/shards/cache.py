@@ -1,9 +1,9 @@
 """Copies of remote shards in a local folder of bounded size.
 
-Only the folder itself says what is in it, so the processes of a machine share it, and one that is
-killed leaves nothing to clear up. A copy is whole as soon as it has its name. Whoever uses one
-holds a shared `flock` on it; who fetches one an exclusive lock on its `.part`; and only what nobody
-holds is removed, the least recently used first.
+The folder is the only record of its contents, so the processes of a machine can share it, and a
+killed process leaves nothing to repair. A copy is complete as soon as it has its name. A reader
+holds a shared `flock` on the copy that it uses, and an exclusive `flock` on the `.part` file while
+it fetches one. Only files that nobody has locked are removed, the least recently used first.
 """
 
 import collections
@@ -25,31 +25,31 @@ from .remote import FetchError, Remote, RemoteFile, Stopped
 
 _log = logging.getLogger("pretexture.loader")
 
-FETCHERS = 4  # threads; each has a connection of its own
+FETCHERS = 4  # threads that fetch; each has its own connection
 _LOCK = ".lock"
 _PART = ".part"
-# The names of copies, whole and not: a title, a hash, and of parts the size.
+# The names of copies: a title and a hash; while they are fetched also the size.
 _OWN = re.compile(r".+\.[0-9a-f]{16}(\.\d+\.part)?")
-_POLL = 0.1  # seconds between two looks at what others do
+_POLL = 0.1  # seconds between two checks of what other processes do
 _PATIENCE = 1.0  # seconds to wait for room
-_PINS = 256  # copies that a reader keeps open; a descriptor each
+_PINS = 256  # copies that a reader keeps open, with a descriptor for each
 
 
 class Pin(NamedTuple):
-    """A copy that is not removed until its descriptor is closed."""
+    """A copy that no process removes until its descriptor is closed."""
 
     path: str
     descriptor: int
 
 
 class ShardCache:
-    """The folder.
+    """A folder with copies of shards.
 
     Args:
-        folder: made where it is not there.
-        size: bytes that it may take; None for nine tenths of what its disk has free.
+        folder: path of the folder, which is made if it does not exist.
+        size: bytes that it may take; None for nine tenths of the free space of its disk.
 
-    Raises: OSError where the folder cannot be used.
+    Raises: OSError if the folder cannot be used.
     """
 
     def __init__(self, folder: str, size: Optional[int] = None):
@@ -70,17 +70,17 @@ class ShardCache:
         stopped: threading.Event,
         beyond: bool = False,
     ) -> Optional[Pin]:
-        """A file's copy, fetched where there is none.
+        """The copy of a file, which is fetched if there is none.
 
         Args:
-            file: to copy.
-            fetch: copies it to a path.
-            stopped: set where waiting is to end.
-            beyond: fetch it even where there is no room for it.
+            file: file to copy.
+            fetch: function that copies a file to a path.
+            stopped: event that ends all waits when it is set.
+            beyond: whether to fetch the file even if there is no room for it.
 
-        Returns: None where there is no room.
+        Returns: None if there is no room.
 
-        Raises: what `fetch` raises; Stopped; OSError where the folder cannot be written.
+        Raises: what `fetch` raises; Stopped; OSError if the folder cannot be written.
         """
         name = url_title(file.url)
         key = hashlib.sha256("\0".join(map(str, file)).encode()).hexdigest()[:16]
@@ -92,17 +92,17 @@ class ShardCache:
                 os.utime(found)
                 return Pin(path, found)
             descriptor = _open(part, os.O_RDWR | os.O_CREAT)
-            if descriptor is None:  # another one fetches it, or removes what a killed one has left
+            if descriptor is None:  # another process fetches it, or cleans up after a killed one
                 stopped.wait(_POLL)
                 continue
             pin = None
             try:
-                if not os.path.exists(path):  # nobody has fetched it since we looked
+                if not os.path.exists(path):  # nobody has fetched it in the meantime
                     if not (self._make_room() or beyond):
                         return None
                     fetch(file, part)
                     os.fsync(descriptor)
-                    with self._lock():  # nobody removes it between the one lock and the other
+                    with self._lock():  # so that nobody removes it between the two locks
                         os.rename(part, path)
                         _flock(descriptor, shared=True, wait=True)
                     pin = Pin(path, descriptor)
@@ -115,15 +115,16 @@ class ShardCache:
         raise Stopped
 
     def _make_room(self) -> bool:
-        """Removes what nobody uses until the folder is within its size; whether it is."""
+        """Removes files that nobody uses until the folder has room; returns whether it has."""
         with self._lock():
             taken = 0
             copies: List[Tuple[int, int, str]] = []
             for entry in os.scandir(self.folder):
                 if not (_OWN.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)):
-                    continue  # the lock, or something that is not ours to remove
+                    continue  # the lock, or a file that does not belong to this cache
                 if entry.name.endswith(_PART):
-                    # What a killed process has left goes; the others will be as long as they say.
+                    # Parts of killed processes are removed. The others will grow to the size in
+                    # their names.
                     if not _remove(entry.path):
                         taken += int(entry.name[: -len(_PART)].rpartition(".")[2])
                     continue
@@ -163,7 +164,7 @@ def _open(path: str, flags: int, shared: bool = False) -> Optional[int]:
         return None
     try:
         _flock(descriptor, shared)
-        # Between opening and locking it may have been removed, or renamed.
+        # The file may have been removed or renamed between opening and locking it.
         if os.path.samestat(os.fstat(descriptor), os.stat(path)):
             return descriptor
     except (BlockingIOError, FileNotFoundError):
@@ -173,7 +174,7 @@ def _open(path: str, flags: int, shared: bool = False) -> Optional[int]:
 
 
 def _with_room(make: Callable[[], int]) -> int:
-    """The descriptor that `make` returns; if there are too many, Loaders close shards for it."""
+    """The descriptor that `make` returns; Loaders close shards if too many files are open."""
     while True:
         try:
             return make()
@@ -183,7 +184,7 @@ def _with_room(make: Callable[[], int]) -> int:
 
 
 def _remove(path: str) -> bool:
-    """Removes a file that nobody holds."""
+    """Removes a file unless somebody has locked it; returns whether it is gone."""
     descriptor = _open(path, os.O_RDONLY)
     if descriptor is None:
         return not os.path.exists(path)
@@ -204,16 +205,16 @@ def _most_pins() -> int:
 
 
 class RemoteShards(Shards):
-    """The shards of a remote data set as one reader sees them.
+    """The shards of a remote data set, opened for one reader.
 
-    Threads fetch what is waited for, then what is read now, then what comes next as far as there is
-    room for it. What is read now stays until `expect` says otherwise, except where it is more than
-    may be open at a time: then the least recently used may go.
+    Threads fetch the shards that somebody waits for, then those that are read now, then those that
+    come next if there is room. Shards that are read now stay until the next call of `expect`. If
+    they are more than may be open at the same time, the least recently used may be removed.
 
     Args:
         files: the shards.
-        remote: where they are.
-        cache: where their copies are.
+        remote: file system that they are on.
+        cache: cache for their copies.
         stopped: event that ends the waits of `remote`; `close` sets it.
     """
 
@@ -239,13 +240,13 @@ class RemoteShards(Shards):
         self._fetching: Set[int] = set()
         self._now: Sequence[int] = ()
         self._next: Sequence[int] = ()
-        self._put_off: Set[int] = set()  # failed, and are not tried again before somebody waits
+        self._put_off: Set[int] = set()  # failed, and tried again only when somebody waits for them
         self._full = False
-        self._warned_of = 0  # bytes that were said to be needed
+        self._warned_of = 0  # bytes that the last warning said are needed
 
     @contextlib.contextmanager
     def use(self, shard: int) -> Iterator[str]:
-        """The local path of a shard, which stays as long as it is in use. Raises FetchError."""
+        """The local path of a shard, which stays there while it is in use. Raises: FetchError."""
         path = self._enter(shard).path
         try:
             yield path
@@ -279,7 +280,7 @@ class RemoteShards(Shards):
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Ends the threads and all waits; what is waited for raises Stopped."""
+        """Ends the threads and all waits, which raise Stopped."""
         self._stopped.set()
         with self._changed:
             self._release_opened = None
@@ -305,20 +306,22 @@ class RemoteShards(Shards):
                     raise Stopped("closed while a shard was waited for")
                 if shard in self._failed:
                     failed = self._failed[shard]
-                    raise type(failed)(failed.url, failed.reason)  # one for each that waits
+                    raise type(failed)(
+                        failed.url, failed.reason
+                    )  # one per waiting thread
                 self._changed.wait()
         finally:
             self._waiting[shard] -= 1
             if not self._waiting[shard]:
                 del self._waiting[shard]
-                self._failed.pop(shard, None)  # who comes later tries again
+                self._failed.pop(shard, None)  # a later reader tries again
 
     def _leave(self, shard: int) -> None:
         with self._changed:
             self._users[shard] -= 1
             if not self._users[shard]:
                 del self._users[shard]
-                if self._stopped.is_set() and shard in self._pins:  # `close` has left it
+                if self._stopped.is_set() and shard in self._pins:  # it was in use at `close`
                     self._release([shard])
 
     def _begin(self) -> None:
@@ -354,7 +357,7 @@ class RemoteShards(Shards):
                 self._changed.notify_all()
 
     def _choose(self) -> Optional[int]:
-        """The shard to be fetched next, if there is one."""
+        """The shard to fetch next; None if there is none."""
         if self._stopped.is_set():
             return None
         here = {*self._pins, *self._fetching}
@@ -399,7 +402,7 @@ class RemoteShards(Shards):
                 return pin
             if self._give_up_one():
                 continue
-            # What was given up goes when nobody reads it any more, which is soon.
+            # The copy that was given up is removed once nobody reads it, which is soon.
             if patience > 0 and self._needed(shard) <= self._cache.size:
                 patience -= _POLL
                 self._stopped.wait(_POLL)
@@ -408,14 +411,15 @@ class RemoteShards(Shards):
             return self._cache.pin(file, self._remote.fetch, self._stopped, beyond=True)
 
     def _give_up_one(self) -> bool:
-        """Lets go of the copy that is missed last, if there is one that nobody needs now."""
+        """Releases the copy that is needed last, among those that nobody needs now, if any."""
         with self._changed:
             kept = {*self._users, *self._waiting, *self._now}
             spare = [shard for shard in self._pins if shard not in kept]
             if not spare:
                 return False
             later = {shard: place for place, shard in enumerate(self._next)}
-            # Those not announced at all, the least recently used first; then what is far ahead.
+            # First those that are not announced, the least recently used first; then those that are
+            # needed last.
             self._release([min(spare, key=lambda shard: -later.get(shard, len(later)))])
             self._full = True
             return True
@@ -428,7 +432,7 @@ class RemoteShards(Shards):
                 os.close(self._pins.pop(shard).descriptor)
 
     def _needed(self, shard: int) -> int:
-        """Bytes of what is read at the same time as a shard."""
+        """Bytes of the shards that are read at the same time as this one, itself included."""
         with self._changed:
             shards = {shard, *self._now, *self._users, *self._waiting}
             return sum(self._files[each].size for each in shards)
@@ -455,7 +459,7 @@ class RemoteShards(Shards):
 
 
 def _spell(size: int) -> str:
-    """A number of bytes that is at least as many, such as 1.5GB."""
+    """A number of bytes as text such as 1.5GB, rounded up."""
     for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
         if size >= unit:
             return f"{-(-size * 10 // unit) / 10:g}{name}"

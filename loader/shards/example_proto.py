@@ -1,9 +1,9 @@
-"""`tf.train.Example` on the protobuf runtime alone, without TensorFlow.
+"""`tf.train.Example` with the protobuf runtime, without TensorFlow.
 
-The message types are put together here from descriptors, in a pool of their own: nothing is
-generated, so one source runs on every protobuf release from 3.9 on, and nothing collides where
-TensorFlow, which registers the same names, is imported as well. The schema is that of
-tensorflow/core/example/example.proto and feature.proto.
+The message types are built here from descriptors. No code is generated, so this works with every
+protobuf release from 3.9 on. The descriptors have a pool of their own, so they do not collide with
+the same names in TensorFlow. The schema is that of tensorflow/core/example/example.proto and
+feature.proto.
 """
 
 from typing import Any, Dict, Iterable, List, Union
@@ -22,7 +22,7 @@ _Field = descriptor_pb2.FieldDescriptorProto
 
 
 def _schema() -> Any:
-    """The FileDescriptorProto of Example and of what it is made of."""
+    """The FileDescriptorProto of Example and of the messages in it."""
     file = descriptor_pb2.FileDescriptorProto()
     file.name = "pretexture/example.proto"
     file.package = "tensorflow"
@@ -81,19 +81,19 @@ def _message_classes() -> Dict[str, Any]:
     }
 
 
-# All classes are kept: some releases of protobuf's C runtime (4.24 among them) hold the classes of
-# submessages weakly and crash once the garbage collector has taken one.
+# All classes are kept here, because some releases of protobuf's C runtime (such as 4.24) hold only
+# weak references to the classes of submessages, and crash after one was collected.
 _CLASSES = _message_classes()
 Example: Any = _CLASSES["Example"]
 
 
 def example(features: Dict[str, Union[Value, Iterable[Value]]]) -> bytes:
-    """A serialised `tf.train.Example`; on one protobuf release equal features give equal bytes.
+    """A serialised `tf.train.Example`; equal features give equal bytes on one protobuf release.
 
     Args:
-        features: by name, a value or several: bytes or text (stored as UTF-8), whole numbers
-            (int64), or numbers of which one is a float (stored in single precision). NumPy's
-            numbers and arrays of one dimension count as Python's.
+        features: one value or several for each name: bytes or text (stored as UTF-8), whole numbers
+            (stored as int64), or numbers of which at least one is a float (stored in single
+            precision). NumPy numbers and arrays of one dimension are allowed, too.
 
     Raises: TypeError or ValueError naming the feature.
     """
@@ -109,9 +109,9 @@ def example(features: Dict[str, Union[Value, Iterable[Value]]]) -> bytes:
 
 
 def parse_example(data: bytes) -> Dict[str, List[Value]]:
-    """The values of each feature of a serialised `tf.train.Example`; text stays bytes.
+    """The values of each feature of a serialised `tf.train.Example`; text is given as bytes.
 
-    Raises: ValueError where the data are not an Example.
+    Raises: ValueError if the data is not an Example.
     """
     message = Example()
     try:

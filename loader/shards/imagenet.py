@@ -21,23 +21,24 @@ _TFDS = {"image_key": "image", "label_key": "label", "label_offset": 0}
 
 
 def imagenet(root: Path, split: str, **kwargs) -> TFRecords:
-    """A split of ImageNet, or of any data set in shards named as TF-Slim or TFDS names ImageNet's.
+    """A split of ImageNet, or of any data set whose shards have names like those of ImageNet.
+
+    The names are those of TF-Slim (`train-00000-of-01024`, `validation-00000-of-00128`) or of
+    TensorFlow Datasets (`imagenet2012-train.tfrecord-00000-of-01024`).
 
     Args:
-        root: folder with `train-00000-of-01024` and on, `validation-00000-of-00128` and on, or as
-            TFDS has them `imagenet2012-train.tfrecord-00000-of-01024`; a path or a URL. In a folder
-            that is a path they may also lie in folders `train` and `validation`. If a web server
-            holds it, `dataset.json`, which `prepare.py` writes beside the shards, says which there
-            are.
-        split: "train" (all but the last 40/1024 of the training shards, rounded, but at least
-            one), "val" (those last shards), "trainval" (all of them) or "test" (the validation
-            shards).
-        **kwargs: as for `TFRecords`. For shards that TensorFlow Datasets has named
-            (`imagenet2012-train.tfrecord-00000-of-01024`), image_key, label_key and label_offset
-            default to "image", "label" and 0, unless the first record has TF-Slim's features.
+        root: folder with the shards, a path or a URL. If it is a path, the shards may also lie in
+            folders `train` and `validation` inside. If it is on a web server, `dataset.json`, which
+            `pretexture prepare` writes beside the shards, must name them.
+        split: "train" (all but the last 40/1024 of the training shards; the number is rounded, but
+            at least one), "val" (those last shards), "trainval" (all training shards) or "test"
+            (the validation shards).
+        **kwargs: arguments of `TFRecords`. For shards with names of TensorFlow Datasets, image_key,
+            label_key and label_offset default to "image", "label" and 0, unless the first record
+            has TF-Slim's features.
 
-    Raises: ValueError for another split, or for a split of a single training shard;
-        FileNotFoundError where the shards, or some of them, are missing.
+    Raises: ValueError for another split, or if a single training shard is to be split;
+        FileNotFoundError if shards are missing.
     """
     if split not in ("train", "val", "trainval", "test"):
         raise ValueError(f"split must be train, val, trainval or test, not {split!r}")
@@ -72,9 +73,9 @@ def imagenet(root: Path, split: str, **kwargs) -> TFRecords:
 
 
 def _has_tfds_features(shard: Any, options: Mapping[str, Any]) -> bool:
-    """Whether records that TensorFlow Datasets has named have its features, or TF-Slim's.
+    """Whether shards with names of TensorFlow Datasets have its features, and not TF-Slim's.
 
-    The first record tells; for shards at URLs the names alone do, because they are not read yet.
+    The first record decides. Shards at URLs have not been read yet, so their names decide.
     """
     if not isinstance(shard, str) or is_url(shard):
         return True
@@ -92,12 +93,12 @@ def _entries(folder: str) -> Dict[str, str]:
 
 
 def _shard_name(name: str) -> "re.Pattern[str]":
-    """Matches the shards of a split: what stands before the number, the number, how many."""
+    """Matches the names of a split's shards: the stem, the shard's number, the number of shards."""
     return re.compile(rf"({name}|[\w-]+-{name}\.tfrecord)-([0-9]{{5}})-of-([0-9]{{5}})")
 
 
 def _numbered(root: str, name: str, entries: Iterable[str]) -> List[str]:
-    """Which of a folder's entries are the shards of that name, in order."""
+    """The entries of a folder that are shards of that name, in order."""
     root = redacted(root)
     found: Dict[Tuple[int, str], Dict[int, str]] = {}
     for entry in entries:
@@ -107,7 +108,7 @@ def _numbered(root: str, name: str, entries: Iterable[str]) -> List[str]:
             found.setdefault((int(count), stem), {})[int(number)] = entry
     if not found:
         raise FileNotFoundError(
-            f"{root} has no shards {name}-*-of-* or *-{name}.tfrecord-*-of-*; scripts/prepare.py "
+            f"{root} has no shards {name}-*-of-* or *-{name}.tfrecord-*-of-*; `pretexture prepare` "
             "writes them from images"
         )
     if len(found) > 1:
@@ -126,7 +127,7 @@ def _numbered(root: str, name: str, entries: Iterable[str]) -> List[str]:
 
 
 def _remote_listing(root: str, storage: Storage) -> Mapping[str, Any]:
-    """What is in a folder at a URL: URLs by name, or files where the listing has described them."""
+    """The shards in a folder at a URL, by name: files if a listing describes them, or URLs."""
     remote = Remote(root, storage)
     if not root.startswith(("http://", "https://")):
         return remote.entries(root)
@@ -141,7 +142,7 @@ def _remote_listing(root: str, storage: Storage) -> Mapping[str, Any]:
     except MissingError:
         raise FileNotFoundError(
             f"there is no {shown}, and a web server does not list the shards that it has; "
-            "scripts/prepare.py writes that file beside them"
+            "`pretexture prepare` writes that file beside them"
         ) from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(

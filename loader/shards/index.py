@@ -1,4 +1,4 @@
-"""Where the records of shards are: found by a scan once, then read from a cache."""
+"""The index of shards, which says where their records are: made by a scan once, then cached."""
 
 import contextlib
 import hashlib
@@ -37,8 +37,8 @@ class Index(NamedTuple):
         offsets: uint64 [records], bytes from the start of the shard.
         lengths: uint32 [records], bytes of data.
         shard_begin: uint64 [shards + 1], the record number at which each shard begins.
-        faults: for each shard whose framing is broken, where and why its scan ended; the records
-            before that are in the index.
+        faults: for each broken shard the error that ended its scan. The records before that place
+            are in the index.
     """
 
     offsets: np.ndarray
@@ -53,7 +53,7 @@ class Index(NamedTuple):
 
 
 def local_index(paths: Sequence[str], cache_dir: str) -> Index:
-    """The index of local shards; a few thousand of them are scanned in a second.
+    """The index of local shards. A scan takes about a second for a few thousand shards.
 
     Raises: RecordError for a shard that cannot be opened or read.
     """
@@ -61,8 +61,8 @@ def local_index(paths: Sequence[str], cache_dir: str) -> Index:
     cached = _cached(
         cache_dir,
         [
-            # A file that takes another's place has another inode or time of change, even if its
-            # size and its time of modification are the same.
+            # A file that replaces another one has another inode or time of change, even if its size
+            # and its time of modification are the same.
             (os.path.abspath(path), s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino)
             for path, s in zip(paths, statuses)
         ],
@@ -74,17 +74,17 @@ def local_index(paths: Sequence[str], cache_dir: str) -> Index:
 def remote_index(
     files: Sequence[RemoteFile], cache_dir: str, open_shards: Callable[[], Shards]
 ) -> Index:
-    """The index of remote shards, for which each must be fetched once.
+    """The index of remote shards. To make it, each shard is fetched once.
 
-    The index of each shard is kept, too: a pass that was interrupted goes on where it was, and
-    splits share what they have in common.
+    The index of each shard is also kept on its own, so that an interrupted scan continues where it
+    stopped, and splits that have shards in common scan them once.
 
     Args:
         files: the shards.
-        cache_dir: where indexes are kept.
-        open_shards: opens them, if need be.
+        cache_dir: folder in which indexes are kept.
+        open_shards: function that opens the shards; called only if some must be scanned.
 
-    Raises: OSError where a shard cannot be fetched.
+    Raises: OSError if a shard cannot be fetched.
     """
     cached = _cached(cache_dir, files)
     index = _load(cached, [file.size for file in files])
@@ -103,8 +103,8 @@ def remote_index(
                 if time.monotonic() - said > _SECONDS or done == 0:
                     said = time.monotonic()
                     _log.info(
-                        "looking for the records of %s and on, which are fetched once for it: "
-                        "%d of %d shards",
+                        "indexing the shards from %s on, which are fetched once for this: %d of %d "
+                        "shards",
                         files[missing[0]].url,
                         done + 1,
                         len(missing),
@@ -126,7 +126,7 @@ def _joined(parts: Sequence[Index]) -> Index:
 
 
 def _cached(cache_dir: str, files: Iterable[Tuple[Any, ...]]) -> str:
-    """The path of the index of files, each with all that changes when it does."""
+    """The path of the index of these files; each comes with values that change when it changes."""
     key = hashlib.sha256(b"pretexture index 2\n")
     for file in files:
         key.update(("\0".join(map(str, file)) + "\n").encode("utf-8", "surrogateescape"))
@@ -134,7 +134,7 @@ def _cached(cache_dir: str, files: Iterable[Tuple[Any, ...]]) -> str:
 
 
 def _load(cached: str, sizes: Sequence[Optional[int]]) -> Optional[Index]:
-    """The cached index of shards of these sizes in bytes; None if there is none, or a bad one."""
+    """The cached index of shards of these sizes in bytes; None if it is missing or damaged."""
     try:
         return read_index(cached, sizes)
     except FileNotFoundError:
@@ -145,7 +145,7 @@ def _load(cached: str, sizes: Sequence[Optional[int]]) -> Optional[Index]:
 
 
 def _scan(paths: Sequence[str], names: Sequence[str], cached: str) -> Index:
-    """The index of shards by a scan; errors call them by their names."""
+    """The index of shards, made by a scan; errors use their names instead of their paths."""
     threads = min(32, 4 * (os.cpu_count() or 1), len(paths))
     offsets, lengths, counts, faults = _core.scan_shards(list(map(os.fsencode, paths)), threads)
     shard_begin = np.concatenate([np.zeros(1, np.uint64), np.cumsum(counts, dtype=np.uint64)])
@@ -166,8 +166,8 @@ def read_index(path: str, sizes: Sequence[Optional[int]]) -> Index:
     """Reads an index and checks all of it against the shards.
 
     Args:
-        path: the file, which may hold anything: links and pipes are not followed.
-        sizes: of the shards in bytes, or None where a size is not known.
+        path: path of the file. It may hold anything; links and pipes are not followed.
+        sizes: size of each shard in bytes; None if it is not known.
 
     Raises: ValueError with what is wrong; OSError.
     """
@@ -191,15 +191,15 @@ def read_index(path: str, sizes: Sequence[Optional[int]]) -> Index:
 
 
 def _check(index: Index, sizes: Sequence[Optional[int]]) -> None:
-    """That records follow one another from each shard's first byte to its last."""
+    """Checks that records follow each other from the first byte of each shard to its last."""
     begin = index.shard_begin
-    # Every shard has a record: empty ones are faults, and faults are not cached. The numbers may be
-    # of any size, so they are compared and not subtracted.
+    # Every shard has a record, because empty shards are faults and an index with faults is not
+    # cached. The numbers may have any size, so they are compared and not subtracted.
     if begin[0] != 0 or begin[-1] != len(index.offsets) or (begin[1:] <= begin[:-1]).any():
         raise ValueError("it does not say in which shard its records are")
     begin = begin.astype(np.int64)
-    # Lengths have 32 bits and offsets are at most the sum of such, so that nothing overflows unless
-    # an offset is wrong, and then the comparison fails.
+    # Lengths have 32 bits and right offsets are sums of lengths, so this can only overflow if an
+    # offset is wrong, and then the comparison below fails.
     ends = index.offsets + index.lengths + np.uint64(_FRAMING)
     starts = np.concatenate([np.zeros(1, np.uint64), ends[:-1]])
     starts[begin[:-1]] = 0
@@ -228,7 +228,10 @@ def _contents(path: str, most: int) -> bytes:
 
 
 def _save(index: Index, path: str) -> None:
-    """Written beside and renamed. A cache that cannot be written costs a scan, not the run."""
+    """Writes an index to a temporary file and renames it.
+
+    If the cache cannot be written, the run continues and the next run scans again.
+    """
     temporary = None
     arrays = [
         np.ascontiguousarray(index.shard_begin, "<u8"),

@@ -1,25 +1,26 @@
-"""How records are read, and what happens to those that cannot be used; needs no TensorFlow."""
+"""How records are read, and what happens to records that cannot be used."""
 
 import dataclasses
 from typing import Any, Dict, Optional
 
 from .limits import MAX_PIXELS
 
-# What `TFRecords` is told; what a run learns depends on it.
+# The arguments of `TFRecords` that a run's results depend on.
 FEATURES = ("image_key", "label_key", "label_offset")
 
 
 @dataclasses.dataclass(frozen=True)
 class RecordOptions:
-    """What `TFRecords` and `Loader` are told about the records.
+    """The arguments of `TFRecords` and `Loader` that are about the records.
 
     Attributes:
-        image_key, label_key: features with the encoded image and the class label; None for those
-            of the data's layout, see `imagenet`.
-        label_offset: subtracted from labels, 0 for data whose labels count from 0; None for that of
-            the data's layout.
+        image_key, label_key: names of the features with the encoded image and the class label;
+            None for the names that `imagenet` finds.
+        label_offset: number that is subtracted from labels, 0 if labels count from 0; None for the
+            offset that `imagenet` finds.
         on_error: "raise" ends the run at a record that cannot be used; "skip" leaves it out.
-        max_pixels: largest image that is decoded; a larger one is a record that cannot be used.
+        max_pixels: size of the largest image that is decoded, in pixels. A record with a larger
+            image cannot be used.
     """
 
     image_key: Optional[str] = None
@@ -30,7 +31,7 @@ class RecordOptions:
 
     @property
     def features(self) -> Dict[str, Any]:
-        """The arguments of `imagenet` that are not left to the data's layout."""
+        """The arguments of `imagenet` that are set."""
         values = {name: getattr(self, name) for name in FEATURES}
         return {name: value for name, value in values.items() if value is not None}
 

@@ -26,8 +26,8 @@ class Record(NamedTuple):
 
     Attributes:
         image: the encoded image.
-        label: the class label less the label offset; -1 if the record has none.
-        path: the shard.
+        label: the class label minus the label offset; -1 if the record has none.
+        path: path or URL of the shard.
         offset: bytes from the start of the shard to the start of the record.
     """
 
@@ -40,37 +40,37 @@ class Record(NamedTuple):
 class TFRecords(collections.abc.Sequence):
     """The records of TFRecord shards, in the order of the shards.
 
-    The shards are scanned on first use, at a few thousand shards a second where they are in the
-    page cache; the index is kept in `cache_dir` and read from there as long as no shard changes.
+    The shards are scanned on first use, at a few thousand shards per second if they are in the page
+    cache. The index is kept in `cache_dir` and read from there until a shard changes.
 
     Shards may be at URLs that fsspec knows (`s3://`, `obs://`, `gs://`, `https://`, …). They are
-    copied whole to a folder in `cache_dir`, when they are needed or somewhat before, and removed
-    from there where others need the room; for the index each must be copied once. See
-    docs/storage.md.
+    copied whole to a folder in `cache_dir` when they are needed or shortly before, and removed from
+    there when others need the room. To make the index, each shard is copied once. See
+    https://github.com/pretexture/pretexture/blob/main/docs/storage.md.
 
     Args:
-        pattern_or_paths: a glob pattern, a path or URL, or several paths or URLs. What a pattern
-            matches is sorted by name; folders that exist under the very name in the pattern are
-            taken literally, brackets included. Paths may be text, bytes or path objects, in any
-            encoding, and begin with `~`.
-        image_key: feature with the encoded image.
-        label_key: feature with the class label, an int64. A record without the default feature is
-            unlabelled; a record without one that is named here is an error.
-        label_offset: subtracted from labels; TF-Slim's ImageNet counts from 1. A stored label of -1
-            means "unlabelled" and stays -1; other labels may not fall below 0.
-        verify_crc: whether to check the checksum of each record's data as it is read.
-        cache_dir: where indexes, and copies of remote shards, are kept; default
+        pattern_or_paths: a glob pattern, a path or URL, or several paths or URLs. The matches of a
+            pattern are sorted by name. If a folder has exactly the name in the pattern, that folder
+            is meant, even if the name has brackets. Paths may be text, bytes or path objects, in
+            any encoding, and begin with `~`.
+        image_key: name of the feature with the encoded image.
+        label_key: name of the feature with the class label, an int64. A record without the default
+            feature has no label; a record without a feature that is named here is an error.
+        label_offset: number that is subtracted from labels; TF-Slim's ImageNet counts from 1. A
+            stored label of -1 means "no label" and stays -1; other labels may not fall below 0.
+        verify_crc: whether the checksum of each record's data is checked when it is read.
+        cache_dir: folder for indexes and for copies of remote shards. Default:
             `$XDG_CACHE_HOME/pretexture` or `~/.cache/pretexture`.
         cache_size: bytes that these copies may take, together with those of other processes that
-            use the folder; default nine tenths of what its disk has free. What is read at the same
-            time is kept even where it takes more.
-        endpoint_url: of the service that `s3://` and `obs://` URLs mean; default AWS_ENDPOINT_URL
-            in the environment. `obs://` needs one.
-        storage_options: for the file system, as fsspec documents them.
+            use the folder. Default: nine tenths of the free space of its disk. Shards that are read
+            at the same time are kept even if they take more.
+        endpoint_url: URL of the service for `s3://` and `obs://` URLs. Default: AWS_ENDPOINT_URL in
+            the environment. `obs://` needs one.
+        storage_options: options of the file system, as fsspec documents them.
 
-    Raises: FileNotFoundError where nothing matches; ImportError for URLs without fsspec; on first
-        use RecordError for a shard that is empty, truncated or not a TFRecord file, and OSError for
-        one that cannot be fetched.
+    Raises: FileNotFoundError if nothing matches; ImportError for URLs without fsspec; on first use
+        RecordError for a shard that is empty, truncated or not a TFRecord file, and OSError for a
+        shard that cannot be fetched.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class TFRecords(collections.abc.Sequence):
         return self._files is not None
 
     def open_shards(self) -> Shards:
-        """Opens the shards to one reader, who closes them."""
+        """The shards, opened for one reader, which closes them."""
         if self._files is None:
             return LocalShards(self.paths)
         return self._open_remote(self._files)
@@ -124,11 +124,11 @@ class TFRecords(collections.abc.Sequence):
         )
 
     def shard_index(self, on_error: str = "raise") -> Index:
-        """Where the records are, from the cache or by a scan.
+        """Where the records are: read from the cache, or found by a scan.
 
         Args:
-            on_error: "raise" the first broken shard's RecordError, or "skip" what follows the
-                damage in such shards.
+            on_error: "raise" the RecordError of the first broken shard, or "skip" the part of each
+                broken shard that follows the damage.
         """
         if self._index is None:
             folder = self._storage.folder
@@ -182,7 +182,7 @@ class TFRecords(collections.abc.Sequence):
 
     @property
     def label_required(self) -> bool:
-        """Whether each record must have a label: if its feature is not the default one."""
+        """Whether each record must have a label, because `label_key` names another feature."""
         return self.label_key != LABEL_KEY
 
     def __getstate__(self) -> Dict[str, Any]:
@@ -196,7 +196,7 @@ class TFRecords(collections.abc.Sequence):
 def _remote_files(
     pattern_or_paths: Union[Path, Sequence[Any]], storage: Storage
 ) -> Optional[List[RemoteFile]]:
-    """The shards that URLs mean; None for paths."""
+    """The files at URLs; None for paths."""
     if isinstance(pattern_or_paths, (str, bytes, os.PathLike)):
         pattern = os.fsdecode(pattern_or_paths)
         if not is_url(pattern):

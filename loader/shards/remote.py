@@ -1,7 +1,7 @@
-"""Files at URLs, through fsspec: listed, fetched and written, with patience for what passes.
+"""Files at URLs: listed, fetched and written through fsspec, with retries for passing failures.
 
-`obs://` is the S3 protocol at the endpoint of an object storage service. Everything else is what
-fsspec makes of it.
+`obs://` is the S3 protocol at the endpoint of an object storage service. fsspec handles all other
+schemes.
 """
 
 import asyncio
@@ -25,33 +25,33 @@ from ..console.redaction import RedactingFilter, redacted
 _log = logging.getLogger("pretexture.loader")
 _log.addFilter(RedactingFilter())
 
-# How often a file is asked for, and the seconds before the second time; twice as many before each
-# further one.
+# Number of tries, and seconds before the second one; the pause doubles before each further try.
 TRIES = 6
 FIRST_PAUSE = 0.5
-# An upload is given up after so many seconds and those that its bytes take at so many a second.
+# An upload fails after `SILENCE` seconds plus the time that its bytes take at `SLOWEST` bytes per
+# second.
 SILENCE = 60.0
 SLOWEST = 100e3
 
 _URL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
 _S3 = ("s3", "s3a", "obs")
-_REQUESTS = 16  # at a time, for the sizes of files
-# What says that a file is another one, in the words of different file systems.
+_REQUESTS = 16  # requests at a time for the sizes of files
+# Entries of a listing that change with a file's contents, as different file systems name them.
 _VERSIONS = ("ETag", "etag", "md5Hash", "Content-MD5", "LastModified", "Last-Modified", "mtime")
 
-# What a disk says that cannot take another file.
+# Errors of a local disk that cannot take another file.
 _CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
-_GLANCE = 0.2  # seconds between two looks at whether a request is still wanted
+_GLANCE = 0.2  # seconds between two checks of whether a request is still wanted
 
 T = TypeVar("T")
 
 
 class FetchError(OSError):
-    """A file that cannot be had from where it is.
+    """A file at a URL cannot be fetched, listed or written.
 
     Attributes:
-        url: of the file.
+        url: URL of the file.
         reason: what is wrong.
     """
 
@@ -66,20 +66,21 @@ class FetchError(OSError):
 
 
 class MissingError(FetchError, FileNotFoundError):
-    """A file that is not there."""
+    """A file at a URL does not exist."""
 
 
 class Stopped(RuntimeError):
-    """The end of a wait, because what it was for is closed."""
+    """A wait ended because the reader that it was for is closed."""
 
 
 class RemoteFile(NamedTuple):
-    """A file as its listing describes it.
+    """A file at a URL, as a listing describes it.
 
     Attributes:
-        url: of the file.
-        size: bytes.
-        version: changes with the contents: an ETag or a time; empty where the server has neither.
+        url: URL of the file.
+        size: size in bytes.
+        version: an ETag or a time, which changes with the contents; empty if the server gives
+            neither.
     """
 
     url: str
@@ -89,16 +90,16 @@ class RemoteFile(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Storage:
-    """How remote data are reached and where their copies are kept.
+    """How remote data is reached and where its copies are kept.
 
     Attributes:
         cache_dir: folder for copies and indexes; None for `$XDG_CACHE_HOME/pretexture` or
             `~/.cache/pretexture`.
-        cache_size: bytes that the copies of shards may take; None for nine tenths of what the
-            folder's disk has free.
-        endpoint_url: of the service that `s3://` and `obs://` URLs mean; None for AWS_ENDPOINT_URL
-            in the environment, or Amazon's.
-        storage_options: for the file system, as fsspec documents them.
+        cache_size: bytes that the copies of shards may take; None for nine tenths of the free space
+            of the folder's disk.
+        endpoint_url: URL of the service for `s3://` and `obs://` URLs; None for AWS_ENDPOINT_URL in
+            the environment, or Amazon's.
+        storage_options: options of the file system, as fsspec documents them.
     """
 
     cache_dir: Optional[str] = None
@@ -118,15 +119,15 @@ DEFAULT_STORAGE = Storage()
 
 
 def is_url(name: str) -> bool:
-    """Whether a name is a URL, not a path."""
+    """Whether a name is a URL and not a path."""
     return bool(_URL.match(name))
 
 
 def is_safe_name(name: str) -> bool:
-    """Whether a name from a server can be a path within a local folder, and no other.
+    """Whether a name from a server is safe to use as a path inside a local folder.
 
-    It is relative, has no empty, `.` or `..` parts, no backslash and no control character, and no
-    part is longer than file systems allow (255 bytes, with room for a temporary file's ending).
+    A safe name is relative, has no empty, `.` or `..` parts, no backslash and no control character,
+    and no part is longer than file systems allow (255 bytes, less the ending of a temporary file).
     """
     parts = name.split("/")
     return (
@@ -142,23 +143,23 @@ def is_safe_name(name: str) -> bool:
 
 
 def join(folder: str, name: str) -> str:
-    """A name within a folder, which is a path or a URL."""
+    """The path or URL of a name in a folder, which is a path or a URL."""
     return f"{folder.rstrip('/')}/{name}" if is_url(folder) else os.path.join(folder, name)
 
 
 class Remote:
-    """The file system that a URL leads to.
+    """The file system of a URL.
 
-    Whatever may pass (a refused connection, a server that is busy, a body that ends early) is tried
-    again up to `TRIES` times, with growing pauses; what will not (a missing file, one that may not
-    be read) is an error at once.
+    Requests that fail for a passing reason (a refused connection, a busy server, a body that ends
+    early) are tried up to `TRIES` times, with growing pauses. A lasting reason (a missing file, no
+    permission, a full local disk) is an error at once.
 
     Args:
-        url: any on the file system.
-        storage: how to reach it.
-        stopped: set where waiting is to end.
+        url: any URL of the file system.
+        storage: how the file system is reached.
+        stopped: event that ends all waits when it is set.
 
-    Raises: ImportError naming the extra to install; ValueError for a URL of no known kind, or one
+    Raises: ImportError naming the extra to install; ValueError for an unknown scheme, or for a URL
         that needs an endpoint.
     """
 
@@ -179,16 +180,16 @@ class Remote:
         return self._described([self._url(path) for path in sorted(files)], files)
 
     def describe(self, urls: Sequence[str]) -> List[RemoteFile]:
-        """Files by name. Raises: MissingError, FetchError."""
+        """The files at these URLs. Raises: MissingError, FetchError."""
         return self._described(urls, {})
 
     def entries(self, folder: str, deep: bool = False) -> Dict[str, RemoteFile]:
-        """The files in a folder by name, or by path in it with those of its folders.
+        """The files in a folder, by name; with `deep` also those in its folders, by relative path.
 
-        Names that are not those of local files (see `is_safe_name`) are left out with a warning,
-        because whoever lists a folder makes local paths of what it holds.
+        Names that are not safe (see `is_safe_name`) are left out with a warning, because callers
+        turn the names into local paths. A folder that does not exist is empty.
 
-        Raises: FetchError. A folder that is not there is empty.
+        Raises: FetchError.
         """
         root = self._path(folder).rstrip("/")
 
@@ -227,11 +228,11 @@ class Remote:
         return self._persist(url, lambda: self._call("cat_file", self._path(url)))
 
     def fetch(self, file: RemoteFile, path: str) -> None:
-        """Copies a file to `path`, whole. Raises: MissingError, FetchError, Stopped."""
+        """Copies a whole file to `path`. Raises: MissingError, FetchError, Stopped."""
         self._persist(file.url, lambda: self._get(file, path))
 
     def fetch_newest(self, file: RemoteFile, path: str) -> RemoteFile:
-        """Copies a file that may have changed since it was listed; returns what it is now.
+        """Copies a file that may have changed since it was listed; returns its new description.
 
         Raises: MissingError, FetchError, Stopped.
         """
@@ -246,7 +247,7 @@ class Remote:
                 self._get(newest, path)
                 return newest
             except Exception:
-                newest = None  # asked for before the next try
+                newest = None  # the next try asks the server again
                 raise
 
         return self._persist(file.url, get)
@@ -256,7 +257,7 @@ class Remote:
         try:
             self._call("get_file", self._path(file.url), path, callback=callback)
         except OSError as error:
-            if error.errno in _CANNOT_WRITE:  # here, and not at the server
+            if error.errno in _CANNOT_WRITE:  # an error of the local disk, not of the server
                 reason = f"cannot be kept in {os.path.dirname(path)}: {error}"
                 raise FetchError(file.url, reason) from error
             raise
@@ -265,10 +266,10 @@ class Remote:
             raise OSError(f"{size} bytes came, and the listing says {file.size}")
 
     def write(self, path: str, url: str) -> RemoteFile:
-        """Copies a local file to a URL; returns what is there then. Raises FetchError."""
+        """Copies a local file to a URL; returns the new file there. Raises FetchError."""
 
         def put() -> RemoteFile:
-            # A server may say nothing at all when it is asked whether to send.
+            # There must be a limit, because a server may never answer.
             patience = SILENCE + os.path.getsize(path) / SLOWEST
             self._call("put_file", path, self._path(url), patience=patience)
             self._fs.invalidate_cache()
@@ -278,7 +279,7 @@ class Remote:
         return self._persist(url, put, "there is no such bucket or folder")
 
     def remove(self, url: str) -> None:
-        """Removes a file, if it is there. Raises FetchError."""
+        """Removes a file if it exists. Raises FetchError."""
 
         def remove() -> None:
             with contextlib.suppress(FileNotFoundError):
@@ -295,7 +296,7 @@ class Remote:
     def _described(
         self, urls: Sequence[str], infos: Mapping[str, Mapping[str, Any]]
     ) -> List[RemoteFile]:
-        """Files as a listing describes them; where it says too little, each is asked for."""
+        """Files as a listing describes them; the server is asked about those without a size."""
 
         def describe(url: str) -> RemoteFile:
             info = infos.get(self._path(url), {})
@@ -312,13 +313,13 @@ class Remote:
             try:
                 return list(pool.map(describe, urls))
             except KeyboardInterrupt:
-                self._stopped.set()  # for the threads, which are waited for
+                self._stopped.set()  # ends the threads, which the pool waits for
                 raise
 
     def _call(
         self, method: str, *args: Any, patience: Optional[float] = None, **kwargs: Any
     ) -> Any:
-        """Calls a method of the file system. It ends as soon as `stopped` is set, or on Ctrl-C.
+        """Calls a method of the file system; the call ends when `stopped` is set, or on Ctrl-C.
 
         Raises: Stopped; TimeoutError after `patience` seconds; whatever the method raises.
         """
@@ -332,7 +333,7 @@ class Remote:
                 try:
                     return future.result(_GLANCE)
                 except concurrent.futures.TimeoutError:
-                    if future.done():  # it is the request that timed out
+                    if future.done():  # the request timed out, not this wait
                         raise
                 if self._stopped.is_set():
                     raise Stopped
@@ -342,7 +343,10 @@ class Remote:
             future.cancel()
 
     def _persist(self, url: str, act: Callable[[], T], missing: str = "there is no such file") -> T:
-        """What `act` returns, the first time that it does."""
+        """Calls `act` until it succeeds or fails for good; returns what it returns.
+
+        `missing` is the reason of the error if the file does not exist.
+        """
         pause = FIRST_PAUSE
         for attempt in range(1, TRIES + 1):
             try:
@@ -353,17 +357,17 @@ class Remote:
                 if isinstance(error, FileNotFoundError):
                     if _is_missing(error):
                         raise MissingError(url, missing) from error
-                    # fsspec says so of every failure of a web server, too.
+                    # fsspec also raises FileNotFoundError for other failures of a web server.
                     error = error.__cause__ if isinstance(error.__cause__, Exception) else error
                 reason = _reason(error)
                 if _lasting(error):
                     raise FetchError(url, reason) from error
                 if attempt == TRIES:
                     raise FetchError(url, f"{reason} (the last of {TRIES} tries)") from error
-            # Not all at once, where many wait for the same server.
+            # Random, so that readers that wait for the same server do not all return at once.
             seconds = pause * random.uniform(0.5, 1)
             pause *= 2
-            # As the interpreter ends, requests fail before this thread does.
+            # When the interpreter exits, requests fail before this thread ends.
             if self._stopped.wait(seconds) or not threading.main_thread().is_alive():
                 raise Stopped
             _log.warning("%s: %s; trying again after %.1f s", url, reason, seconds)
@@ -371,7 +375,7 @@ class Remote:
 
 
 def _is_file(path: str, info: Mapping[str, Any]) -> bool:
-    """Whether what is listed is a file, and not the empty object that stands for a folder."""
+    """Whether an entry is a file, and not the empty object that represents a folder."""
     return info["type"] == "file" and not (path.endswith("/") or info["name"].endswith("/"))
 
 
@@ -403,7 +407,7 @@ def _file_system(scheme: str, storage: Storage) -> Any:
     except ValueError as error:
         raise ValueError(f"fsspec does not open {scheme}:// URLs: {error}") from error
     if scheme in _S3:
-        fs.retries = fs.max_concurrency = 1  # whole files, and it is `Remote` that tries again
+        fs.retries = fs.max_concurrency = 1  # files are sent whole, and `Remote` does the retries
     return fs
 
 
@@ -422,7 +426,7 @@ def _add_s3_options(scheme: str, endpoint_url: Optional[str], options: Dict[str,
     config = {"retries": {"max_attempts": 0}, **options.get("config_kwargs", {})}
     host = urllib.parse.urlsplit(endpoint or "").hostname or ""
     if scheme == "obs" and not re.fullmatch(r"localhost|[\d.]+|.*:.*", host):
-        # Its buckets are reached by names of their own, BUCKET.obs.…, which no address has.
+        # The service has a host name for each bucket, BUCKET.obs.…. An IP address has none.
         config.setdefault("s3", {"addressing_style": "virtual"})
     options.update(client_kwargs=client, config_kwargs=config)
 
@@ -430,15 +434,15 @@ def _add_s3_options(scheme: str, endpoint_url: Optional[str], options: Dict[str,
 def _add_http_options(options: Dict[str, Any]) -> None:
     import aiohttp
 
-    # By default a download may take five minutes in all; only silence should end it.
+    # aiohttp's default limits the whole download to five minutes; only silence should end it.
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60)
     options["client_kwargs"] = {"timeout": timeout, **options.get("client_kwargs", {})}
-    # Compressed on the way, a file would not have the size that the server gives.
+    # A compressed transfer would not have the size that the server gives.
     options["headers"] = {"Accept-Encoding": "identity", **options.get("headers", {})}
 
 
 def _until(stopped: threading.Event, size: int) -> Any:
-    """A callback of fsspec that ends a transfer when `stopped` is set, or at too many bytes."""
+    """A callback of fsspec that ends a transfer when `stopped` is set or too many bytes arrive."""
     from fsspec.callbacks import Callback
 
     came = 0
@@ -456,7 +460,7 @@ def _until(stopped: threading.Event, size: int) -> Any:
 
 
 def _is_missing(error: FileNotFoundError) -> bool:
-    """Whether a file is known to be missing; a server that fails may know nothing of it."""
+    """Whether the error says that the file does not exist, and not that the server failed."""
     cause = error.__cause__
     if cause is None or isinstance(cause, FileNotFoundError):
         return True
@@ -468,7 +472,7 @@ def _is_missing(error: FileNotFoundError) -> bool:
 
 
 def _lasting(error: Exception) -> bool:
-    """Whether another try would end in the same way."""
+    """Whether another try would fail in the same way."""
     if isinstance(error, OSError) and error.errno in _CANNOT_WRITE:
         return True
     if isinstance(error, (PermissionError, IsADirectoryError, NotADirectoryError)):
@@ -478,13 +482,13 @@ def _lasting(error: Exception) -> bool:
     status = getattr(error, "status", None)  # aiohttp's
     if isinstance(status, int) and 400 <= status < 500 and status not in (408, 425, 429):
         return True
-    # botocore's; neither is an OSError, and importing botocore to ask would be dear.
+    # These are botocore's errors, compared by name because importing botocore is slow.
     return type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError")
 
 
 def _reason(error: BaseException) -> str:
     """An error in one line."""
     words = " ".join(str(error).split())
-    if not words and error.__cause__ is not None:  # as fsspec says that time is out
+    if not words and error.__cause__ is not None:  # such as fsspec's error for a timeout
         return _reason(error.__cause__)
     return f"{type(error).__name__}: {words}" if words else type(error).__name__

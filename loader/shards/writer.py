@@ -15,17 +15,17 @@ __all__ = ["TFRecordWriter", "example", "parse_example"]
 
 
 class TFRecordWriter:
-    """Writes one shard, which appears under its name whole or not at all.
+    """Writes one shard, which appears under its name complete or not at all.
 
-    Records go to a hidden file beside it. `close`, or the end of a `with` block, gives that file
-    its name; `discard`, or an exception in the block, removes it.
+    Records go to a hidden file in the same folder. `close`, or the end of a `with` block, renames
+    that file; `discard`, or an exception in the block, removes it.
 
     Args:
-        path: the shard; one that exists is replaced on `close`.
+        path: path of the shard. `close` replaces a file of that name.
 
     Attributes:
-        path: the shard.
-        records: how many have been written.
+        path: path of the shard.
+        records: number of records written so far.
         bytes: size of the shard so far.
 
     Raises: OSError.
@@ -36,7 +36,8 @@ class TFRecordWriter:
         self.records = 0
         self.bytes = 0
         folder, name = os.path.split(self.path)
-        # Hidden, so that no pattern such as train-* finds what a killed process may leave.
+        # The file is hidden so that a pattern such as train-* does not match what a killed process
+        # has left.
         self._temporary = os.path.join(folder, f".{name}.{os.getpid()}.part")
         self._file: Optional[BinaryIO] = open(self._temporary, "wb")  # noqa: SIM115
 
@@ -53,7 +54,7 @@ class TFRecordWriter:
         self.bytes += len(data) + 16
 
     def close(self) -> None:
-        """Completes the shard and gives it its name; once closed, does nothing."""
+        """Completes the shard and gives it its name. A second call does nothing."""
         if self._file is None:
             return
         try:
@@ -67,7 +68,7 @@ class TFRecordWriter:
         self._file = None
 
     def discard(self) -> None:
-        """Drops what was written; whatever stood under the shard's name stays."""
+        """Removes what was written. A file that already had the shard's name stays as it was."""
         file = self._file
         if file is None:
             return

@@ -49,5 +49,5 @@ def test_views_are_of_the_wrapped_mean(image, tmp_path, backend):
     ],
 )
 def test_only_bytes_wrap_around(text):
-    with pytest.raises(PipelineError, match="wrap=True is of bytes"):
+    with pytest.raises(PipelineError, match="wrap=True works on bytes"):
         Pipeline(text).compile(True)
