@@ -1,4 +1,4 @@
-"""The `Loader`: batches of views, epoch after epoch, with a state of a few integers."""
+"""The `Loader`: batches of views, epoch after epoch, whose state is a few integers."""
 
 import dataclasses
 import functools
@@ -231,32 +231,32 @@ class Loader:
         )
 
     def __iter__(self) -> Iterator[Batch]:
-        """Runs one epoch: the next one, or after `load_state_dict` the rest of that one."""
+        """Runs one epoch: the next one, or after `load_state_dict` the rest of the loaded one."""
         with self._lock:
             self._check_open()
             if self._batch and not self._restored:
                 self._epoch, self._batch = self._epoch + 1, 0
             self._restored = False
-            self._tell_what_comes()
+            self._announce()
             self._backend.seek(self._epoch, self._batch)
             self._iteration = object()
             return _Epoch(self, self._iteration)
 
     @property
     def begins_an_epoch(self) -> bool:
-        """Whether the next `for` runs a whole epoch; not so if the state of a part was loaded."""
+        """Whether the next `for` runs a whole epoch, and not the rest of one that was loaded."""
         return self._batch == 0 or not self._restored
 
     def state_dict(self) -> Dict[str, Any]:
-        """Where the Loader is, as plain numbers and strings.
+        """The state of the Loader, as plain numbers and strings.
 
-        `epoch` and `batch` say which batch comes next; the other entries must be the same where
-        the state is loaded.
+        `epoch` and `batch` say which batch comes next. The other entries must be the same in the
+        Loader that loads the state.
         """
         return {"version": 1, "epoch": self._epoch, "batch": self._batch, **self._identity()}
 
     def load_state_dict(self, state: Dict[str, Any]) -> None:
-        """Continues where `state` was taken: the next `for` runs the rest of that epoch.
+        """Continues from `state`: the next `for` runs the rest of its epoch.
 
         The number of threads, the backend, the dtype and the layout may differ.
 
@@ -264,7 +264,7 @@ class Loader:
         """
         self._check_open()
         if not isinstance(state, dict) or state.get("version") != 1:
-            raise ValueError("not the state of a Loader, or of another version's")
+            raise ValueError("not the state of a Loader, or the state of another version")
         for key, value in self._identity().items():
             if state.get(key) != value:
                 raise ValueError(
@@ -285,7 +285,7 @@ class Loader:
         return Stats(**stats)
 
     def close(self) -> None:
-        """Stops the threads and frees the buffers that no array shows."""
+        """Stops the threads and frees the buffers that no array uses."""
         self._iteration = None
         self._end()
 
@@ -308,7 +308,7 @@ class Loader:
         )
 
     def _identity(self) -> Dict[str, Any]:
-        """What the sequence of record numbers depends on."""
+        """The values that the sequence of record numbers depends on."""
         return {
             "seed": self.seed,
             "records": self.num_records,
@@ -333,7 +333,8 @@ class Loader:
                 "use a smaller batch_size"
             )
 
-    def _tell_what_comes(self) -> None:
+    def _announce(self) -> None:
+        """Tells remote shards what is read now and what comes next."""
         if self._fetch_ahead is not None:
             self._fetch_ahead.at(self._epoch, self._batch)
 
@@ -348,7 +349,7 @@ class Loader:
             self._epoch, self._batch = self._epoch + 1, 0
             self._iteration = None
             raise StopIteration
-        self._tell_what_comes()
+        self._announce()
         try:
             batch = Batch(*self._backend.next())
         except MemoryError:
@@ -358,7 +359,7 @@ class Loader:
             ) from None
         except RecordError:
             self._iteration = None
-            # Closing ends the wait for a shard, which is no fault of the record's.
+            # If the Loader was closed during a wait for a shard, the record is not to blame.
             self._check_open()
             raise
         finally:
@@ -369,7 +370,7 @@ class Loader:
 
 
 class _Epoch:
-    """The iteration of one epoch. Several threads may share it: each batch goes to one of them."""
+    """The iteration of one epoch. Threads may share it; each batch then goes to one of them."""
 
     def __init__(self, loader: Loader, iteration: object):
         self._loader: Optional[Loader] = loader
@@ -393,7 +394,7 @@ class _Epoch:
 
 
 def _size(size: float) -> str:
-    """A number of bytes, to be read."""
+    """A number of bytes as text."""
     units = ["B", "kB", "MB", "GB", "TB", "PB", "EB"]
     while size >= 1000 and len(units) > 1:
         size /= 1000
@@ -410,8 +411,8 @@ def _memory() -> float:
 
 
 def _end(process: int, shards: Shards, backend: backends.Backend) -> None:
-    """Ends all threads; first the waits of those that need a shard."""
-    if os.getpid() != process:  # a fork of the process that has the threads
+    """Ends all threads, and before that their waits for shards."""
+    if os.getpid() != process:  # a forked process, which does not have the threads
         return
     shards.close()
     backend.close()

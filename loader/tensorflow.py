@@ -23,15 +23,15 @@ class Example(NamedTuple):
 def dataset(loader: Loader, *, index: bool = False) -> Any:
     """One epoch of the loader for each iteration of the dataset.
 
-    Elements are `Example(image, label)`, a pair that `model.fit`, `evaluate` and `predict` take as
-    it is. Shapes are static, except for the batch size if the loader keeps an incomplete last
+    Elements are `Example(image, label)`, a pair that `model.fit`, `evaluate` and `predict` accept
+    directly. Shapes are static, except for the batch size if the loader keeps an incomplete last
     batch. The loader prefetches, so `.prefetch` is needed only to overlap the copy to a device.
 
-    `len(dataset)` is the number of batches (from TensorFlow 2.3 on). If the loader's state was
-    loaded in the middle of an epoch, load it before this call: the dataset's first epoch is then
-    the rest of that one, and its length is unknown to TensorFlow.
+    `len(dataset)` is the number of batches (from TensorFlow 2.3 on). Load a state from the middle
+    of an epoch before this call: the first epoch of the dataset is then the rest of that epoch, and
+    TensorFlow does not know its length.
 
-    A loader runs one epoch at a time: a second iterator beside one that is in use is an error
+    A loader runs one epoch at a time. A second iterator is an error while the first one is in use
     (before TensorFlow 2, the first one fails instead). An iteration that is left early (`take(2)`,
     `steps_per_epoch`, `break`) ends its epoch, and the next iteration begins the next epoch. For
     validation during training make a second loader.
@@ -39,11 +39,11 @@ def dataset(loader: Loader, *, index: bool = False) -> Any:
     Args:
         loader: the loader.
         index: whether elements are dicts with the keys image, label and index (int64 [N], record
-            numbers). Keras takes the third part of a tuple for sample weights, so that record
-            numbers come in no tuple.
+            numbers). They are not tuples of three, because Keras takes the third part for sample
+            weights.
 
-    Raises: ImportError if TensorFlow is not installed. What the loader raises reaches the consumer
-        as a TensorFlow error that quotes it.
+    Raises: ImportError if TensorFlow is not installed. Errors of the loader reach the consumer as
+        TensorFlow errors that quote them.
     """
     try:
         import tensorflow as tf
@@ -107,7 +107,7 @@ class _Iteration:
 
 
 def _in_use(reference: Any) -> bool:
-    """Whether an iteration still runs. One that was left may wait for the garbage collector."""
+    """Whether an iteration is still in use, and is not waiting for the garbage collector."""
     for collect in (False, True):
         if collect:
             gc.collect()

@@ -26,12 +26,11 @@ class LoaderDataset(IterableDataset):
     """One epoch of the loader for each iteration.
 
     Elements are whole batches, `TensorBatch(image, label, index)`, whose tensors share the loader's
-    memory. Use the dataset as it is, or in a `torch.utils.data.DataLoader` (or torchdata's
-    `StatefulDataLoader`) with `batch_size=None` and no workers: the loader's threads take their
-    place.
+    memory. Use the dataset directly, or in a `torch.utils.data.DataLoader` (or torchdata's
+    `StatefulDataLoader`) with `batch_size=None` and no workers: the loader has threads instead.
 
-    `state_dict` and `load_state_dict` are the loader's, so that a StatefulDataLoader and Lightning
-    continue in the middle of an epoch with the batches that would have come next.
+    `state_dict` and `load_state_dict` are those of the loader, so that a StatefulDataLoader and
+    Lightning continue in the middle of an epoch with the batches that would have come next.
 
     Raises: RuntimeError in a worker process of a DataLoader, or if a DataLoader collates batches
         into batches. Warns if the process group has several ranks and the loader's `shard` does not
@@ -56,11 +55,11 @@ class LoaderDataset(IterableDataset):
         return len(self.loader)
 
     def state_dict(self) -> Dict[str, Any]:
-        """Where the loader is: see `Loader.state_dict`."""
+        """The state of the loader; see `Loader.state_dict`."""
         return self.loader.state_dict()
 
     def load_state_dict(self, state: Dict[str, Any]) -> None:
-        """Continues where `state` was taken: see `Loader.load_state_dict`."""
+        """Continues from `state`; see `Loader.load_state_dict`."""
         self.loader.load_state_dict(state)
 
     def _check_ranks(self) -> None:
@@ -81,7 +80,7 @@ class LoaderDataset(IterableDataset):
 def _tensors(batch: Any) -> TensorBatch:
     image = batch.image
     return TensorBatch(
-        # What DALI leaves on a GPU is no NumPy array.
+        # DALI's images on a GPU are not NumPy arrays.
         torch.from_numpy(image) if isinstance(image, np.ndarray) else torch.from_dlpack(image),
         torch.from_numpy(batch.label),
         torch.from_numpy(batch.index),

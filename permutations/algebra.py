@@ -1,4 +1,4 @@
-"""Finite fields and the two families of permutation groups that are as spread out as can be.
+"""Finite fields, and the two families of permutation groups whose elements differ most.
 
 A permutation group is sharply t-transitive if exactly one of its elements sends any t places to any
 t values. Two different elements of it agree in fewer than t places, so their Hamming distance is at
@@ -23,7 +23,7 @@ class Field(NamedTuple):
         q: number of elements.
         add: int64 [q, q].
         multiply: int64 [q, q].
-        inverse: int64 [q], of each element but 0, where it says 0.
+        inverse: int64 [q], the inverse of each element; 0 for element 0.
     """
 
     q: int
@@ -46,7 +46,7 @@ def field(q: int) -> Field:
     through all q - 1 elements but 0. That makes each of them a unit, hence a field, and turns
     multiplication into the addition of exponents.
 
-    Raises: ValueError where q is not a prime power.
+    Raises: ValueError if q is not a prime power.
     """
     p = _smallest_factor(q) if q >= 2 else 1
     m = _power_of(p, q) if q >= 2 else None
@@ -72,12 +72,12 @@ def field(q: int) -> Field:
 def affine(q: int, count: Optional[int] = None) -> np.ndarray:
     """AGL(1, q), the maps x -> a x + b of GF(q) with a other than 0.
 
-    In cosets of the translations: q rows with a = 1 and b = 0, 1, …, then q with the next a. Within
-    a coset every value stands once in every place.
+    The rows come in cosets of the translations: q rows with a = 1 and b = 0, 1, …, then q rows with
+    the next a. Within a coset every value stands once in every place.
 
     Args:
         q: a prime power.
-        count: how many of the q (q - 1) to make; all by default.
+        count: number of rows to make, of q (q - 1); all by default.
 
     Returns: int64 [count, q].
     """
@@ -89,14 +89,14 @@ def affine(q: int, count: Optional[int] = None) -> np.ndarray:
 def projective(q: int, count: Optional[int] = None) -> np.ndarray:
     """PGL(2, q), the maps x -> (a x + b) / (c x + d) of the projective line; infinity is point q.
 
-    In cosets of a cyclic subgroup that is regular, that is, sends any point to any point by exactly
-    one of its q + 1 elements; so within a coset every value stands once in every place. The maps
-    that keep infinity, which are the affine ones, have one element in each coset and so lead
-    through all of them.
+    The rows come in cosets of a regular cyclic subgroup: exactly one of its q + 1 elements sends a
+    given point to a given point, so within a coset every value stands once in every place. The maps
+    that keep infinity are the affine maps. Each coset has exactly one of them, so they enumerate
+    the cosets.
 
     Args:
         q: a prime power.
-        count: how many of the (q + 1) q (q - 1) to make; all by default.
+        count: number of rows to make, of (q + 1) q (q - 1); all by default.
 
     Returns: int64 [count, q + 1].
     """
@@ -115,8 +115,8 @@ def projective(q: int, count: Optional[int] = None) -> np.ndarray:
 def _long_cycle(q: int) -> np.ndarray:
     """A map x -> b / (x + d) that takes any point through all q + 1 points.
 
-    There is one: multiplication by a generator of GF(q**2), written as a companion matrix, is a
-    Singer cycle.
+    Such a map exists: multiplication by a generator of GF(q**2), written as a companion matrix, is
+    a Singer cycle.
     """
     gf = field(q)
     for b, d in itertools.product(range(1, q), range(q)):
@@ -149,7 +149,7 @@ def _smallest_factor(n: int) -> int:
 
 
 def _power_of(p: int, q: int) -> Optional[int]:
-    """m where q = p**m."""
+    """The m for which q = p**m; None if there is none."""
     m, power = 1, p
     while power < q:
         m, power = m + 1, power * p

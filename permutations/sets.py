@@ -1,4 +1,4 @@
-"""Sets of permutations for the jigsaw task: how to make them, measure them and keep them.
+"""Sets of permutations for the jigsaw task: construction, statistics and files.
 
 A set is an integer array [n, k] whose rows are permutations of 0..k-1. The farther apart its rows
 are, the less the task can be solved from a few patches alone.
@@ -18,17 +18,18 @@ Path = Union[str, "os.PathLike[str]"]
 
 PUBLISHED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "published_100.bin")
 
-# `greedy` goes through all k! permutations up to this many places, beyond through a sample.
+# `greedy` goes through all k! permutations up to this many places, and through a sample if k is
+# larger.
 _LISTED_PLACES = 9
 _SAMPLE = 200_000
 
 
 class Hamming(NamedTuple):
-    """In how many places the permutations of a set differ, over all pairs.
+    """The numbers of places in which the permutations of a set differ, over all pairs.
 
     Attributes:
         smallest: distance of the closest pair.
-        mean: over all pairs.
+        mean: mean distance of all pairs.
         histogram: number of pairs at each distance 0..k.
     """
 
@@ -38,23 +39,22 @@ class Hamming(NamedTuple):
 
 
 def maximal(n: int = 100, k: int = 9) -> np.ndarray:
-    """n permutations of k places as far apart as can be.
+    """n permutations of k places that are as far apart as possible.
 
-    Up to k (k - 1) of them come from AGL(1, k) and differ pairwise in k - 1 places or, where
-    n <= k, in all. Up to k (k - 1) (k - 2) come from PGL(2, k - 1) and differ in k - 2; that is the
-    best there is for n > k (k - 1), the largest number that can differ pairwise in k - 1 (Deza and
-    Vanstone, "Bounds for permutation arrays", 1978).
+    Up to k (k - 1) permutations come from AGL(1, k) and differ pairwise in k - 1 places or, if
+    n <= k, in all places. Up to k (k - 1) (k - 2) come from PGL(2, k - 1) and differ in k - 2. That
+    is optimal for n > k (k - 1), because at most k (k - 1) permutations can differ pairwise in
+    k - 1 places (Deza and Vanstone, "Bounds for permutation arrays", 1978).
 
-    The mean distance, too, is the largest possible. Pairs agree least often where every value
-    stands equally often in every place, and whole cosets, with a part of one more, have that to
-    within one.
+    The mean distance is also the largest possible: it is largest if every value stands equally
+    often in every place, and here these counts differ by at most one.
 
     Args:
-        n: how many.
-        k: places; k must be a prime power, or k - 1 where n needs the larger group.
+        n: number of permutations.
+        k: number of places. k must be a prime power, or k - 1 if n needs the larger group.
 
     Returns: int64 [n, k].
-    Raises: ValueError where no such group is large enough.
+    Raises: ValueError if no such group is large enough.
     """
     _check(n, k)
     if algebra.is_prime_power(k) and n <= k * (k - 1):
@@ -79,16 +79,16 @@ def maximal(n: int = 100, k: int = 9) -> np.ndarray:
 def greedy(n: int, k: int, seed: int) -> np.ndarray:
     """n permutations of k places, chosen one by one (Noroozi and Favaro, 2016, algorithm 1).
 
-    The first is random; each further one has the largest mean distance to those chosen before. It
-    is taken among all k! permutations up to k = 9, beyond among a random sample of 200,000.
+    The first is random. Each further one has the largest mean distance to those chosen before, of
+    all k! permutations up to k = 9, and of a random sample of 200,000 if k is larger.
 
     Args:
-        n: how many.
-        k: places.
-        seed: the same seed gives the same set.
+        n: number of permutations.
+        k: number of places.
+        seed: random seed; the same seed gives the same set.
 
     Returns: int64 [n, k].
-    Raises: ValueError where there are not that many.
+    Raises: ValueError if there are not that many.
     """
     _check(n, k)
     random = np.random.RandomState(seed)
@@ -111,18 +111,18 @@ def greedy(n: int, k: int, seed: int) -> np.ndarray:
 
 
 def published() -> np.ndarray:
-    """The 100 permutations of 9 places that the paper used: int64 [100, 9]."""
+    """The 100 permutations of 9 places that the paper uses: int64 [100, 9]."""
     return load(PUBLISHED)
 
 
 def load(path: Path) -> np.ndarray:
     """Reads a set of permutations.
 
-    The file, which is the published code's, holds little-endian int32: how many permutations, how
-    many places, and the values, row by row, counted from 1.
+    The file has the format of the published code, little-endian int32: the number of permutations,
+    the number of places, and the values, row by row, counted from 1.
 
     Returns: int64 [n, k], counted from 0.
-    Raises: OSError; ValueError, naming the file, where it holds anything else.
+    Raises: OSError; ValueError, naming the file, if it holds anything else.
     """
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
@@ -154,11 +154,11 @@ def load(path: Path) -> np.ndarray:
 
 
 def save(path: Path, set: np.ndarray) -> None:
-    """Writes a set of permutations as `load` reads it.
+    """Writes a set of permutations to a file that `load` reads.
 
-    The file appears whole or not at all: it is written beside its place and renamed.
+    The file appears complete or not at all: it is written under a temporary name and renamed.
 
-    Raises: OSError; ValueError where `set` is not an array [n, k] of permutations of 0..k-1.
+    Raises: OSError; ValueError if `set` is not an array [n, k] of permutations of 0..k-1.
     """
     rows = _checked_set(set)
     temporary = f"{os.fspath(path)}.{os.getpid()}.tmp"
@@ -178,7 +178,7 @@ def save(path: Path, set: np.ndarray) -> None:
 def hamming(set: np.ndarray) -> Hamming:
     """The Hamming distances between all pairs of a set of at least two permutations.
 
-    Raises: ValueError where `set` is not such an array [n, k].
+    Raises: ValueError if `set` is not such an array [n, k].
     """
     rows = _checked_set(set)
     n, k = rows.shape

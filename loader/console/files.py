@@ -1,4 +1,4 @@
-"""Writing files so that they are whole or not there."""
+"""Writes files so that they are complete or do not exist."""
 
 import contextlib
 import errno
@@ -7,7 +7,7 @@ import os
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether an error says that a disk has no room left: Python's errors, and TensorFlow's."""
+    """Whether an error of Python or TensorFlow says that a disk is full."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
     if not type(error).__module__.startswith("tensorflow."):
@@ -16,13 +16,13 @@ def is_full(error: BaseException) -> bool:
 
 
 def sync(path: str) -> None:
-    """Makes sure that a file's contents have reached the disk."""
+    """Waits until a file's contents have reached the disk."""
     with open(path, "rb") as file:
         os.fsync(file.fileno())
 
 
 def digest(path: str) -> str:
-    """Of a file's contents, in hexadecimal."""
+    """The digest of a file's contents, in hexadecimal."""
     found = hashlib.blake2b(digest_size=16)
     with open(path, "rb") as file:
         for block in iter(lambda: file.read(1 << 20), b""):
@@ -31,12 +31,12 @@ def digest(path: str) -> str:
 
 
 def write_text(path: str, text: str) -> None:
-    """Writes a text file beside `path` and renames it."""
+    """Writes a text file under a temporary name, and renames it."""
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: str, data: bytes) -> None:
-    """Writes a file beside `path` and renames it."""
+    """Writes a file under a temporary name, and renames it."""
     beside = f"{path}.tmp"
     try:
         with open(beside, "wb") as file:
@@ -44,7 +44,7 @@ def write_bytes(path: str, data: bytes) -> None:
         sync(beside)
         os.replace(beside, path)
     except OSError as error:
-        with contextlib.suppress(FileNotFoundError):  # what there is of it takes room
+        with contextlib.suppress(FileNotFoundError):  # frees the room that it takes
             os.remove(beside)
         error.filename = path
         raise

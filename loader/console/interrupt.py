@@ -2,10 +2,10 @@
 
 One of several workers may take longer, because they wait for one another to save that checkpoint.
 
-Python handles a signal in the main thread, and only between two steps of Python code: a wait in
-compiled code, such as a step of TensorFlow that waits for another worker, is not ended by it. So
-another thread hears of each signal at once, from the file descriptor that Python writes it to
-(`signal.set_wakeup_fd`), and sees to it that the main thread does not wait for too long.
+Python handles a signal in the main thread, and only between two steps of Python code. So a signal
+does not end a wait in compiled code, such as a step of TensorFlow that waits for another worker.
+Therefore another thread reads each signal from the file descriptor that Python writes it to
+(`signal.set_wakeup_fd`), and makes sure that the main thread does not wait for too long.
 """
 
 import contextlib
@@ -28,10 +28,10 @@ _POLL = 0.05
 
 
 class _Watch:
-    """Tells of signals in a thread of its own, while the main thread may be in compiled code.
+    """Reports signals in a separate thread, even if the main thread is in compiled code.
 
     Args:
-        notice: is called with the number of a signal for which there is a Python handler.
+        notice: function that is called with the number of each signal that has a Python handler.
     """
 
     def __init__(self, notice: Callable[[int], None]):
@@ -69,7 +69,7 @@ class PromptInterrupt:
 
     SIGINT raises KeyboardInterrupt, as always. If compiled code does not return to Python within a
     second, the process ends at once with the exit status 128 + SIGINT. The context does nothing in
-    a thread other than the main one, nor while SIGINT has another handler: a handler that is set
+    a thread other than the main one, or if SIGINT has another handler: a handler that is set
     within the context decides alone how the process ends.
     """
 
@@ -102,7 +102,7 @@ class PromptInterrupt:
 class Interrupt:
     """A context in which the first SIGINT or SIGTERM is noted, and the second one kills.
 
-    Only the main thread gets signals; in others nothing is ever noted.
+    Only the main thread gets signals; in other threads nothing is noted.
 
     Args:
         close: ends the wait for a batch, which then raises an error; None if none is waited for.
@@ -158,7 +158,7 @@ class Interrupt:
 
     @contextlib.contextmanager
     def stepping(self) -> Iterator[None]:
-        """Around a step in which this process waits for others.
+        """A context for a step in which this process waits for other workers.
 
         After a signal the process ends if the step takes too long, and three times as long as the
         longest one before: another worker is stuck or gone. No checkpoint can be made then, because
@@ -177,7 +177,7 @@ class Interrupt:
             signal.signal(each, signal.SIG_DFL)
 
     def _notice(self, number: int) -> None:
-        if self._noticed:  # the second one, while compiled code keeps `_note` from the first one
+        if self._noticed:  # the second signal, while compiled code delays `_note` for the first one
             os._exit(128 + number)
         self._noticed = True
         self.signal = number

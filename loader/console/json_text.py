@@ -1,31 +1,31 @@
-"""Reading JSON that somebody else may have written: every fault becomes one sentence."""
+"""Reads JSON from an unknown source: every fault becomes a one-line error."""
 
 import json
 from typing import Any, Dict, List, Union
 
-# Far deeper than any file of this package, far shallower than Python's recursion limit, so that
-# what is parsed can also be copied, printed and written again.
+# This is far deeper than any file of this package, and so far below Python's recursion limit that a
+# parsed value can also be copied, printed and written.
 _DEEPEST = 64
 
 
 def parse(text: Union[str, bytes], name: str) -> Any:
-    """The value that a JSON text stands for.
+    """The value of a JSON text.
 
     Args:
-        text: UTF-8 if it is bytes.
-        name: where the text is from, for the error: a path, or a variable of the environment.
+        text: the text; bytes are UTF-8.
+        name: source of the text, for the error: a path or an environment variable.
 
-    Raises: ValueError, in one line that begins with the name.
+    Raises: ValueError, one line that begins with the name.
     """
     try:
         if isinstance(text, bytes):
             text = text.decode()
-        # Nearly every text has so few brackets that it cannot be deep.
+        # Nearly every text has too few brackets to be deep, and needs no further check.
         few = text.count("[") + text.count("{") <= _DEEPEST
         value = json.loads(text)
     except RecursionError:
         raise _too_deep(name) from None
-    except ValueError as error:  # which a text that is not UTF-8 raises, too
+    except ValueError as error:  # also raised if the bytes are not UTF-8
         raise ValueError(f"{name} is not JSON: {error}") from None
     if not few and _is_deep(value):
         raise _too_deep(name)
@@ -33,7 +33,7 @@ def parse(text: Union[str, bytes], name: str) -> Any:
 
 
 def parse_object(text: Union[str, bytes], name: str) -> Dict[str, Any]:
-    """As `parse`, for a text that must be a JSON object, `{"name": value, …}`."""
+    """The value of a text that must be a JSON object, `{"name": value, …}`; see `parse`."""
     value = parse(text, name)
     if not isinstance(value, dict):
         raise ValueError(f"{name} must hold a JSON object, {{…}}, not {_kind(value)}")

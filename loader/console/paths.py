@@ -1,4 +1,4 @@
-"""Paths as users give them: text, bytes or path objects, with `~`, in any encoding."""
+"""Paths as users write them: text, bytes or path objects, with `~`, in any encoding."""
 
 import contextlib
 import glob
@@ -13,28 +13,28 @@ Path = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
 
 
 def expand(path: Path) -> str:
-    """The path as text, with a `~` at its beginning replaced by the home directory.
+    """The path as text; a `~` at its beginning is replaced by the home directory.
 
-    Names that are not UTF-8 come out with surrogates, as everywhere in Python; `os.fsencode` gives
-    their bytes back.
+    Names that are not UTF-8 get surrogates, as everywhere in Python; `os.fsencode` restores their
+    bytes.
 
-    Raises: ValueError if there is no home directory, and no file or folder of that very name.
+    Raises: ValueError if there is no home directory, and no file or folder of exactly that name.
     """
     text = os.fsdecode(path)
     expanded = os.path.expanduser(text)
     if expanded.startswith("~") and not os.path.lexists(expanded):
         raise ValueError(
-            f"there is no home directory for {text}; set HOME, or give the path from / on "
-            "(a name that begins with ~ is written ./~)"
+            f"there is no home directory for {text}; set HOME, or give an absolute path "
+            "(write ./~ for a name that begins with ~)"
         )
     return expanded
 
 
 def matches(pattern: str) -> List[str]:
-    """What a glob pattern matches, sorted by name.
+    """The paths that a glob pattern matches, sorted by name.
 
-    Folders that exist under the very name that the pattern gives are taken by that name, so that
-    brackets, stars and question marks in the name of a folder do no harm.
+    If a folder has exactly the name in the pattern, that folder is meant, so folders may have
+    brackets, stars and question marks in their names.
     """
     if os.path.exists(pattern):
         return [pattern]
@@ -52,10 +52,10 @@ _temporary: List[str] = []
 
 
 def cache_folder() -> str:
-    """The default folder for indexes and copies: `$XDG_CACHE_HOME/pretexture` or in `~/.cache`.
+    """The default folder for indexes and copies: `$XDG_CACHE_HOME/pretexture`, or in `~/.cache`.
 
-    A process without a home directory (as in a container that runs under an unknown user number)
-    uses a private temporary folder, and says so once.
+    A process without a home directory, such as a container that runs as an unknown user, uses a
+    private temporary folder and logs a warning once.
     """
     root = os.environ.get("XDG_CACHE_HOME")
     if not root:
@@ -67,21 +67,21 @@ def cache_folder() -> str:
     if not _temporary:
         _temporary.append(tempfile.mkdtemp(prefix="pretexture-"))
         _log.warning(
-            "there is no home directory, so that indexes and copies of shards are kept in %s; give "
-            "cache_dir, or set XDG_CACHE_HOME, for a folder that later runs find again",
+            "there is no home directory, so indexes and copies of shards are kept in %s; set "
+            "cache_dir or XDG_CACHE_HOME to a folder that later runs can use, too",
             _temporary[0],
         )
     return _temporary[0]
 
 
 def make_parent(path: str) -> str:
-    """Makes the folder that a file is to be written in; returns the file's path. Raises OSError."""
+    """Makes the folder of a file that will be written; returns the file's path. Raises OSError."""
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
     return path
 
 
 def make_private(folder: str) -> None:
-    """Makes a folder, and those above it; what is new can be read by this user alone."""
+    """Makes a folder and the folders above it; only this user can read those that are new."""
     folder = os.path.abspath(folder)
     if not os.path.isdir(folder):
         make_private(os.path.dirname(folder))

@@ -1,6 +1,6 @@
-"""How many processors this process may use: by its affinity and by its containers' quotas.
+"""The number of processors that this process may use, by its affinity and by container quotas.
 
-A container that may use two of a machine's 64 processors sees all 64; the quota is in the files of
+A container that may use two of a machine's 64 processors sees all 64. Its quota is in the files of
 its control group (https://docs.kernel.org/admin-guide/cgroup-v2.html, "CPU").
 """
 
@@ -11,10 +11,10 @@ from typing import Iterator, Optional, Tuple
 
 
 def available(root: str = "/") -> int:
-    """Processors that threads of this process can keep busy, at least 1.
+    """Number of processors that threads of this process can keep busy, at least 1.
 
     Args:
-        root: where /proc and /sys are.
+        root: folder that holds /proc and /sys.
     """
     try:
         count = len(os.sched_getaffinity(0))
@@ -26,7 +26,7 @@ def available(root: str = "/") -> int:
 
 
 def _quotas(root: pathlib.Path) -> Iterator[float]:
-    """The limits of the process's control group and of those around it, in processors."""
+    """The quotas of the process's control group and of the groups above it, in processors."""
     mounted = root / "sys/fs/cgroup"
     for controllers, path in _groups(root):
         if controllers == "":
@@ -41,7 +41,7 @@ def _quotas(root: pathlib.Path) -> Iterator[float]:
 
 
 def _groups(root: pathlib.Path) -> Iterator[Tuple[str, str]]:
-    """Controllers and path of each group; version 2 has one group, without controllers."""
+    """Controllers and path of each control group; version 2 has one group, without controllers."""
     for line in _read(root / "proc/self/cgroup").splitlines():
         _, _, rest = line.partition(":")
         controllers, separator, path = rest.partition(":")
@@ -50,14 +50,14 @@ def _groups(root: pathlib.Path) -> Iterator[Tuple[str, str]]:
 
 
 def _upwards(mounted: pathlib.Path, path: str) -> Iterator[pathlib.Path]:
-    """The group's folder and those around it. Within a container only the top one may be there."""
+    """The folders of a group and of the groups above it. A container may only see the top one."""
     parts = [part for part in path.split("/") if part not in ("", ".", "..")]
     for length in range(len(parts), -1, -1):
         yield mounted.joinpath(*parts[:length])
 
 
 def _ratio(limit: str, period: str) -> Iterator[float]:
-    """The quota in processors, if there is one ("max" and -1 mean that there is none)."""
+    """The quota in processors; nothing if it is "max" or -1, which mean no limit."""
     numbers: Tuple[Optional[int], ...] = tuple(
         int(text) if text.isdigit() else None for text in (limit, period)
     )

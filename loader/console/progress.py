@@ -1,4 +1,4 @@
-"""A progress bar on a terminal, now and then a line elsewhere."""
+"""A progress bar on a terminal; elsewhere a line now and then."""
 
 import shutil
 import sys
@@ -10,11 +10,11 @@ _SECONDS_ELSEWHERE = 10.0
 
 
 class Bar:
-    """Shows how far a run is, how it goes and when it will be done.
+    """Shows the progress of a run and the time left.
 
     Args:
-        total: steps in all.
-        file: where it is shown, standard error by default.
+        total: total number of steps.
+        file: file to print to; standard error by default.
     """
 
     def __init__(self, total: int, file: Any = None):
@@ -22,11 +22,11 @@ class Bar:
         self._file = sys.stderr if file is None else file
         self._terminal = self._file.isatty()
         self._first = 0
-        self._began: Optional[float] = None  # at the first step made: the one before it sets up
+        self._began: Optional[float] = None  # time of the first update; before it the run sets up
         self._shown: Optional[float] = None
 
     def update(self, done: int, text: str) -> None:
-        """Shows `done` steps and the text, unless it was last shown a moment ago."""
+        """Shows `done` steps and the text, unless the last update was a moment ago."""
         now = time.monotonic()
         pause = _SECONDS_ON_TERMINAL if self._terminal else _SECONDS_ELSEWHERE
         if self._shown is not None and now - self._shown < pause and done < self._total:
@@ -49,13 +49,13 @@ class Bar:
         print(f"\r\033[K{f'{head} {bar} {tail}'[:width]}", end="", file=self._file, flush=True)
 
     def close(self) -> None:
-        """Leaves the last state standing."""
+        """Ends the line, so that the last state stays on the terminal."""
         if self._terminal and self._shown is not None:
             print(file=self._file, flush=True)
 
 
 def duration(seconds: float) -> str:
-    """Such as 1:02:03, or 2:03."""
+    """The seconds as text such as 1:02:03, or 2:03."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

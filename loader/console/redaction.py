@@ -1,4 +1,4 @@
-"""URLs without the secrets that some of them carry."""
+"""Hides the secrets in URLs."""
 
 import logging
 import re
@@ -8,9 +8,9 @@ _HIDDEN = "***"
 
 
 def redacted(text: str) -> str:
-    """The text with what is secret in its URLs replaced by `***`.
+    """The text with the secret parts of its URLs replaced by `***`.
 
-    That is: the user and password before a host (`https://user:password@host/`), and the values in
+    Secret are the user and password before a host (`https://user:password@host/`) and the values in
     a query (`?token=…`, the signature of a signed URL). Schemes, hosts, paths and the names of
     parameters stay.
     """
@@ -28,16 +28,16 @@ def _of_url(url: str) -> str:
 
 
 def url_title(url: str) -> str:
-    """A name for a file or folder about a URL: the last part of its path, with nothing secret."""
+    """A file name for a URL: the last part of its path, without secrets."""
     path = re.split("[?#]", redacted(url).rstrip("/"))[0]
     return re.sub(r"[^\w.-]", "_", path.rpartition("/")[2])[-100:]
 
 
 class RedactingFilter(logging.Filter):
-    """Redacts what a logger says."""
+    """Redacts the messages of a logger."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Changes the record, and lets it pass."""
+        """Redacts the message, and keeps the record."""
         message = record.getMessage()
         if "://" in message:
             record.msg, record.args = redacted(message), None

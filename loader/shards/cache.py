@@ -306,9 +306,7 @@ class RemoteShards(Shards):
                     raise Stopped("closed while a shard was waited for")
                 if shard in self._failed:
                     failed = self._failed[shard]
-                    raise type(failed)(
-                        failed.url, failed.reason
-                    )  # one per waiting thread
+                    raise type(failed)(failed.url, failed.reason)  # one per waiting thread
                 self._changed.wait()
         finally:
             self._waiting[shard] -= 1

@@ -1,1 +1,1 @@
-"""The backend that makes views by an NVIDIA DALI graph."""
+"""The backend that makes views with an NVIDIA DALI graph."""

@@ -1,32 +1,32 @@
-"""The views as an NVIDIA DALI graph, so that JPEGs can be decoded and views made on a GPU.
+"""Views made by an NVIDIA DALI graph, which can decode JPEGs and make views on a GPU.
 
-DALI's own reader and random numbers are not used. Records are read, checked and put in order as for
-the other backends (`batch_reader`), and crops, flips and colours are drawn as theirs are
-(`batch_views`); the graph gets encoded images and these numbers through an external source. So
-order, sharding, resuming, skipped records, errors and every single view are those of the other
-backends. `fn.readers.tfrecord`, given our index in its format, would shuffle within a buffer, check
-no checksums, not say which record is wrong and not continue within an epoch. Reading in our way
-takes 0.09 ms more of a CPU an image, checksums and draws included, where the graph on a CPU takes
-from 3 ms (jigsaw) to 30 ms (exemplar); in images a second no difference was measured.
+DALI's own reader and random numbers are not used. Records are read, checked and ordered as for the
+other backends (`batch_reader`), and crops, flips and colours are drawn in the same way
+(`batch_views`, `colors`). The graph gets encoded images and these numbers through an external
+source. So the order, the workers' shares, resuming, skipped records, errors and every single view
+are the same as those of the other backends. `fn.readers.tfrecord` would shuffle within a buffer,
+check no checksums, not say which record is wrong, and not continue within an epoch. Our reading
+takes 0.09 ms more of a CPU per image, checksums and draws included, while the graph on a CPU takes
+from 3 ms (jigsaw) to 30 ms (exemplar); no difference in images per second was measured.
 
 The graph decodes the window that the views need, resamples each view from it (crop, resize, flip
-and the place of a patch are one region of interest of `fn.resize`), and changes colours and
-normalises all views of an image as one array.
+and the place of a patch are one region of interest of `fn.resize`), and then changes the colours of
+all views of an image, and normalises them, as one array.
 
-What differs from the other backends:
+Differences from the other backends:
 
-- Area averaging (`resize_small`, `resize(method="area")`): DALI has none. Its Gaussian takes its
-  place, on photographs about one grey level off on average.
-- Bicubic and antialiased resampling near the edge, where DALI repeats the outermost pixels and the
-  others leave out what is beyond; and bicubic with coords="tf1", which has a = -0.75 there and
-  -0.5 here.
-- Rounding, by about a hundredth of a grey level; uint8 rounds halves away from zero.
-- `gray(wrap=True)` is refused, and on a GPU `dct="fast"`, too.
-- On a GPU also decoding: nvJPEG's pixels are not bit for bit libjpeg's, and it may take a JPEG
-  whose data end early.
+- Area averaging (`resize_small`, `resize(method="area")`): DALI has none. Its Gaussian filter is
+  used instead; on photographs the pixels differ by about one grey level on average.
+- Bicubic and antialiased resampling at the edge: DALI repeats the outermost pixels, and the other
+  backends leave out taps outside the image. Bicubic with coords="tf1" has a = -0.5 here and
+  a = -0.75 there.
+- Rounding: values differ by about a hundredth of a grey level; uint8 rounds halves away from zero.
+- `gray(wrap=True)` is refused; on a GPU `dct="fast"` is refused, too.
+- Decoding on a GPU: the pixels of nvJPEG are not exactly those of libjpeg, and it may accept a JPEG
+  whose data ends early.
 
-The tests run the graph on a CPU, where decoding is bit for bit the same. They have not run it on a
-GPU: what is different there is where the operators run, and that images are not copied to NumPy.
+The tests run the graph on a CPU, and decoding there is bit for bit the same. They have not run it
+on a GPU; there the same operators run on another device, and images are not copied to NumPy.
 """
 
 import collections
@@ -48,7 +48,7 @@ from .graph import Graph, box
 
 
 class _Prepared(NamedTuple):
-    """A batch that DALI is given, or why there is none."""
+    """A batch that is given to DALI, or the error if there is none."""
 
     position: Position
     images: List[Image]
@@ -109,7 +109,7 @@ class DaliBackend(Backend):
         if batch.error is not None:
             raise batch.error
         try:
-            self._schedule()  # DALI works while this batch is in use
+            self._schedule()  # so that DALI works while this batch is in use
         except Exception as error:
             self._recover(error)
         self._wait += time.perf_counter() - begin
@@ -145,31 +145,31 @@ class DaliBackend(Backend):
             )
 
     def _start(self, position: Position) -> None:
-        """Drops what is under way and goes on at `position`."""
+        """Drops the batches under way and continues at `position`."""
         try:
             for batch in self._under_way:
                 if batch.error is None:
                     self._take()
             self._pipeline.reset()
-        except Exception:  # after which a DALI pipeline is of no use
+        except Exception:  # a DALI pipeline cannot be used after an error
             self._pipeline = self._graph.build(self._feed)
         self._under_way.clear()
         self._feeding = position
 
     def _schedule(self) -> None:
-        """Sets DALI to work on as many batches as it may have under way."""
+        """Makes DALI work on as many batches as may be under way."""
         while self._feeding is not None and len(self._under_way) < self._config.prefetch:
             self._pipeline.schedule_run()  # calls _feed, the first time for several batches
 
     def _take(self) -> Any:
         """The images that DALI finishes next."""
         (images,) = self._pipeline.share_outputs()
-        self._pipeline.release_outputs()  # what is kept stays valid
+        self._pipeline.release_outputs()  # images that are still referenced stay valid
         tensor = images.as_tensor()
         return np.asarray(tensor) if self._config.device == "cpu" else tensor
 
     def _feed(self) -> List[Any]:
-        """What DALI is given for a batch. Raises: StopIteration where there is none."""
+        """The inputs of the graph for a batch. Raises: StopIteration if there is none."""
         if self._feeding is None:
             raise StopIteration
         batch = self._prepare(self._feeding)
@@ -218,12 +218,13 @@ class DaliBackend(Backend):
                 self._skipped.add(fault)
 
     def _recover(self, error: Exception) -> None:
-        """Finds the images that DALI failed on, and begins anew without them.
+        """Finds the images that DALI failed on, and starts again without them.
 
-        DALI names no image, and after an error its pipeline cannot be used any more. So the images
-        under way are decoded one by one, by the core and if that finds nothing by DALI.
+        DALI does not say which image it failed on, and its pipeline cannot be used after an error.
+        So the images under way are decoded one by one: by the core, and if that finds nothing, by
+        DALI.
 
-        Raises: the error, where no image is at fault.
+        Raises: the error, if no image is at fault.
         """
         under_way = list(self._under_way)
         self._feeding = None

@@ -1,11 +1,11 @@
-"""Where the views of a batch look and what happens to their colours: draws and geometry in NumPy.
+"""The geometry and colour changes of all views of a batch, drawn and composed in NumPy.
 
-For backends whose pixels are made elsewhere, such as on a GPU. The draws are those that the core
-and the reference make image by image (see `draws`), here for all views of a batch at once. As in
-the core, crops, resizes, patch offsets, flips and turns compose into one window of the image and
-one map from the view's pixels into that window.
+It is for backends whose pixels are made elsewhere, such as on a GPU. The draws are those that the
+core and the reference make image by image (see `epoch.draws`), here for all views of a batch at
+once. As in the core, crops, resizes, patch offsets, flips and turns compose into one window of the
+image and one map from the view's pixels into that window.
 
-Arrays [N, V] hold a value for each of the V views of each of N images.
+Arrays [N, V] have a value for each of the V views of each of N images.
 """
 
 import functools
@@ -31,15 +31,15 @@ class BatchViews(NamedTuple):
     """The views of N images. Pairs are (y, x), in pixels.
 
     Attributes:
-        start, shape: int32 [N, V, 2], the window of the image that a view is resampled from; beyond
-            its edges its outermost pixels go on.
+        start, shape: int32 [N, V, 2], the window of the image that a view is resampled from. Its
+            outermost pixels are repeated beyond its edges.
         roi_start, roi_end: float32 [N, V, 2], the part of the window that a view shows, from edge
-            to edge; backwards where the end comes before the start.
+            to edge. If the end comes before the start, the part is mirrored.
         method: int32 [N, V], number of the resampling method in `ops.METHODS`.
         turned: [V], whether rows and columns are exchanged after resampling.
-        colors: what then happens to the colours, in order.
-        label: int32 [N, labels of an image]; None where it is the class label.
-        refused: why there are no views, by the image's place.
+        colors: changes of the colours after that, in order.
+        label: int32 [N, labels of an image]; None if the label is the class.
+        refused: reasons why images cannot be used, by their places in the batch.
     """
 
     start: np.ndarray
@@ -58,15 +58,15 @@ class Planner:
 
     Args:
         plan: a compiled pipeline.
-        seed: of all draws.
+        seed: random seed for every draw.
 
     Attributes:
-        in_turns: each view that is drawn stands for four, turned by 0, 90, 180 and 270 degrees
-            counter-clockwise. Where steps that draw follow the turns, all four are drawn instead.
+        in_turns: whether each view that is drawn stands for four, turned by 0, 90, 180 and 270
+            degrees counter-clockwise. If steps that draw follow the turns, all four are drawn.
         own_windows: whether views of one image may have different windows.
         whole: whether every window is the whole image.
-        method: of resampling; None where it is drawn.
-        antialias: whether bilinear resampling widens its kernel.
+        method: resampling method; None if it is drawn.
+        antialias: whether bilinear resampling uses antialiasing.
 
     Raises: PipelineError for an operation that cannot be drawn here.
     """
@@ -103,7 +103,7 @@ class Planner:
         records: Sequence[int],
         epoch: int,
     ) -> BatchViews:
-        """The views of images of these sizes, which are these records' in that epoch."""
+        """The views of images of these sizes, which belong to these records, in that epoch."""
         state = _State(self._seed, epoch, np.array(records), np.array(heights), np.array(widths))
         for op in self._ops:
             if isinstance(op, ops.Rotate) and self.in_turns:
@@ -114,7 +114,7 @@ class Planner:
 
 
 def step_of(op: ops.Op) -> str:
-    """What to call the pipeline step that an operation belongs to."""
+    """The name in error messages of the step that an operation belongs to."""
     return f"step {op.stream // STREAMS_PER_STEP + 1}"
 
 
@@ -164,7 +164,7 @@ class _Axis(NamedTuple):
 
 
 class _State:
-    """The views of a batch on their way through the operations."""
+    """The views of a batch between two operations."""
 
     def __init__(
         self,
@@ -202,7 +202,7 @@ class _State:
         )
 
     def words_at(self, op: ops.Op, image: np.ndarray, view: np.ndarray, block: int):
-        """The same for some views of some images."""
+        """The same for pairs of an image and a view."""
         return philox(
             self._seed,
             np.uint64(block),
@@ -212,7 +212,7 @@ class _State:
         )
 
     def take(self, index: np.ndarray) -> None:
-        """Goes on with the views of these numbers, [N, V']."""
+        """Keeps the views with these numbers, [N, V'], in this order."""
 
         def taken(array: np.ndarray) -> np.ndarray:
             return np.take_along_axis(array, index, 1)
@@ -220,7 +220,7 @@ class _State:
         self.row = _Axis(*map(taken, self.row))
         self.column = _Axis(*map(taken, self.column))
         self.method = taken(self.method)
-        self.turned = self.turned[index[0]]  # alike in all images
+        self.turned = self.turned[index[0]]  # the same in all images
         self.colors = [
             Color(kind, None if amount is None else taken(amount)) for kind, amount in self.colors
         ]
@@ -237,7 +237,7 @@ class _State:
         self.row, self.column = self.row.crop(top, height), self.column.crop(left, width)
 
     def refuse(self, images: np.ndarray, reason: Callable[[int, int], str]) -> None:
-        """For each of the images: [N, V] the reason, from the height and width before."""
+        """Refuses images, bool [N, V]; the reason is made from the view's height and width."""
         for image, view in zip(*np.nonzero(images)):
             height, width = self.row.length[image, view], self.column.length[image, view]
             self.refused.setdefault(int(image), reason(int(height), int(width)))
@@ -250,8 +250,8 @@ class _State:
             _Axis(*(np.where(self.turned, turned, as_is) for turned, as_is in zip(other, axis)))
             for axis, other in ((self.row, self.column), (self.column, self.row))
         )
-        # TensorFlow 1 samples at i * scale, which is half a scale less half a pixel further left.
-        # Nearest takes the pixel that holds the position; rounding must not push it off the edge.
+        # TensorFlow 1 samples at i * scale, which is half a scale minus half a pixel further left.
+        # "nearest" takes the pixel at the position; the shift keeps rounding from leaving the edge.
         nearest = self.method == ops.METHODS.index("nearest")
         area = self.method == ops.METHODS.index("area")
         tf1 = (self.coords == "tf1") & ~area
@@ -271,7 +271,7 @@ class _State:
         )
 
 
-# One function an operation.
+# One function for each operation.
 
 
 def _views(op: ops.Views, state: _State) -> None:
@@ -317,7 +317,7 @@ def _crop(op: ops.Crop, state: _State) -> None:
 
 
 def _inception_crop(op: ops.InceptionCrop, state: _State) -> None:
-    """As `draws.inception_crop`; tries go on for the views that have no window yet."""
+    """Draws as `draws.inception_crop` does; further tries are for the views without a window."""
     windows = np.stack(
         [np.zeros_like(state.row.length)] * 2 + [state.row.length, state.column.length]
     )
@@ -371,7 +371,7 @@ def _patches(op: ops.Patches, state: _State) -> None:
 
 
 def _arrange(op: Any, arrangements: np.ndarray, state: _State) -> None:
-    """Puts the patches of each group in the places that its label says."""
+    """Puts the patches of each group in the order that its label stands for."""
     cells = state.latest_split
     groups = state.views // cells
     if op.random:
@@ -410,7 +410,7 @@ def _color(op: ops.Op, state: _State) -> None:
 
 
 def _nothing(op: ops.Op, state: _State) -> None:
-    """Normalisation ends every view alike."""
+    """Normalisation is the same for every view; the graph does it."""
 
 
 _OPERATIONS: Dict[type, Callable[[Any, _State], None]] = {

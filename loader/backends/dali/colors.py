@@ -11,9 +11,10 @@ from .batch_draws import below, uniform
 # The four random words of each view; `block` says which.
 _Words = Callable[..., List[np.ndarray]]
 
-# The drawn order of colour changes differs from view to view, while a batch goes through one fixed
-# sequence. So the sequence holds every order as a subsequence, and a change does nothing where a
-# view's order has it elsewhere. For each order of `reference_ops`, the places of its changes:
+# The order of colour changes is drawn for each view, but all views of a batch go through one fixed
+# sequence. So the sequence contains every order as a subsequence, and changes of the sequence that
+# are not in a view's order get an amount that does nothing. After each sequence come, for every
+# order in `reference.ops`, the places of its changes in the sequence.
 _FAST = (
     ("brightness", "saturation", "brightness"),
     ((0, 1), (1, 2)),
@@ -103,7 +104,7 @@ def apply(views: Any, kind: str, amount: Any) -> Any:
         return views * (1 - amount) + (red + green + blue) / 3 * amount
     value = math.max(math.max(red, green), blue)
     least = math.min(math.min(red, green), blue)
-    spread = math.max(value - least, 1e-6)  # where it is 0 nothing comes of the quotients
+    spread = math.max(value - least, 1e-6)  # avoids a division by 0; a grey pixel stays grey
     if kind == "saturation":
         ratio = math.min(math.max(value, 0.0) / spread, amount)
         return views * ratio + value * (1 - ratio)

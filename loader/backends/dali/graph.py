@@ -23,28 +23,29 @@ _INTERPOLATION = {
 
 
 def box(views: BatchViews) -> Tuple[np.ndarray, np.ndarray]:
-    """Start and shape, [N, 2], of what each image's windows lie in."""
+    """Start and shape, [N, 2], of the box around all windows of each image."""
     start = views.start.min(1)
     return start, (views.start + views.shape).max(1) - start
 
 
 class Graph:
-    """From encoded images and drawn numbers to views.
+    """Makes views from encoded images and drawn numbers.
 
-    Every input but the encoded images is an array with the batch first.
+    Each input except the encoded images is an array whose first dimension is the batch.
 
     Args:
-        config: the plan, dtype, layout and device.
-        planner: of the views.
+        config: options of the Loader, of which it uses the plan, dtype, layout, device and dct.
+        planner: planner that draws the numbers.
 
-    Raises: PipelineError.
+    Raises: PipelineError for an operation that DALI cannot carry out; ValueError for an option.
     """
 
     def __init__(self, config: Config, planner: Planner):
         if config.dct == "fast" and config.device != "cpu":
             raise ValueError("dct='fast' is libjpeg's, which decodes on a CPU only")
         self._config, self._planner = config, planner
-        # What is the same in all batches is taken from one that is drawn for an image at random.
+        # The number and kinds of the inputs are the same in all batches, so they are taken from the
+        # views of an arbitrary image.
         views = planner.draw([512], [512], [0], 0)
         self._views = len(views.turned)
         self._turned = views.turned
@@ -100,7 +101,7 @@ class Graph:
         return pipeline
 
     def decode_alone(self, encoded: bytes, start: np.ndarray, shape: np.ndarray) -> None:
-        """Has DALI decode one image. Raises: ValueError."""
+        """Decodes one image with DALI. Raises: ValueError if that fails."""
         pipeline = self._pipeline(1, 1)
         with pipeline:
             inputs = [[np.frombuffer(encoded, np.uint8)], [start], [shape]]
@@ -120,7 +121,7 @@ class Graph:
             prefetch_queue_depth=prefetch,
         )
 
-    # From here on, what the graph is made of. Views are [V, H, W, 3], float32 of [0, 255] at first.
+    # The methods below build the graph. Views are [V, H, W, 3], at first float32 of [0, 255].
 
     def _define(self, nodes: Dict[str, Any]) -> Any:
         fn, config, plan = _fn(), self._config, self._config.plan
@@ -147,7 +148,7 @@ class Graph:
             views = fn.cast(views, dtype=_types().UINT8)
         if self._planner.in_turns:
             views = _turns(views)
-        if config.dtype == "float16":  # which `fn.flip` does not take
+        if config.dtype == "float16":  # only here, because `fn.flip` does not take float16
             views = fn.cast(views, dtype=_types().FLOAT16)
         views = fn.reshape(views, shape=[*plan.views, plan.height, plan.width, 3], layout="")
         if config.layout == "NCHW":
@@ -160,7 +161,7 @@ class Graph:
         return node if node is None or self._config.device == "cpu" else node.gpu()
 
     def _decode(self, encoded: Any, start: Optional[Any], shape: Optional[Any]) -> Any:
-        """The box of each image, or all of it: uint8 [H, W, 3]."""
+        """The box of each image, or the whole image: uint8 [H, W, 3]."""
         options = {
             "device": "cpu" if self._config.device == "cpu" else "mixed",
             "output_type": _types().RGB,
@@ -210,7 +211,7 @@ def _standardize(views: Any, values: int) -> Any:
 
 
 def _turns(views: Any) -> Any:
-    """[V, S, S, 3] -> [V, 4, S, S, 3], turned counter-clockwise."""
+    """The views turned by 0, 90, 180 and 270 degrees: [V, S, S, 3] -> [V, 4, S, S, 3]."""
     fn = _fn()
     across = fn.transpose(views, perm=[0, 2, 1, 3], transpose_layout=False)
     return fn.stack(
@@ -222,7 +223,7 @@ def _turns(views: Any) -> Any:
     )
 
 
-# DALI's modules; their own types are too wide to check against.
+# DALI's modules. They are typed as Any, because DALI's own types are too wide for checks.
 
 
 def _fn() -> Any:

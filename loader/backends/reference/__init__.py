@@ -1,1 +1,1 @@
-"""The reference backend, written to be read."""
+"""The reference backend, written to be read: the specification of all backends."""

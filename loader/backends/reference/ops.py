@@ -1,11 +1,11 @@
 """Resampling and colour of the reference backend, in plain NumPy.
 
-Images are float32 [H, W, 3] with values of [0, 255]. Every resampling method is written as taps,
-axis by axis: for each output index a few source indices with a weight each. That is all in which
-the methods differ. OpenCV's `resize` is not used: it computes sample positions in float32, which
-shows in the third decimal of a grey level.
+Images are float32 [H, W, 3] with values of [0, 255]. Images are resampled axis by axis. A method is
+given by its taps: for each output index a few source indices, each with a weight. OpenCV's `resize`
+is not used, because it computes sample positions in float32, which changes the third decimal of a
+grey level.
 
-The methods are TensorFlow's, but for precision: positions and weights are computed here in float64.
+The methods are those of TensorFlow, except that positions and weights are computed in float64.
 """
 
 from typing import Tuple
@@ -59,7 +59,7 @@ def _taps(sources: np.ndarray, weights: np.ndarray, size: int) -> Taps:
 
 
 def _positions(source: int, target: int, coords: str) -> np.ndarray:
-    """Where each output index looks; 0 is the centre of the first source pixel."""
+    """The position that each output index samples; 0 is the centre of the first source pixel."""
     scale = source / target
     if coords == "tf1":
         return np.arange(target) * scale
@@ -67,7 +67,7 @@ def _positions(source: int, target: int, coords: str) -> np.ndarray:
 
 
 def _bilinear(source: int, target: int, coords: str) -> Taps:
-    """Without antialiasing, however much the image shrinks."""
+    """Bilinear without antialiasing, even if the image shrinks."""
     position = _positions(source, target, coords)
     lower = np.floor(position)
     fraction = position - lower
@@ -85,8 +85,8 @@ def _nearest(source: int, target: int, coords: str) -> Taps:
 def _bicubic(source: int, target: int, coords: str) -> Taps:
     """Keys' cubic kernel, tabulated at multiples of 1/1024 as in TensorFlow.
 
-    With half-pixel coordinates a = -0.5 and only the taps within the image count; TensorFlow 1 had
-    a = -0.75 and repeated the pixels at the edge.
+    With half-pixel coordinates a = -0.5, and taps outside the image are left out. TensorFlow 1 has
+    a = -0.75 and repeats the pixels at the edge.
     """
     position = _positions(source, target, coords)
     lower = np.floor(position)
@@ -113,9 +113,9 @@ def _area(source: int, target: int) -> Taps:
 
 
 def _triangle(source: int, target: int) -> Taps:
-    """Bilinear with a kernel as wide as the footprint where the image shrinks.
+    """Bilinear with antialiasing: if the image shrinks, the kernel is as wide as the footprint.
 
-    Only the taps within the image count, as in TensorFlow's `scale_and_translate`.
+    Taps outside the image are left out, as in TensorFlow's `scale_and_translate`.
     """
     scale = source / target
     radius = max(scale, 1.0)
@@ -133,7 +133,7 @@ def gray(image: np.ndarray) -> np.ndarray:
 
 
 def wrapped_gray(image: np.ndarray) -> np.ndarray:
-    """As TensorFlow's mean of three bytes, which adds them up in a byte; `image` holds bytes."""
+    """TensorFlow's mean of three bytes, which adds them up in a byte; `image` has whole values."""
     return np.repeat(image.sum(2, keepdims=True) % 256 // 3, 3, axis=2).astype(np.float32)
 
 
@@ -161,8 +161,9 @@ def distort(
 def _saturate(image: np.ndarray, factor: float) -> np.ndarray:
     """Scales the saturation in HSV.
 
-    With V the largest channel and m the smallest, HSV's saturation is (V - m) / V. It becomes
-    `factor` times that, or 1 at most: every channel's distance from V grows by the same ratio.
+    With V the largest channel and m the smallest, the saturation in HSV is (V - m) / V. It is
+    multiplied by `factor`, but becomes at most 1: the distance of every channel from V grows by the
+    same ratio.
     """
     value = image.max(2, keepdims=True)
     spread = value - image.min(2, keepdims=True)
@@ -172,7 +173,7 @@ def _saturate(image: np.ndarray, factor: float) -> np.ndarray:
 
 
 def _turn_hue(image: np.ndarray, turn: float) -> np.ndarray:
-    """Adds `turn`, in whole circles, to the hue; the largest and smallest channels stay."""
+    """Adds `turn`, a part of a circle, to the hue; the largest and smallest values stay."""
     red, green, blue = image[..., 0], image[..., 1], image[..., 2]
     value, least = image.max(2), image.min(2)
     spread = value - least

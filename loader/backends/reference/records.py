@@ -1,4 +1,4 @@
-"""From a place in a shard to pixels, for the reference backend: TFRecord, Example, JPEG."""
+"""From a place in a shard to pixels: TFRecord, Example, JPEG."""
 
 import struct
 from typing import List, Optional, Tuple
@@ -19,7 +19,7 @@ except ImportError as error:
 
 
 def _crc32c_table() -> List[int]:
-    """One entry a byte for the reflected polynomial 0x82f63b78 (Castagnoli)."""
+    """One entry for each byte, for the reflected polynomial 0x82f63b78 (Castagnoli)."""
     table = []
     for value in range(256):
         for _ in range(8):
@@ -34,7 +34,7 @@ _CHANGED = "; if it is complete now, make the TFRecords and the Loader again"
 
 
 def masked_crc32c(data: bytes) -> int:
-    """CRC-32C in the form that TFRecord files keep: turned right by 15 bits, plus a constant."""
+    """CRC-32C as TFRecord files store it: rotated right by 15 bits, plus a constant."""
     crc = 0xFFFFFFFF
     for byte in data:
         crc = crc >> 8 ^ _CRC32C_TABLE[(crc ^ byte) & 0xFF]
@@ -49,13 +49,13 @@ def read_record(path: str, offset: int, length: int, verify_crc: bool) -> bytes:
     of the data; all little-endian.
 
     Args:
-        path: the shard.
-        offset: of the record's length field, bytes from the start of the shard.
-        length: of the data, bytes, as the index has it.
-        verify_crc: compare the data with their checksum.
+        path: path of the shard.
+        offset: bytes from the start of the shard to the record's length field.
+        length: bytes of data, according to the index.
+        verify_crc: whether to compare the data with its checksum.
 
-    Raises: ValueError with the reason; OSError if the file cannot be read, or is no longer the one
-        that was indexed.
+    Raises: ValueError with the reason; OSError if the file cannot be read, or if it was replaced
+        after it was indexed.
     """
     with open(path, "rb") as shard:
         shard.seek(offset)
@@ -107,13 +107,14 @@ def parse_example(data: bytes, image_key: str, label_key: str) -> Tuple[bytes, O
 def class_label(
     data: bytes, label: Optional[int], label_key: str, label_offset: int, required: bool
 ) -> int:
-    """The class label of a record: the stored one less the offset; -1 if there is none.
+    """The class label of a record: the stored label minus the offset; -1 if there is none.
 
     Args:
         data: the serialised record.
-        label: what `parse_example` found.
-        label_key: the label's feature.
-        label_offset: subtracted from the stored label, unless that is -1, "unlabelled".
+        label: the label that `parse_example` found.
+        label_key: name of the label's feature.
+        label_offset: number that is subtracted from the stored label, unless that is -1 ("no
+            label").
         required: whether a record without the feature is an error.
 
     Raises: ValueError with the reason.
@@ -143,16 +144,17 @@ def class_label(
 
 
 def decode_image(data: bytes, max_pixels: int = MAX_PIXELS, fast_dct: bool = False) -> np.ndarray:
-    """Decodes a whole JPEG or PNG to uint8 RGB [H, W, 3]; an orientation tag changes nothing.
+    """Decodes a whole JPEG or PNG to uint8 RGB [H, W, 3]; an orientation tag is ignored.
 
-    Both OpenCV and the compiled core call libjpeg-turbo with its accurate integer DCT and its
-    smooth chroma upsampling, so the pixels are the same. Of four-channel JPEGs and of PNGs OpenCV
-    makes RGB by rules of its own, so they go to the core, which follows TensorFlow.
+    OpenCV and the compiled core both call libjpeg-turbo with its accurate integer DCT and its
+    smooth chroma upsampling, so the pixels are the same. OpenCV converts four-channel JPEGs and
+    PNGs to RGB by rules of its own, so the core, which follows TensorFlow, decodes these.
 
     Args:
         data: the encoded image.
-        max_pixels: largest image that is decoded, in pixels.
-        fast_dct: by libjpeg's fast integer DCT, which OpenCV does not offer: by the core.
+        max_pixels: size of the largest image that is decoded, in pixels.
+        fast_dct: whether to use libjpeg's fast integer DCT. OpenCV does not offer it, so the core
+            decodes the image.
 
     Raises: ValueError with the reason.
     """
@@ -170,10 +172,10 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS, fast_dct: bool = Fal
 
 
 def _frame(data: bytes) -> Tuple[int, int, int]:
-    """Walks the marker segments to the end; returns height, width and number of channels.
+    """Height, width and number of channels, found by a walk over all marker segments.
 
-    Raises: ValueError where the data end before the marker that ends the image: OpenCV before 5
-    makes the best of such files, TensorFlow does not.
+    Raises: ValueError if the data ends before the marker that ends the image. OpenCV before 5
+        decodes what there is of such files; TensorFlow does not.
     """
     frame = (0, 0, 0)
     at = 2
@@ -184,7 +186,7 @@ def _frame(data: bytes) -> Tuple[int, int, int]:
         marker = data[at]
         if marker == 0xD9:
             return frame
-        # 0xff is filling; after 0x00 and the restart markers the compressed data go on.
+        # 0xff is padding; after 0x00 and the restart markers the compressed data continues.
         if marker in (0x00, 0x01, 0xFF) or 0xD0 <= marker <= 0xD7:
             continue
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and at + 8 < len(data):

@@ -1,8 +1,8 @@
-"""The reference backend: what every operation does, written to be read.
+"""What every operation does, written to be read.
 
-It carries out a pipeline step by step on whole images, in NumPy, where the compiled core composes
-the geometry and computes only the pixels that are kept. Both make the same random draws, so their
-views agree one by one: this is the specification that the core is tested against.
+A pipeline is carried out step by step on whole images, in NumPy. The compiled core composes the
+geometry instead and computes only the pixels that are kept. Both make the same random draws, so
+their views agree one by one: this is the specification that the core is tested against.
 """
 
 from typing import Any, Callable, Dict, List, Tuple, Union
@@ -24,11 +24,11 @@ class Renderer:
 
     Args:
         plan: a compiled pipeline.
-        seed: of all random draws, 64 bits.
-        dtype: "float32"; "float16", its rounding; or "uint8", the pixels before normalisation,
-            clipped to [0, 255] and rounded half to even.
+        seed: random seed for every draw, 64 bits.
+        dtype: "float32"; "float16", which is float32 rounded; or "uint8", the pixels before
+            normalisation, clipped to [0, 255] and rounded, halves to even.
         layout: "NHWC", or "NCHW" with the channels before height and width.
-        max_pixels: largest image that is decoded, in pixels.
+        max_pixels: size of the largest image that is decoded, in pixels.
         fast_dct: see `decode_image`.
     """
 
@@ -56,7 +56,7 @@ class Renderer:
 
         Args:
             encoded: a JPEG or a PNG.
-            class_label: the label where the pipeline sets none.
+            class_label: the label, unless the pipeline sets another.
             record: record number.
             epoch: epoch number.
 
@@ -108,8 +108,8 @@ class Renderer:
         return np.ascontiguousarray(image, self._dtype)
 
 
-# The rest is one function an operation. Those that change a view take the operation, the view, its
-# number among the views and the draws, and return the changed view.
+# What follows is one function for each operation. Functions that change a view take the operation,
+# the view, its number among the views and the draws, and return the changed view.
 
 
 def _resize(op: ops.Resize, view: np.ndarray, number: int, draws: Draws) -> np.ndarray:
@@ -126,7 +126,7 @@ def _resize_small(op: ops.ResizeSmall, view: np.ndarray, number: int, draws: Dra
 
 
 def _round_ratio(numerator: int, denominator: int) -> int:
-    """The nearest integer to a fraction, exactly; halves go to the even one."""
+    """The integer nearest to a fraction, computed exactly; halves are rounded to even."""
     whole, rest = divmod(numerator, denominator)
     if 2 * rest > denominator or (2 * rest == denominator and whole % 2):
         return whole + 1
@@ -216,7 +216,7 @@ _CHANGES: Dict[type, Callable[[Any, np.ndarray, int, Draws], np.ndarray]] = {
 }
 
 
-# Those that split a view take the same and return the views that it becomes.
+# Functions that split a view take the same arguments and return the views that it becomes.
 
 
 def _views(op: ops.Views, view: np.ndarray, number: int, draws: Draws) -> List[np.ndarray]:
@@ -256,7 +256,7 @@ _SPLITS: Dict[type, Callable[[Any, np.ndarray, int, Draws], List[np.ndarray]]] =
 
 
 def _arrangements(op: Union[ops.Jigsaw, ops.Pair], patches: int) -> Tuple[Tuple[int, ...], ...]:
-    """For each label, which of an image's patches stand in which place."""
+    """For each label the patches of an image, in the order of their new places."""
     if isinstance(op, ops.Jigsaw):
         return op.permutations
     centre = patches // 2
