@@ -1,4 +1,5 @@
-// The only file that knows Python. `loader/_core.pyi` documents what it offers.
+// The only file that knows Python: the module pretexture.loader._core, which loader/_core.pyi
+// documents.
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
@@ -6,17 +7,17 @@
 #include <unistd.h>
 
 #include <array>
-#include <atomic>
 #include <condition_variable>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
-#include <system_error>
-#include <thread>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
+#include "batcher.h"
 #include "crc32c.h"
 #include "decoder.h"
 #include "error.h"
@@ -24,7 +25,6 @@
 #include "kernels.h"
 #include "order.h"
 #include "philox.h"
-#include "pipeline.h"
 #include "render.h"
 #include "tfrecord.h"
 
@@ -40,7 +40,11 @@ Span AsSpan(const py::buffer_info& info) {
   return {static_cast<const uint8_t*>(info.ptr), static_cast<size_t>(info.size * info.itemsize)};
 }
 
-// Hands a vector to NumPy without a copy.
+py::bytes ToBytes(Span span) {
+  return py::bytes(reinterpret_cast<const char*>(span.data), span.size);
+}
+
+// Hands a vector over to NumPy without copying it.
 template <typename T>
 py::array_t<T> ToArray(std::vector<T> values, const std::vector<py::ssize_t>& shape) {
   auto* owner = new std::vector<T>(std::move(values));
@@ -54,66 +58,116 @@ py::array_t<T> ToArray(std::vector<T> values) {
   return ToArray(std::move(values), {size});
 }
 
-Sampling ParseSampling(const py::handle& op) {
-  const auto name = op.attr("method").cast<std::string>();
-  Sampling sampling;
-  sampling.method = name == "bilinear"  ? Method::kBilinear
-                    : name == "nearest" ? Method::kNearest
-                    : name == "bicubic" ? Method::kBicubic
-                                        : Method::kArea;
-  sampling.half_pixel = op.attr("coords").cast<std::string>() == "half_pixel";
-  sampling.antialias = op.attr("antialias").cast<bool>();
-  return sampling;
+// The names that Python gives the values of an enum.
+template <typename T>
+struct Names;
+template <>
+struct Names<Method> {
+  static constexpr std::pair<const char*, Method> kAll[] = {{"bilinear", Method::kBilinear},
+                                                            {"nearest", Method::kNearest},
+                                                            {"bicubic", Method::kBicubic},
+                                                            {"area", Method::kArea}};
+};
+template <>
+struct Names<Coords> {
+  static constexpr std::pair<const char*, Coords> kAll[] = {{"half_pixel", Coords::kHalfPixel},
+                                                            {"tf1", Coords::kTf1}};
+};
+template <>
+struct Names<DType> {
+  static constexpr std::pair<const char*, DType> kAll[] = {
+      {"float32", DType::kFloat32}, {"float16", DType::kFloat16}, {"uint8", DType::kUint8}};
+};
+template <>
+struct Names<Shuffle> {
+  static constexpr std::pair<const char*, Shuffle> kAll[] = {
+      {"none", Shuffle::kNone}, {"global", Shuffle::kGlobal}, {"window", Shuffle::kWindow}};
+};
+
+// Converts a Python value to the type of `out`.
+template <typename T>
+void Read(const py::handle& value, T* out) {
+  if constexpr (std::is_enum_v<T>) {
+    const auto name = value.cast<std::string>();
+    for (const auto& [known, number] : Names<T>::kAll) {
+      if (name == known) {
+        *out = number;
+        return;
+      }
+    }
+    throw py::value_error("the core does not know '" + name + "'");
+  } else {
+    *out = value.cast<T>();
+  }
 }
 
-// From the dataclasses of loader/ops.py, which have been checked there.
-std::vector<Op> ParseOps(const py::iterable& list) {
+// Makes an operation from its dataclass.
+using OpReader = std::function<Op(const py::handle&)>;
+
+// Reads an operation of type T. Each field is the name of the dataclass's field and the member of T
+// that it is read into.
+template <typename T, typename... Members>
+OpReader Reader(std::pair<const char*, Members T::*>... fields) {
+  return [=](const py::handle& from) -> Op {
+    if (py::len(from.attr("__dataclass_fields__")) != 1 + sizeof...(fields)) {
+      throw py::value_error("the core knows other fields of this operation");
+    }
+    T op{};
+    Read(from.attr("stream"), &op.stream);
+    (Read(from.attr(fields.first), &(op.*fields.second)), ...);
+    return op;
+  };
+}
+
+// Every operation by the name of its dataclass in loader/language/ops.py, with the names of its
+// fields besides `stream` and the members that they are read into.
+const std::map<std::string, OpReader>& OpReaders() {
+  const auto field = [](const char* name, auto member) { return std::make_pair(name, member); };
+  static const std::map<std::string, OpReader> readers = {
+      {"Views", Reader<op::Views>(field("n", &op::Views::n))},
+      {"Resize",
+       Reader<op::Resize>(
+           field("height", &op::Resize::height), field("width", &op::Resize::width),
+           field("method", &op::Resize::method), field("coords", &op::Resize::coords),
+           field("antialias", &op::Resize::antialias), field("randomize", &op::Resize::randomize))},
+      {"ResizeSmall", Reader<op::ResizeSmall>(field("size", &op::ResizeSmall::size))},
+      {"Crop",
+       Reader<op::Crop>(field("height", &op::Crop::height), field("width", &op::Crop::width),
+                        field("random", &op::Crop::random))},
+      {"InceptionCrop",
+       Reader<op::InceptionCrop>(field("area", &op::InceptionCrop::area),
+                                 field("aspect", &op::InceptionCrop::aspect),
+                                 field("last_position", &op::InceptionCrop::last_position))},
+      {"CentralFraction",
+       Reader<op::CentralFraction>(field("fraction", &op::CentralFraction::fraction))},
+      {"Flip", Reader<op::Flip>()},
+      {"Gray", Reader<op::Gray>(field("probability", &op::Gray::probability),
+                                field("wrap", &op::Gray::wrap))},
+      {"Distort", Reader<op::Distort>(field("fast", &op::Distort::fast))},
+      {"Patches",
+       Reader<op::Patches>(field("n", &op::Patches::n), field("jitter", &op::Patches::jitter),
+                           field("random", &op::Patches::random))},
+      {"Jigsaw", Reader<op::Jigsaw>(field("permutations", &op::Jigsaw::permutations),
+                                    field("random", &op::Jigsaw::random))},
+      {"Pair", Reader<op::Pair>(field("random", &op::Pair::random))},
+      {"Rotate", Reader<op::Rotate>()},
+      {"Normalize", Reader<op::Normalize>(field("scale", &op::Normalize::scale),
+                                          field("bias", &op::Normalize::bias))},
+      {"Standardize", Reader<op::Standardize>()},
+  };
+  return readers;
+}
+
+// Reads the dataclasses of loader/language/ops.py, whose values Python has checked.
+std::vector<Op> ReadOps(const py::iterable& list) {
   std::vector<Op> ops;
-  int cells = 1;
   for (const py::handle& op : list) {
     const auto name = op.attr("__class__").attr("__name__").cast<std::string>();
-    const auto stream = op.attr("stream").cast<uint32_t>();
-    const auto whole = [&](const char* field) { return op.attr(field).cast<int>(); };
-    const auto flag = [&](const char* field) { return op.attr(field).cast<bool>(); };
-    if (name == "Views") {
-      ops.emplace_back(op::Views{stream, whole("n")});
-    } else if (name == "Resize") {
-      ops.emplace_back(op::Resize{stream, whole("height"), whole("width"), ParseSampling(op),
-                                  flag("randomize")});
-    } else if (name == "ResizeSmall") {
-      ops.emplace_back(op::ResizeSmall{stream, whole("size")});
-    } else if (name == "Crop") {
-      ops.emplace_back(op::Crop{stream, whole("height"), whole("width"), flag("random")});
-    } else if (name == "InceptionCrop") {
-      ops.emplace_back(op::InceptionCrop{stream, op.attr("area").cast<std::array<double, 2>>(),
-                                         op.attr("aspect").cast<std::array<double, 2>>(),
-                                         flag("last_position")});
-    } else if (name == "CentralFraction") {
-      ops.emplace_back(op::CentralFraction{stream, op.attr("fraction").cast<double>()});
-    } else if (name == "Flip") {
-      ops.emplace_back(op::Flip{stream});
-    } else if (name == "Gray") {
-      ops.emplace_back(op::Gray{stream, op.attr("probability").cast<double>(), flag("wrap")});
-    } else if (name == "Distort") {
-      ops.emplace_back(op::Distort{stream, flag("fast")});
-    } else if (name == "Patches") {
-      cells = whole("n") * whole("n");
-      ops.emplace_back(op::Patches{stream, whole("n"), whole("jitter"), flag("random")});
-    } else if (name == "Jigsaw") {
-      ops.emplace_back(op::Jigsaw{
-          stream, op.attr("permutations").cast<std::vector<std::vector<int>>>(), flag("random")});
-    } else if (name == "Pair") {
-      ops.emplace_back(op::Pair{stream, cells, flag("random")});
-    } else if (name == "Rotate") {
-      ops.emplace_back(op::Rotate{stream});
-    } else if (name == "Normalize") {
-      ops.emplace_back(op::Normalize{stream, op.attr("scale").cast<std::array<float, 3>>(),
-                                     op.attr("bias").cast<std::array<float, 3>>()});
-    } else if (name == "Standardize") {
-      ops.emplace_back(op::Standardize{stream});
-    } else {
-      throw py::value_error("the core has no operation " + name);
+    const auto reader = OpReaders().find(name);
+    if (reader == OpReaders().end()) {
+      throw py::value_error("the core does not know the operation " + name);
     }
+    ops.push_back(reader->second(op));
   }
   return ops;
 }
@@ -128,28 +182,22 @@ int Product(const std::vector<int>& dims) {
   return product;
 }
 
-// What all views have in common, and the shape of their array.
-struct Shape {
+// The type and shape of the arrays that a plan's views and labels become.
+struct ArrayFormat {
   Format format;
-  std::vector<int> views;
-  std::vector<int> labels;
+  std::string dtype;
+  std::vector<int> views;   // dimensions
+  std::vector<int> labels;  // dimensions
 
-  Shape(const py::object& plan, const std::string& dtype, const std::string& layout) {
+  ArrayFormat(const py::object& plan, const std::string& dtype_name, const std::string& layout)
+      : dtype(dtype_name) {
     views = plan.attr("views").cast<std::vector<int>>();
     labels = plan.attr("label_dims").cast<std::vector<int>>();
     format.height = plan.attr("height").cast<int>();
     format.width = plan.attr("width").cast<int>();
     format.views = Product(views);
     format.channels_first = layout == "NCHW";
-    format.dtype = dtype == "float32"   ? DType::kFloat32
-                   : dtype == "float16" ? DType::kFloat16
-                                        : DType::kUint8;
-  }
-
-  py::dtype NumpyDType() const {
-    return py::dtype(format.dtype == DType::kFloat32   ? "float32"
-                     : format.dtype == DType::kFloat16 ? "float16"
-                                                       : "uint8");
+    Read(py::str(dtype), &format.dtype);
   }
 
   std::vector<py::ssize_t> Image(std::vector<py::ssize_t> dims) const {
@@ -167,7 +215,7 @@ struct Shape {
   }
 };
 
-// A path as Python has it: bytes that are not UTF-8 become surrogates.
+// A path as Python represents it, with surrogates for bytes that are not UTF-8.
 py::str PathText(const std::string& path) {
   PyObject* const text =
       PyUnicode_DecodeFSDefaultAndSize(path.data(), static_cast<py::ssize_t>(path.size()));
@@ -175,38 +223,28 @@ py::str PathText(const std::string& path) {
   return py::reinterpret_steal<py::str>(text);
 }
 
-py::tuple ScanPaths(const std::vector<std::string>& paths, int threads) {
-  std::vector<ShardIndex> shards;
+py::tuple Scan(const std::vector<std::string>& paths, int threads) {
+  RecordIndex index;
   bool interrupted = false;
   {
     py::gil_scoped_release release;
-    shards = ScanShards(paths, threads, [&] {
+    index = ScanShards(paths, threads, [&] {
       const py::gil_scoped_acquire acquire;
       interrupted = interrupted || PyErr_CheckSignals() != 0;
       return !interrupted;
     });
   }
   if (interrupted) throw py::error_already_set();
-  std::vector<uint64_t> offsets;
-  std::vector<uint32_t> lengths;
-  std::vector<uint64_t> counts;
   py::list faults;
-  for (size_t i = 0; i < shards.size(); ++i) {
-    ShardIndex& shard = shards[i];
-    offsets.insert(offsets.end(), shard.offsets.begin(), shard.offsets.end());
-    lengths.insert(lengths.end(), shard.lengths.begin(), shard.lengths.end());
-    counts.push_back(shard.offsets.size());
-    if (!shard.fault.empty()) {
-      faults.append(
-          py::make_tuple(PathText(paths[i]), shard.fault_offset, shard.fault, shard.unavailable));
-    }
-    shard = {};
+  for (const ShardFault& fault : index.faults) {
+    faults.append(py::make_tuple(PathText(paths[fault.shard]), fault.offset, fault.reason,
+                                 fault.unavailable));
   }
-  return py::make_tuple(ToArray(std::move(offsets)), ToArray(std::move(lengths)),
-                        ToArray(std::move(counts)), faults);
+  return py::make_tuple(ToArray(std::move(index.offsets)), ToArray(std::move(index.lengths)),
+                        ToArray(std::move(index.counts)), faults);
 }
 
-// As TensorFlow's operation of that name, for PNGs too.
+// Like TensorFlow's operation of that name, it decodes PNGs, too.
 py::array_t<uint8_t> DecodeJpeg(const py::buffer& data, const py::object& region, bool plain,
                                 uint64_t max_pixels, bool fast_dct) {
   const py::buffer_info info = data.request();
@@ -217,7 +255,7 @@ py::array_t<uint8_t> DecodeJpeg(const py::buffer& data, const py::object& region
     const auto [top, left, height, width] = region.cast<std::tuple<int, int, int, int>>();
     if (top < 0 || left < 0 || height < 1 || width < 1 || height > size.height - top ||
         width > size.width - left) {
-      throw py::value_error("the region does not lie within the image");
+      throw py::value_error("the region is not within the image");
     }
     rect = {left, top, left + width, top + height};
   }
@@ -234,42 +272,36 @@ py::array_t<uint8_t> DecodeJpeg(const py::buffer& data, const py::object& region
   return result;
 }
 
-// A single record's views, for the tests that hold the core against the reference.
+// Renders one record at a time, for the tests that compare the core with the reference.
 class PyRenderer {
  public:
   PyRenderer(const py::object& plan, uint64_t seed, const std::string& dtype,
              const std::string& layout, const std::string& kernels)
-      : shape_(plan, dtype, layout),
-        plan_(ParseOps(plan.attr("ops"))),
+      : arrays_(plan, dtype, layout),
+        plan_(ReadOps(plan.attr("ops"))),
         seed_(seed),
-        renderer_(plan_, shape_.format, Find(kernels), false) {}
+        renderer_(plan_, arrays_.format, kernels.empty() ? BestKernels() : KernelsByName(kernels),
+                  false) {}
 
   py::tuple Views(const py::buffer& encoded, int32_t class_label, uint32_t record, uint32_t epoch) {
     const py::buffer_info info = encoded.request();
-    py::array image(shape_.NumpyDType(), shape_.Image({}));
+    py::array image(py::dtype(arrays_.dtype), arrays_.Image({}));
     std::vector<int32_t> labels;
     renderer_.Render(AsSpan(info), {seed_, epoch, record},
                      static_cast<uint8_t*>(image.mutable_data()), &labels);
     if (labels.empty()) labels.push_back(class_label);
-    return py::make_tuple(image, ToArray(std::move(labels), shape_.Label({})));
+    return py::make_tuple(image, ToArray(std::move(labels), arrays_.Label({})));
   }
 
  private:
-  static const Kernels& Find(const std::string& name) {
-    if (name.empty()) return BestKernels();
-    const Kernels* const found = KernelsByName(name.c_str());
-    if (found == nullptr) throw py::value_error("no kernels " + name + " on this processor");
-    return *found;
-  }
-
-  Shape shape_;
+  ArrayFormat arrays_;
   Plan plan_;
   uint64_t seed_;
   Renderer renderer_;
 };
 
-// A Python function as `Records::open`; what it raises becomes Unavailable.
-std::function<int(size_t)> Opener(py::function function) {
+// A Python function as a ShardOpener. An exception that it raises becomes Unavailable.
+ShardOpener Opener(py::function function) {
   return [function = std::move(function)](size_t shard) {
     const py::gil_scoped_acquire acquire;
     try {
@@ -281,53 +313,50 @@ std::function<int(size_t)> Opener(py::function function) {
   };
 }
 
-class PyPipeline {
+class PyBatcher {
  public:
-  PyPipeline(const py::object& plan, const py::dict& records, const py::dict& config)
-      : shape_(plan, config["dtype"].cast<std::string>(), config["layout"].cast<std::string>()),
+  PyBatcher(const py::object& plan, const py::dict& records, const py::dict& config)
+      : arrays_(plan, config["dtype"].cast<std::string>(), config["layout"].cast<std::string>()),
         offsets_(records["offsets"].cast<py::array_t<uint64_t, py::array::c_style>>()),
         lengths_(records["lengths"].cast<py::array_t<uint32_t, py::array::c_style>>()),
         process_(getpid()) {
     Records r;
-    r.paths = records["paths"].cast<std::vector<std::string>>();
-    r.shard_begin = records["shard_begin"].cast<std::vector<uint64_t>>();
+    Read(records["paths"], &r.paths);
+    Read(records["shard_begin"], &r.shard_begin);
     r.offsets = offsets_.data();
     r.lengths = lengths_.data();
-    r.verify_crc = records["verify_crc"].cast<bool>();
-    r.image_key = records["image_key"].cast<std::string>();
-    r.label.key = records["label_key"].cast<std::string>();
-    r.label.offset = records["label_offset"].cast<int>();
-    r.label.required = records["label_required"].cast<bool>();
-    if (!records["open"].is_none()) r.open = Opener(records["open"].cast<py::function>());
-    PipelineConfig c;
-    c.ops = ParseOps(plan.attr("ops"));
-    c.format = shape_.format;
-    c.label_values = Product(shape_.labels);
-    c.order.seed = config["seed"].cast<uint64_t>();
-    c.order.records = static_cast<uint32_t>(lengths_.size());
-    const auto shuffle = config["shuffle"].cast<std::string>();
-    c.order.shuffle = shuffle == "global"   ? Shuffle::kGlobal
-                      : shuffle == "window" ? Shuffle::kWindow
-                                            : Shuffle::kNone;
-    c.order.block = config["block"].cast<uint32_t>();
-    c.order.blocks = config["blocks"].cast<uint32_t>();
-    c.batch_size = config["batch_size"].cast<uint32_t>();
-    c.shard = config["shard"].cast<uint32_t>();
-    c.shards = config["shards"].cast<uint32_t>();
-    c.drop_remainder = config["drop_remainder"].cast<bool>();
-    c.run_ahead = config["run_ahead"].cast<bool>();
-    c.skip_errors = config["skip_errors"].cast<bool>();
-    c.threads = config["threads"].cast<int>();
-    c.prefetch = config["prefetch"].cast<int>();
-    c.max_pixels = config["max_pixels"].cast<uint64_t>();
-    c.fast_dct = config["fast_dct"].cast<bool>();
-    pipeline_ = std::make_unique<Pipeline>(std::move(r), std::move(c));
+    Read(records["verify_crc"], &r.verify_crc);
+    Read(records["image_key"], &r.image_key);
+    Read(records["label_key"], &r.label.key);
+    Read(records["label_offset"], &r.label.offset);
+    Read(records["label_required"], &r.label.required);
+    if (!records["open"].is_none()) r.opener = Opener(records["open"].cast<py::function>());
+    BatcherOptions o;
+    o.ops = ReadOps(plan.attr("ops"));
+    o.format = arrays_.format;
+    o.label_values = Product(arrays_.labels);
+    Read(config["seed"], &o.order.seed);
+    o.order.records = static_cast<uint32_t>(lengths_.size());
+    Read(config["shuffle"], &o.order.shuffle);
+    Read(config["block"], &o.order.block);
+    Read(config["blocks"], &o.order.blocks);
+    Read(config["shard"], &o.share.worker);
+    Read(config["shards"], &o.share.workers);
+    Read(config["batch_size"], &o.share.batch_size);
+    Read(config["drop_remainder"], &o.share.drop_remainder);
+    Read(config["run_ahead"], &o.run_ahead);
+    Read(config["skip_errors"], &o.skip_errors);
+    Read(config["threads"], &o.threads);
+    Read(config["prefetch"], &o.prefetch);
+    Read(config["max_pixels"], &o.max_pixels);
+    Read(config["fast_dct"], &o.fast_dct);
+    batcher_ = std::make_unique<Batcher>(std::move(r), std::move(o));
   }
 
-  ~PyPipeline() {
+  ~PyBatcher() {
     if (getpid() != process_) {
-      // In a forked child the threads do not exist; they cannot be joined.
-      pipeline_.release();
+      // A forked child does not have the threads, so they cannot be joined.
+      batcher_.release();
       return;
     }
     Close();
@@ -336,7 +365,7 @@ class PyPipeline {
   void Seek(uint32_t epoch, uint32_t batch) {
     CheckProcess();
     py::gil_scoped_release release;
-    pipeline_->Seek(epoch, batch);
+    batcher_->Seek(epoch, batch);
   }
 
   // (image, label, index, None), or (None, None, None, fault).
@@ -347,7 +376,7 @@ class PyPipeline {
     while (!batch) {
       {
         py::gil_scoped_release release;
-        batch = pipeline_->Next(std::chrono::milliseconds(50));
+        batch = batcher_->Next(std::chrono::milliseconds(50));
       }
       if (!batch && PyErr_CheckSignals() != 0) throw py::error_already_set();
     }
@@ -357,14 +386,14 @@ class PyPipeline {
     const auto size = static_cast<py::ssize_t>(batch->size);
     auto* owner = new std::shared_ptr<uint8_t>(std::move(batch->image));
     py::capsule base(owner, [](void* p) { delete static_cast<std::shared_ptr<uint8_t>*>(p); });
-    py::array image(shape_.NumpyDType(), shape_.Image({size}), owner->get(), base);
-    return py::make_tuple(image, ToArray(std::move(batch->label), shape_.Label({size})),
+    py::array image(py::dtype(arrays_.dtype), arrays_.Image({size}), owner->get(), base);
+    return py::make_tuple(image, ToArray(std::move(batch->label), arrays_.Label({size})),
                           ToArray(std::move(batch->index)), py::none());
   }
 
   py::dict GetStats() const {
     CheckProcess();
-    const Stats s = pipeline_->GetStats();
+    const Stats s = batcher_->GetStats();
     py::dict d;
     d["records"] = s.records;
     d["bytes"] = s.bytes;
@@ -380,49 +409,49 @@ class PyPipeline {
 
   py::list TakeSkipped() {
     py::list list;
-    if (getpid() != process_) return list;  // Its lock may be held by a thread of the parent.
-    for (const RecordFault& fault : pipeline_->TakeSkipped()) list.append(ToTuple(fault));
+    if (getpid() != process_) return list;  // A thread of the parent may hold its lock.
+    for (const RecordFault& fault : batcher_->TakeSkipped()) list.append(ToTuple(fault));
     return list;
   }
 
   void Forget(size_t shard) {
-    if (getpid() == process_) pipeline_->Forget(shard);
+    if (getpid() == process_) batcher_->Forget(shard);
   }
 
-  // Afterwards no other thread is in Next: it would ask for the GIL, which ends a thread in the
-  // midst of this library's functions once the interpreter is being finalised.
+  // Waits until no other thread is in Next. A thread there would ask for the GIL, and once the
+  // interpreter is being finalised, that ends the thread in the middle of this library's functions.
   void Close() {
     if (getpid() != process_) return;
     py::gil_scoped_release release;
-    pipeline_->Close();
+    batcher_->Close();
     std::unique_lock<std::mutex> lock(inside_mutex_);
     left_.wait(lock, [&] { return inside_ == (Inside::here == this ? 1 : 0); });
   }
 
  private:
-  // While a thread is in Next.
+  // Exists while a thread is in Next.
   class Inside {
    public:
-    explicit Inside(PyPipeline* pipeline) : pipeline_(pipeline), before_(here) {
-      const std::lock_guard<std::mutex> lock(pipeline_->inside_mutex_);
-      ++pipeline_->inside_;
-      here = pipeline;
+    explicit Inside(PyBatcher* batcher) : batcher_(batcher), before_(here) {
+      const std::lock_guard<std::mutex> lock(batcher_->inside_mutex_);
+      ++batcher_->inside_;
+      here = batcher;
     }
     ~Inside() {
-      const std::lock_guard<std::mutex> lock(pipeline_->inside_mutex_);
-      --pipeline_->inside_;
+      const std::lock_guard<std::mutex> lock(batcher_->inside_mutex_);
+      --batcher_->inside_;
       here = before_;
-      pipeline_->left_.notify_all();
+      batcher_->left_.notify_all();
     }
     Inside(const Inside&) = delete;
     Inside& operator=(const Inside&) = delete;
 
-    // The one whose Next this thread is in: a signal's handler may close it from there.
-    static thread_local const PyPipeline* here;
+    // The batcher in whose Next this thread is. A signal handler may close it from there.
+    static thread_local const PyBatcher* here;
 
    private:
-    PyPipeline* const pipeline_;
-    const PyPipeline* const before_;
+    PyBatcher* const batcher_;
+    const PyBatcher* const before_;
   };
 
   static py::tuple ToTuple(const RecordFault& fault) {
@@ -432,23 +461,24 @@ class PyPipeline {
   void CheckProcess() const {
     if (getpid() != process_) {
       throw std::runtime_error(
-          "this Loader was made before a fork and its threads are in the parent; make it in the "
-          "process that uses it");
+          "this Loader was created before a fork, and its threads are in the parent process; "
+          "create "
+          "it in the process that uses it");
     }
   }
 
-  Shape shape_;
-  // The index arrays, which the pipeline reads and does not own.
+  ArrayFormat arrays_;
+  // The arrays that the Batcher reads.
   py::array_t<uint64_t, py::array::c_style> offsets_;
   py::array_t<uint32_t, py::array::c_style> lengths_;
   pid_t process_;
-  std::unique_ptr<Pipeline> pipeline_;
+  std::unique_ptr<Batcher> batcher_;
   std::mutex inside_mutex_;
   std::condition_variable left_;
   int inside_ = 0;  // threads in Next
 };
 
-thread_local const PyPipeline* PyPipeline::Inside::here = nullptr;
+thread_local const PyBatcher* PyBatcher::Inside::here = nullptr;
 
 }  // namespace
 
@@ -459,18 +489,15 @@ PYBIND11_MODULE(_core, m) {
 
   m.def("crc32c", [](const py::buffer& data) {
     const py::buffer_info info = data.request();
-    const Span span = AsSpan(info);
-    return Crc32c(span.data, span.size);
+    return Crc32c(AsSpan(info));
   });
   m.def("crc32c_portable", [](const py::buffer& data) {
     const py::buffer_info info = data.request();
-    const Span span = AsSpan(info);
-    return Crc32cPortable(span.data, span.size);
+    return Crc32cPortable(AsSpan(info));
   });
   m.def("masked_crc32c", [](const py::buffer& data) {
     const py::buffer_info info = data.request();
-    const Span span = AsSpan(info);
-    return MaskCrc(Crc32c(span.data, span.size));
+    return MaskCrc(Crc32c(AsSpan(info)));
   });
   m.def("philox", [](uint64_t key, const std::array<uint32_t, 4>& counter) {
     const Words w = Philox(key, counter);
@@ -481,26 +508,24 @@ PYBIND11_MODULE(_core, m) {
     Order order;
     order.seed = seed;
     order.records = records;
-    order.shuffle = shuffle == "global"   ? Shuffle::kGlobal
-                    : shuffle == "window" ? Shuffle::kWindow
-                                          : Shuffle::kNone;
+    Read(py::str(shuffle), &order.shuffle);
     order.block = block;
     order.blocks = blocks;
-    if (position >= records) throw py::index_error("position beyond the epoch");
+    if (position >= records) throw py::index_error("the position is beyond the epoch");
     return order.RecordAt(epoch, position);
   });
   m.def("close_oldest_file", &ShardFiles::CloseOldest);
-  m.def("scan_shards", &ScanPaths, py::arg("paths"), py::arg("threads"));
+  m.def("scan_shards", &Scan, py::arg("paths"), py::arg("threads"));
   m.def(
       "read_record",
       [](const std::string& path, uint64_t offset, uint32_t length, bool verify_crc) {
         Scratch buffer;
-        const uint8_t* data = nullptr;
+        Span data;
         {
           py::gil_scoped_release release;
           data = ReadRecord(File(path), offset, length, verify_crc, &buffer);
         }
-        return py::bytes(reinterpret_cast<const char*>(data), length);
+        return ToBytes(data);
       },
       py::arg("path"), py::arg("offset"), py::arg("length"), py::arg("verify_crc"));
   m.def("feature_names", [](const py::buffer& data) {
@@ -525,9 +550,7 @@ PYBIND11_MODULE(_core, m) {
         const Example example = ParseExample(AsSpan(info), image_key, label_key);
         py::object label = py::none();
         if (example.label) label = py::int_(*example.label);
-        return py::make_tuple(
-            py::bytes(reinterpret_cast<const char*>(example.image.data), example.image.size),
-            label);
+        return py::make_tuple(ToBytes(example.image), label);
       },
       py::arg("data"), py::arg("image_key"), py::arg("label_key"));
   m.attr("MAX_PIXELS") = DecodeOptions().max_pixels;
@@ -544,9 +567,7 @@ PYBIND11_MODULE(_core, m) {
       py::arg("data"), py::arg("max_pixels") = DecodeOptions().max_pixels);
   m.def("kernels", [] {
     py::list names;
-    for (const char* name : {"avx512", "avx2", "baseline"}) {
-      if (KernelsByName(name) != nullptr) names.append(name);
-    }
+    for (const Kernels* kernels : AvailableKernels()) names.append(kernels->name);
     return names;
   });
 
@@ -558,15 +579,15 @@ PYBIND11_MODULE(_core, m) {
       .def("views", &PyRenderer::Views, py::arg("encoded"), py::arg("class_label"),
            py::arg("record"), py::arg("epoch"));
 
-  py::class_<PyPipeline>(m, "Pipeline")
+  py::class_<PyBatcher>(m, "Batcher")
       .def(py::init<const py::object&, const py::dict&, const py::dict&>(), py::arg("plan"),
            py::arg("records"), py::arg("config"))
-      .def("seek", &PyPipeline::Seek, py::arg("epoch"), py::arg("batch"))
-      .def("next", &PyPipeline::Next)
-      .def("stats", &PyPipeline::GetStats)
-      .def("take_skipped", &PyPipeline::TakeSkipped)
-      .def("forget", &PyPipeline::Forget, py::arg("shard"))
-      .def("close", &PyPipeline::Close);
+      .def("seek", &PyBatcher::Seek, py::arg("epoch"), py::arg("batch"))
+      .def("next", &PyBatcher::Next)
+      .def("stats", &PyBatcher::GetStats)
+      .def("take_skipped", &PyBatcher::TakeSkipped)
+      .def("forget", &PyBatcher::Forget, py::arg("shard"))
+      .def("close", &PyBatcher::Close);
 }
 
 }  // namespace pretexture

@@ -45,9 +45,10 @@ uint64_t Load64(const uint8_t* p) {
 #define PRETEXTURE_CRC_INSTRUCTION 1
 bool HasInstruction() { return __builtin_cpu_supports("sse4.2"); }
 
-// The instruction takes three cycles but one can start every cycle: three stretches of data are
-// summed at once, and their sums joined. Joining shifts a sum over a stretch of zeros, which is a
-// linear map of its 32 bits, kept as four tables of 256.
+// The instruction takes three cycles, but the processor can start one every cycle. So three
+// stretches of data are summed at once, and their sums are joined at the end. To join two sums, the
+// first is advanced over a stretch of zeros, which is a linear map of its 32 bits. The map is kept
+// as four tables of 256 entries.
 constexpr size_t kStretch = 4096;
 
 using ShiftTables = std::array<std::array<uint32_t, 256>, 4>;
@@ -107,11 +108,13 @@ __attribute__((target("+crc"))) uint32_t Instruction(const uint8_t* data, size_t
 
 }  // namespace
 
-uint32_t Crc32cPortable(const uint8_t* data, size_t size) {
+uint32_t Crc32cPortable(Span span) {
+  const uint8_t* data = span.data;
+  size_t size = span.size;
   static const Tables tables = MakeTables();
   uint32_t crc = 0xffffffffu;
   for (; size >= 8; size -= 8, data += 8) {
-    // Byte by byte, so that it holds on either byte order.
+    // Byte by byte, so that it works on either byte order.
     crc = tables[7][(crc ^ data[0]) & 0xff] ^ tables[6][((crc >> 8) ^ data[1]) & 0xff] ^
           tables[5][((crc >> 16) ^ data[2]) & 0xff] ^ tables[4][(crc >> 24) ^ data[3]] ^
           tables[3][data[4]] ^ tables[2][data[5]] ^ tables[1][data[6]] ^ tables[0][data[7]];
@@ -120,12 +123,12 @@ uint32_t Crc32cPortable(const uint8_t* data, size_t size) {
   return ~crc;
 }
 
-uint32_t Crc32c(const uint8_t* data, size_t size) {
+uint32_t Crc32c(Span data) {
 #ifdef PRETEXTURE_CRC_INSTRUCTION
   static const bool instruction = HasInstruction();
-  if (instruction) return Instruction(data, size);
+  if (instruction) return Instruction(data.data, data.size);
 #endif
-  return Crc32cPortable(data, size);
+  return Crc32cPortable(data);
 }
 
 }  // namespace pretexture

@@ -1,19 +1,21 @@
-// CRC-32C (Castagnoli), with which TFRecord frames its lengths and its data.
+// CRC-32C (Castagnoli), the checksum that TFRecord files use.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
+
+#include "span.h"
 
 namespace pretexture {
 
-// With the processor's CRC instruction where it has one (x86-64: SSE 4.2; ARM: the CRC extension).
-uint32_t Crc32c(const uint8_t* data, size_t size);
+// The checksum of `data`. Uses the processor's CRC instruction if it has one (x86-64: SSE 4.2; ARM:
+// the CRC extension).
+uint32_t Crc32c(Span data);
 
-// The same from tables, on any processor.
-uint32_t Crc32cPortable(const uint8_t* data, size_t size);
+// The same, computed from tables on any processor.
+uint32_t Crc32cPortable(Span data);
 
-// TFRecord stores checksums rotated and offset, so that data that contain a checksum of themselves
-// do not confuse it.
+// The form in which TFRecord stores a checksum: rotated and offset, because the CRC of data that
+// contain their own CRC is weak.
 inline uint32_t MaskCrc(uint32_t crc) { return ((crc >> 15) | (crc << 17)) + 0xa282ead8u; }
 
 }  // namespace pretexture

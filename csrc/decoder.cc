@@ -1,6 +1,5 @@
 #include "decoder.h"
 
-#include <cstring>
 #include <string>
 
 #include "error.h"
@@ -8,21 +7,17 @@
 namespace pretexture {
 namespace {
 
-bool Starts(Span data, const char* magic, size_t size, size_t at = 0) {
-  return data.size >= at + size && std::memcmp(data.data + at, magic, size) == 0;
-}
-
 // What the bytes are if they are neither a JPEG nor a PNG.
 const char* Kind(Span data) {
-  if (Starts(data, "GIF8", 4)) return "a GIF";
-  if (Starts(data, "BM", 2)) return "a BMP";
-  if (Starts(data, "RIFF", 4) && Starts(data, "WEBP", 4, 8)) return "a WebP";
-  if (Starts(data, "II*\0", 4) || Starts(data, "MM\0*", 4)) return "a TIFF";
-  if (Starts(data, "ftypavif", 8, 4)) return "an AVIF";
-  if (Starts(data, "ftyphei", 7, 4)) return "a HEIC";
-  if (Starts(data, "jP  ", 4, 4) || Starts(data, "\xff\x4f\xff\x51", 4)) return "a JPEG 2000";
-  if (Starts(data, "\xff\x0a", 2) || Starts(data, "JXL ", 4, 4)) return "a JPEG XL";
-  if (Starts(data, "/9j/", 4)) return "base64 text of a JPEG; decode it before it is written";
+  if (data.Has("GIF8", 4)) return "a GIF";
+  if (data.Has("BM", 2)) return "a BMP";
+  if (data.Has("RIFF", 4) && data.Has("WEBP", 4, 8)) return "a WebP";
+  if (data.Has("II*\0", 4) || data.Has("MM\0*", 4)) return "a TIFF";
+  if (data.Has("ftypavif", 8, 4)) return "an AVIF";
+  if (data.Has("ftyphei", 7, 4)) return "a HEIC";
+  if (data.Has("jP  ", 4, 4) || data.Has("\xff\x4f\xff\x51", 4)) return "a JPEG 2000";
+  if (data.Has("\xff\x0a", 2) || data.Has("JXL ", 4, 4)) return "a JPEG XL";
+  if (data.Has("/9j/", 4)) return "base64 text of a JPEG; decode it before it is written";
   return "unknown bytes";
 }
 
@@ -36,9 +31,9 @@ void DecodeOptions::Check(const char* kind, uint64_t width, uint64_t height) con
 }
 
 ImageSize ImageDecoder::Open(Span data) {
-  is_png_ = Starts(data, "\x89PNG\r\n\x1a\n", 8);
+  is_png_ = data.Has("\x89PNG\r\n\x1a\n", 8);
   if (is_png_) return png_.Open(data);
-  if (Starts(data, "\xff\xd8\xff", 3)) return jpeg_.Open(data);
+  if (data.Has("\xff\xd8\xff", 3)) return jpeg_.Open(data);
   throw Error(std::string("the image is neither a JPEG nor a PNG but ") + Kind(data));
 }
 

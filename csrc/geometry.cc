@@ -6,7 +6,7 @@
 namespace pretexture {
 namespace {
 
-// The weights of one output pixel over its window's pixels lo..lo+weights.size()-1.
+// The weights of the window's pixels lo..lo+weights.size()-1 in one output pixel.
 struct Kernel {
   int lo = 0;
   std::vector<double> weights;
@@ -32,8 +32,8 @@ void Bilinear(double position, int size, Kernel* kernel) {
   kernel->Add(upper, fraction);
 }
 
-// As TensorFlow: the fraction is rounded to 1/1024; half-pixel sampling uses Keys' a = -0.5 and
-// drops neighbours beyond the edge, TensorFlow 1's a = -0.75 and repeats the edge.
+// Like TensorFlow: the fraction is rounded to 1/1024. Half-pixel sampling uses Keys' a = -0.5 and
+// leaves out neighbours beyond the edge; TensorFlow 1 uses a = -0.75 and repeats the edge.
 void Bicubic(double position, int size, bool half_pixel, Kernel* kernel) {
   const int floor = static_cast<int>(std::floor(position));
   const double x = std::nearbyint((position - floor) * 1024) / 1024;
@@ -65,7 +65,7 @@ void Area(int index, double scale, int size, Kernel* kernel) {
   }
 }
 
-// A triangle as wide as the scale, its part beyond the edge left out.
+// A triangle as wide as the scale. Its part beyond the edge is left out.
 void Triangle(double centre, double scale, int size, Kernel* kernel) {
   const double radius = std::max(scale, 1.0);
   const int first = std::clamp(static_cast<int>(std::ceil(centre - radius - 0.5)), 0, size - 1);
@@ -80,22 +80,23 @@ void Triangle(double centre, double scale, int size, Kernel* kernel) {
   for (double& w : kernel->weights) w /= sum;
 }
 
-// The weights of resized pixel `index` over the window.
+// The weights of the window's pixels in resized pixel `index`.
 void Resized(const Axis& axis, const Sampling& sampling, int index, Kernel* kernel) {
   const double scale = double(axis.size) / axis.resized;
-  const double position = sampling.half_pixel ? (index + 0.5) * scale - 0.5 : index * scale;
+  const bool half_pixel = sampling.coords == Coords::kHalfPixel;
+  const double position = half_pixel ? (index + 0.5) * scale - 0.5 : index * scale;
   switch (sampling.method) {
     case Method::kBilinear:
       if (sampling.antialias) return Triangle((index + 0.5) * scale, scale, axis.size, kernel);
       return Bilinear(position, axis.size, kernel);
     case Method::kNearest: {
-      const double at = sampling.half_pixel ? (index + 0.5) * scale : index * scale;
+      const double at = half_pixel ? (index + 0.5) * scale : index * scale;
       const int nearest = std::clamp(static_cast<int>(std::floor(at)), 0, axis.size - 1);
       kernel->Reset(nearest, nearest);
       return kernel->Add(nearest, 1);
     }
     case Method::kBicubic:
-      return Bicubic(position, axis.size, sampling.half_pixel, kernel);
+      return Bicubic(position, axis.size, half_pixel, kernel);
     case Method::kArea:
       return Area(index, scale, axis.size, kernel);
   }
@@ -133,7 +134,7 @@ void Taps::Build(const Axis& axis, const Sampling& sampling) {
     return;
   }
 
-  // First each output's own span, then all on the widest one's width.
+  // First each output with the pixels that it needs, then all of them with as many as the widest.
   first_.resize(static_cast<size_t>(count));
   last_.resize(static_cast<size_t>(count));
   dense_.clear();

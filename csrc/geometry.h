@@ -1,8 +1,8 @@
-// One view of one image: where each output pixel looks in the source.
+// The geometry of a view: which source pixels each output pixel is made of.
 //
-// Crops, resizes, patch offsets, flips and quarter turns all compose into this, so that an image is
-// resampled once however many steps the pipeline names. The two axes are independent; a quarter
-// turn exchanges them.
+// Crops, resizes, patch offsets, flips and quarter turns compose into one map, so an image is
+// resampled only once, whatever the number of steps. The two axes are independent of each other,
+// and a quarter turn exchanges them.
 #pragma once
 
 #include <cstdint>
@@ -10,46 +10,53 @@
 
 namespace pretexture {
 
+// In the order in which a random resize draws one.
 enum class Method { kBilinear, kNearest, kBicubic, kArea };
+
+// Where output pixel i is in the source: at (i + 0.5) * scale - 0.5, or at i * scale as in
+// TensorFlow 1.
+enum class Coords { kHalfPixel, kTf1 };
 
 struct Sampling {
   Method method = Method::kBilinear;
-  bool half_pixel = true;  // (i + 0.5) * scale - 0.5; else TensorFlow 1's i * scale
-  bool antialias = false;  // widen the bilinear kernel by the scale where the image shrinks
+  Coords coords = Coords::kHalfPixel;
+  bool antialias = false;  // widen the bilinear kernel by the scale if the image shrinks
 
   bool operator==(const Sampling& o) const {
-    return method == o.method && half_pixel == o.half_pixel && antialias == o.antialias;
+    return method == o.method && coords == o.coords && antialias == o.antialias;
   }
 };
 
-// One dimension of a view. Source pixels begin..begin+size-1 form the window that the resize sees
-// (its edges clamp); of the resized pixels, `count` from `first` on are kept.
+// One dimension of a view, in pixels. The source pixels begin..begin+size-1 are the window that is
+// resized; beyond its edges, the pixels at the edge are repeated. Of the resized pixels,
+// first..first+count-1 are kept.
 struct Axis {
   int begin = 0;
   int size = 0;
   bool mirrored = false;   // the window is read backwards
-  bool resampled = false;  // resized to `resized` pixels; else they are the window's own
+  bool resampled = false;  // whether the window is resized to `resized` pixels at all
   int resized = 0;
   int first = 0;
   int count = 0;
-  bool reversed = false;  // the kept pixels come out backwards
+  bool reversed = false;  // the kept pixels are put out backwards
 
   static Axis Whole(int size) { return {0, size, false, false, size, 0, size, false}; }
 
-  // What the pipeline's steps do to an axis; each acts on what the ones before it give.
+  // Each of these acts on the result of the ones before it.
   void Crop(int offset, int length);
   void Resize(int length);
   void Flip() { reversed = !reversed; }
 
-  // Whether the same pixels are kept, in whatever direction.
+  // Whether the same pixels are kept, in either direction.
   bool SamePixels(const Axis& o) const {
     return begin == o.begin && size == o.size && mirrored == o.mirrored &&
            resampled == o.resampled && resized == o.resized && first == o.first && count == o.count;
   }
 };
 
-// For each of `count` outputs, `width` consecutive source pixels from `begin` + `start` on and
-// their weights. All source pixels used are in begin..end-1.
+// The source pixels and weights of each of `count` outputs along an axis: output i is the sum of
+// the `width` pixels from begin + start[i] on, with the weights weight[k * count + i]. All pixels
+// used are in begin..end-1.
 struct Taps {
   int width = 0;
   int count = 0;
@@ -57,7 +64,7 @@ struct Taps {
   std::vector<int32_t> start;  // [count]
   std::vector<float> weight;   // [width][count]
 
-  // Recomputes them for an axis. The formulas are those of TensorFlow's resize kernels.
+  // Computes the taps of an axis, with the formulas of TensorFlow's resize kernels.
   void Build(const Axis& axis, const Sampling& sampling);
 
  private:

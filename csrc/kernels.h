@@ -1,11 +1,13 @@
-// The inner loops, compiled for several instruction sets from one source and chosen at run time.
+// The inner loops, compiled from one source for several instruction sets and chosen at run time.
 //
-// All of them are plain loops for the compiler to vectorise, and compute the same values bit for
-// bit on every instruction set: nothing is contracted or reassociated beyond what is written.
+// All are plain loops that the compiler vectorises. They compute the same values, bit for bit, on
+// every instruction set: no operations are fused or reordered beyond what the source says.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
+#include <vector>
 
 namespace pretexture {
 
@@ -16,44 +18,46 @@ struct Normalization {
   float bias[3] = {0, 0, 0};
 };
 
+// The functions of one instruction set. `n` is a number of values of one plane or row, or of pixels
+// if the values are interleaved.
 struct Kernels {
   const char* name;
 
-  // out[i] = sum over k of weights[k] * rows[k][i].
+  // Blends rows of pixels: out[i] = sum over k of weights[k] * rows[k][i], for `taps` rows.
   void (*blend_rows)(const uint8_t* const* rows, const float* weights, int taps, size_t n,
                      float* out);
 
-  // Resamples a row of interleaved RGB floats into three planes. Output i takes the pixels
-  // start[i]..start[i]+taps-1 with the weights weights[k * n + i]. `line` must be readable for one
-  // float past its last pixel.
+  // Resamples a row of interleaved RGB floats into three planes. Output i is the sum of the pixels
+  // start[i]..start[i]+taps-1 of the row, with the weights weights[k * n + i] for k in 0..taps-1.
+  // One float past the last pixel of `line` must be readable.
   void (*sample_row)(const float* line, const int32_t* start, const float* weights, int taps,
                      size_t n, float* r, float* g, float* b);
   // The mean of the channels of each of n pixels.
   void (*mean_row)(const float* line, size_t n, float* out);
-  // Resamples a row of one channel.
+  // Resamples a row of one channel, in the same way.
   void (*sample_plane)(const float* line, const int32_t* start, const float* weights, int taps,
                        size_t n, float* out);
 
-  // Colour, on planes of values in [0, 255]. The planes must be different ones.
+  // Change the colours of three different planes, with values in [0, 255]. `turns` is the angle by
+  // which the hue turns, as a part of the whole circle.
   void (*gray)(float* r, float* g, float* b, size_t n);
   void (*saturation)(float* r, float* g, float* b, size_t n, float factor);
   void (*hue)(float* r, float* g, float* b, size_t n, float turns);
-  // On one plane.
+  // Change one plane.
   void (*brightness)(float* x, size_t n, float delta);
   void (*clip)(float* x, size_t n);
   void (*contrast)(float* x, size_t n, float mean, float factor);  // (x - mean) * factor + mean
-  // All that the fast colour distortion does, in one go: brightness and saturation, in this order
-  // or the other way round, then clip.
+  // The fast colour distortion in one pass: brightness and saturation in the order given, then
+  // clip.
   void (*distort)(float* r, float* g, float* b, size_t n, float delta, float factor,
                   bool brightness_first);
 
-  // Adds the sums of (x - pivot) and of its square to sums[0] and sums[1].
+  // Adds the sum of (x - pivot) to sums[0], and the sum of its squares to sums[1].
   void (*moments)(const float* x, size_t n, float pivot, double* sums);
-  // x = x * scale + bias.
-  void (*affine)(float* x, size_t n, float scale, float bias);
 
-  // Write (x - centre) * factor + bias of each plane's values: as they are, rounded to float16, or
-  // rounded and clamped to uint8; three planes interleaved, or one. The planes may be the same.
+  // Write (x - centre) * factor + bias: as floats, rounded to float16, or rounded and clamped to
+  // uint8. `write_…` interleaves three planes, which may be the same one; `plane_…` writes one
+  // plane, with the normalization of `channel`.
   void (*write_float)(const float* const* planes, size_t n, const Normalization& by, float* out);
   void (*write_half)(const float* const* planes, size_t n, const Normalization& by, uint16_t* out);
   void (*write_byte)(const float* const* planes, size_t n, const Normalization& by, uint8_t* out);
@@ -64,16 +68,21 @@ struct Kernels {
   void (*plane_byte)(const float* x, size_t n, const Normalization& by, size_t channel,
                      uint8_t* out);
 
-  // Copies past the cache. Another thread may look at the copy once `fence` has been called.
-  void (*stream)(const void* from, size_t size, void* to);
+  // Copies memory past the cache, which keeps what it holds. Other threads may read the copy once
+  // `fence` has been called.
+  void (*copy_past_cache)(const void* from, size_t size, void* to);
   void (*fence)();
 };
 
-// The best for this processor; PRETEXTURE_ISA=baseline|avx2|avx512 in the environment asks for a
-// lesser one.
-const Kernels& BestKernels();
+// The functions of every instruction set that this build and this processor have, best first.
+std::vector<const Kernels*> AvailableKernels();
 
-// One instruction set's kernels by name; null where this build or this processor lacks it.
-const Kernels* KernelsByName(const char* name);
+// Those of the instruction set `name`. Throws std::invalid_argument, with the names that can be
+// used, if it is unknown or not available.
+const Kernels& KernelsByName(const std::string& name);
+
+// Those of the instruction set that the environment variable PRETEXTURE_ISA names, or the best if
+// it is unset or empty. Throws like KernelsByName.
+const Kernels& BestKernels();
 
 }  // namespace pretexture

@@ -9,7 +9,7 @@ namespace {
 
 constexpr int kRounds = 6;
 
-// Bits of half a block: the domain is the smallest even number of bits that holds n - 1.
+// Half of the smallest even number of bits that holds n - 1.
 int HalfBits(uint32_t n) {
   int bits = 0;
   while (bits < 32 && (n - 1) >> bits) ++bits;
@@ -74,8 +74,8 @@ uint32_t Order::RecordAt(uint32_t epoch, uint32_t position) const {
   if (shuffle == Shuffle::kGlobal) {
     return Permute(seed, epoch, kOrderRecords, 0, records, position);
   }
-  // Only the data set's last block may be short. Where the block permutation puts it decides where
-  // the windows after it begin.
+  // Only the last block of the dataset can be short. The windows after the one that it falls into
+  // begin that many records earlier.
   const uint32_t count = (records - 1) / block + 1;
   const uint32_t missing = static_cast<uint32_t>(uint64_t{count} * block - records);
   const uint32_t short_at = PermuteInverse(seed, epoch, kOrderBlocks, 0, count, count - 1);
@@ -89,13 +89,13 @@ uint32_t Order::RecordAt(uint32_t epoch, uint32_t position) const {
   const uint64_t begin = window * window_size - (window > short_window ? missing : 0);
   uint64_t end = (window + 1) * window_size - (window >= short_window ? missing : 0);
   end = std::min<uint64_t>(end, records);
-  // In 64 bits, because blocks may be as large as the data set.
+  // In 64 bits, because a window can be larger than the dataset.
   uint64_t place = Permute(seed, epoch, kOrderWindow, window, static_cast<uint32_t>(end - begin),
                            static_cast<uint32_t>(position - begin));
   uint64_t slot = place / block;
   const uint64_t short_slot = short_at % blocks;
   if (window == short_window && place >= short_slot * block) {
-    // Count through the short block: those after it start `missing` records earlier.
+    // The blocks after the short one begin `missing` records earlier.
     if (place >= (short_slot + 1) * block - missing) {
       place += missing;
       slot = place / block;
@@ -107,6 +107,24 @@ uint32_t Order::RecordAt(uint32_t epoch, uint32_t position) const {
   const uint32_t source =
       Permute(seed, epoch, kOrderBlocks, 0, count, static_cast<uint32_t>(index));
   return static_cast<uint32_t>(uint64_t{source} * block + place % block);
+}
+
+uint32_t Share::Positions(uint32_t records) const {
+  if (drop_remainder) return records / workers;
+  return static_cast<uint32_t>((uint64_t{records} - worker + workers - 1) / workers);
+}
+
+uint32_t Share::Batches(uint32_t records) const {
+  const uint64_t extra = drop_remainder ? 0 : batch_size - 1;
+  return static_cast<uint32_t>((Positions(records) + extra) / batch_size);
+}
+
+uint32_t Share::BatchSize(uint32_t records, uint32_t batch) const {
+  return std::min(batch_size, Positions(records) - batch * batch_size);
+}
+
+uint32_t Share::Position(uint32_t batch, uint32_t place) const {
+  return worker + workers * (batch * batch_size + place);
 }
 
 }  // namespace pretexture

@@ -1,6 +1,6 @@
 // Philox4x32-10, a counter-based random number generator: Salmon et al., "Parallel random numbers:
-// as easy as 1, 2, 3", SC 2011. Every random decision of the pipeline is a pure function of what
-// stands in its counter; loader/draws.py specifies which word decides what.
+// as easy as 1, 2, 3", SC 2011. Every random decision is a pure function of the seed and of a
+// counter. loader/epoch/draws.py specifies which word of which counter decides what.
 #pragma once
 
 #include <array>
@@ -23,15 +23,16 @@ inline Words Philox(uint64_t key, Words counter) {
   return counter;
 }
 
-// In [0, 1).
+// A number in [0, 1).
 inline double Uniform(uint32_t word) { return word * 0x1p-32; }
 
-// In 0..n-1.
+// A number in 0..n-1.
 inline uint32_t Below(uint32_t word, uint32_t n) {
   return static_cast<uint32_t>((uint64_t{word} * n) >> 32);
 }
 
-// The draws of one record in one epoch.
+// The random draws of one record in one epoch. `stream` is the number of an operation's sequence of
+// random numbers, `block` counts the blocks of four that a view needs.
 struct Draws {
   uint64_t seed;
   uint32_t epoch;
@@ -42,7 +43,7 @@ struct Draws {
   }
 };
 
-// Streams that belong to the loader itself.
+// Streams of the loader itself, which no operation uses.
 constexpr uint32_t kOrderRecords = 0xFFFF;
 constexpr uint32_t kOrderBlocks = 0xFFFE;
 constexpr uint32_t kOrderWindow = 0xFFFD;

@@ -14,7 +14,7 @@ struct Window {
   int top, left, height, width;
 };
 
-// As TensorFlow's sample_distorted_bounding_box with the whole image as the object.
+// Like TensorFlow's sample_distorted_bounding_box, with the whole image as the object.
 Window DrawInceptionCrop(const op::InceptionCrop& crop, const Draws& draws, uint32_t view,
                          int height, int width) {
   const double pixels = double(height) * width;
@@ -45,7 +45,7 @@ Window DrawInceptionCrop(const op::InceptionCrop& crop, const Draws& draws, uint
   return {0, 0, height, width};
 }
 
-// round(side * size / smaller), halves to even.
+// round(side * size / smaller), ties to even.
 int RoundedSide(int side, int size, int smaller) {
   const int64_t product = int64_t{side} * size;
   int64_t quotient = product / smaller;
@@ -66,20 +66,22 @@ void Resize(View* view, int height, int width, const Sampling& sampling) {
   view->sampling = sampling;
 }
 
-// A quarter turn counter-clockwise: row i of the result is the old column W - 1 - i.
+// A quarter turn counter-clockwise: row i of the result is column W - 1 - i of the view.
 void Turn(View* view) {
   std::swap(view->row, view->column);
   view->row.Flip();
   view->turned = !view->turned;
 }
 
-// Applies one operation to all views of an image.
+// Applies operations, one after the other, to all views of an image.
 struct Apply {
   const Draws& draws;
   std::vector<View>* views;
   std::vector<int32_t>* labels;
+  size_t cells = 1;  // patches that the last Patches cut each view into
 
-  // Replaces each view by the n that `make(index of the view, which of n, copy)` completes.
+  // Replaces each view by n copies of it. `make(number, i, copy)` completes copy i of a view, which
+  // is number `number` of all the copies.
   template <typename Make>
   void Split(int n, Make make) {
     std::vector<View> result;
@@ -112,10 +114,9 @@ struct Apply {
 
   void operator()(const op::Resize& op) {
     Each([&](uint32_t v, View* view) {
-      Sampling sampling = op.sampling;
-      if (op.randomize)
-        sampling.method = static_cast<Method>(Below(draws.Block(op.stream, v)[0], 4));
-      Resize(view, op.height, op.width, sampling);
+      Method method = op.method;
+      if (op.randomize) method = static_cast<Method>(Below(draws.Block(op.stream, v)[0], 4));
+      Resize(view, op.height, op.width, {method, op.coords, op.antialias});
     });
   }
 
@@ -124,7 +125,7 @@ struct Apply {
       const int height = view->row.count, width = view->column.count;
       const int smaller = std::min(height, width);
       Resize(view, RoundedSide(height, op.size, smaller), RoundedSide(width, op.size, smaller),
-             {Method::kArea, true, false});
+             {Method::kArea, Coords::kHalfPixel, false});
     });
   }
 
@@ -193,6 +194,7 @@ struct Apply {
   }
 
   void operator()(const op::Patches& op) {
+    cells = static_cast<size_t>(op.n) * static_cast<size_t>(op.n);
     Split(op.n * op.n, [&](uint32_t v, int i, View* view) {
       const int height = view->row.count / op.n, width = view->column.count / op.n;
       int top = op.jitter / 2, left = op.jitter / 2;
@@ -207,7 +209,6 @@ struct Apply {
   }
 
   void operator()(const op::Jigsaw& op) {
-    const size_t cells = op.permutations[0].size();
     std::vector<View> result;
     result.reserve(views->size());
     for (size_t group = 0; group < views->size() / cells; ++group) {
@@ -221,7 +222,6 @@ struct Apply {
   }
 
   void operator()(const op::Pair& op) {
-    const size_t cells = static_cast<size_t>(op.cells);
     std::vector<View> result;
     for (size_t group = 0; group < views->size() / cells; ++group) {
       const size_t centre = cells / 2;
@@ -240,7 +240,7 @@ struct Apply {
     for (size_t v = 0; v < views->size(); ++v) labels->push_back(static_cast<int32_t>(v % 4));
   }
 
-  // These end every view alike; see Plan's constructor.
+  // These are done to the values of every view; see Plan's constructor.
   void operator()(const op::Normalize&) {}
   void operator()(const op::Standardize&) {}
 };
@@ -261,6 +261,16 @@ Plan::Plan(std::vector<Op> operations) : ops(std::move(operations)) {
     }
     if (std::holds_alternative<op::Standardize>(operation)) standardize = true;
   }
+  // The renderer takes the statistics of the values before they are normalised. That works because
+  // the mean and the deviation of all values follow from those, if one scale and bias holds for
+  // all.
+  const bool alike = scale[0] == scale[1] && scale[1] == scale[2] &&  //
+                     bias[0] == bias[1] && bias[1] == bias[2];
+  if (standardize && !alike) {
+    throw Error(
+        "standardize uses one mean and one standard deviation for all channels, and cannot follow "
+        "a normalize that differs between channels");
+  }
 }
 
 void Plan::Draw(int height, int width, const Draws& draws, std::vector<View>* views,
@@ -271,7 +281,8 @@ void Plan::Draw(int height, int width, const Draws& draws, std::vector<View>* vi
   whole.row = Axis::Whole(height);
   whole.column = Axis::Whole(width);
   labels->clear();
-  for (const Op& operation : ops) std::visit(Apply{draws, views, labels}, operation);
+  Apply apply{draws, views, labels};
+  for (const Op& operation : ops) std::visit(apply, operation);
 }
 
 }  // namespace pretexture

@@ -1,5 +1,5 @@
-// From the pipeline's operations and an image's random draws to the geometry and colours of its
-// views. loader/ops.py describes the operations, loader/draws.py their draws.
+// From the operations of a pipeline and the random draws of an image to the geometry and colours of
+// its views. loader/language/ops.py describes the operations, loader/epoch/draws.py their draws.
 #pragma once
 
 #include <array>
@@ -12,6 +12,8 @@
 
 namespace pretexture {
 
+// The operations, with the names and fields of the dataclasses in loader/language/ops.py. `stream`
+// numbers the sequence of random numbers that an operation draws from.
 namespace op {
 struct Views {
   uint32_t stream;
@@ -20,7 +22,9 @@ struct Views {
 struct Resize {
   uint32_t stream;
   int height, width;
-  Sampling sampling;
+  Method method;
+  Coords coords;
+  bool antialias;
   bool randomize;
 };
 struct ResizeSmall {
@@ -35,7 +39,7 @@ struct Crop {
 struct InceptionCrop {
   uint32_t stream;
   std::array<double, 2> area, aspect;
-  bool last_position = true;  // whether it may be drawn
+  bool last_position;
 };
 struct CentralFraction {
   uint32_t stream;
@@ -47,7 +51,7 @@ struct Flip {
 struct Gray {
   uint32_t stream;
   double probability;
-  bool wrap = false;  // see loader/ops.py; then all views are of one draw
+  bool wrap;
 };
 struct Distort {
   uint32_t stream;
@@ -65,7 +69,6 @@ struct Jigsaw {
 };
 struct Pair {
   uint32_t stream;
-  int cells;  // patches in a group
   bool random;
 };
 struct Rotate {
@@ -84,10 +87,10 @@ using Op = std::variant<op::Views, op::Resize, op::ResizeSmall, op::Crop, op::In
                         op::CentralFraction, op::Flip, op::Gray, op::Distort, op::Patches,
                         op::Jigsaw, op::Pair, op::Rotate, op::Normalize, op::Standardize>;
 
-// A colour operation with its draws; on values of [0, 255].
+// A change of colours with its draws, on values in [0, 255].
 struct ColorStep {
   enum class Kind { kGray, kDistort, kDistortSlow } kind = Kind::kGray;
-  uint32_t order = 0;
+  uint32_t order = 0;  // which of the orders of a distortion's parts
   float brightness = 0, saturation = 1, hue = 0, contrast = 1;
 
   bool operator==(const ColorStep& o) const {
@@ -96,38 +99,39 @@ struct ColorStep {
   }
 };
 
-// One view. `row` and `column` are the axes of the output's rows and columns; where `turned`, the
-// output's rows run along the source's columns.
+// One view of an image. `row` and `column` describe the rows and columns of the output. If it is
+// `turned`, the rows of the output run along the columns of the source.
 struct View {
   Axis row, column;
   bool turned = false;
   Sampling sampling;
-  bool wrapped_gray = false;  // the decoded pixels become the means of sums modulo 256
+  // Each decoded pixel becomes a third of the sum of its channels modulo 256. Then it does so in
+  // all views of the image.
+  bool wrapped_gray = false;
   std::vector<ColorStep> colors;
 
   const Axis& SourceY() const { return turned ? column : row; }
   const Axis& SourceX() const { return turned ? row : column; }
-  // Whether the other view shows the same pixels, only turned or mirrored.
+  // Whether the other view shows the same pixels, perhaps turned or mirrored.
   bool SamePixels(const View& o) const;
 };
 
+// The operations of a pipeline, ready to draw views from.
 struct Plan {
+  // Throws Error if `operations` cannot be combined.
+  explicit Plan(std::vector<Op> operations);
+
   std::vector<Op> ops;
 
-  // What normalisation ends every view.
+  // What is done to the values of every view in the end: x * scale + bias by channel, then
+  // standardize.
   bool normalize = false;
   std::array<float, 3> scale{1, 1, 1}, bias{0, 0, 0};
   bool standardize = false;
 
-  // Whether all channels are normalised alike.
-  bool NormalizesEvenly() const {
-    return scale[0] == scale[1] && scale[1] == scale[2] && bias[0] == bias[1] && bias[1] == bias[2];
-  }
-
-  explicit Plan(std::vector<Op> operations);
-
-  // The views of an image of height x width pixels and, where a pretext task sets them, its labels
-  // (left empty where not). Throws Error where the image does not allow it.
+  // Draws the views of an image of height x width pixels. Sets `labels` to the labels that a
+  // pretext task gives the image, or clears it if there is no such task. Throws Error if the
+  // operations do not fit the image.
   void Draw(int height, int width, const Draws& draws, std::vector<View>* views,
             std::vector<int32_t>* labels) const;
 };

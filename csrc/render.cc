@@ -8,11 +8,11 @@
 namespace pretexture {
 namespace {
 
-// Values of a plane in a strip: three planes of floats stay in the first-level cache.
+// Values of each plane of a strip. Three planes of so many floats stay in the first-level cache.
 constexpr size_t kStripValues = 2048;
 // Floats in a page of memory.
 constexpr size_t kPage = 1024;
-// Rows of a turned view that are put together at a time.
+// Rows of a turned view that are copied at a time.
 constexpr size_t kTile = 16;
 
 // Adds the time since the last call to a counter.
@@ -34,7 +34,8 @@ struct Pixel {
   T values[kChannels];
 };
 
-bool NeedsWholeView(const View& view) {
+// Whether the colours of a pixel depend on the whole view: contrast moves it away from the mean.
+bool ColorsNeedWholeView(const View& view) {
   return std::any_of(view.colors.begin(), view.colors.end(), [](const ColorStep& step) {
     return step.kind == ColorStep::Kind::kDistortSlow;
   });
@@ -46,7 +47,7 @@ T* Grown(std::vector<T>* buffer, size_t size) {
   return buffer->data();
 }
 
-// As TensorFlow's mean of three bytes, which adds them up in a byte.
+// Like TensorFlow's mean of three bytes, which overflows because it adds them up in a byte.
 void WrapGray(const Region& region) {
   for (int y = 0; y < region.rect.height(); ++y) {
     uint8_t* pixel = region.pixels + static_cast<size_t>(y) * region.stride;
@@ -59,10 +60,10 @@ void WrapGray(const Region& region) {
 
 }  // namespace
 
-Renderer::Renderer(const Plan& plan, const Format& format, const Kernels& kernels, bool stream,
+Renderer::Renderer(const Plan& plan, const Format& format, const Kernels& kernels, bool past_cache,
                    const DecodeOptions& options)
-    : plan_(plan), format_(format), kernels_(kernels), stream_(stream), decoder_(options) {
-  format_.BatchBytes(1);  // may throw
+    : plan_(plan), format_(format), kernels_(kernels), past_cache_(past_cache), decoder_(options) {
+  format_.BatchBytes(1);  // throws if the sizes of a record overflow
 }
 
 void Renderer::Render(Span encoded, const Draws& draws, uint8_t* out,
@@ -80,18 +81,18 @@ void Renderer::Render(Span encoded, const Draws& draws, uint8_t* out,
     rect.y1 = std::max(rect.y1, canvas.y.end);
   }
   const Region region = decoder_.Decode(rect);
-  // Of one draw: it comes before what splits an image.
+  // It comes before all splits of the image, so it is the same in all views.
   if (views_[0].wrapped_gray) WrapGray(region);
   watch.Lap(&times.decode);
   for (size_t c = 0; c < canvas_count_; ++c) RenderCanvas(canvases_[c], region, out);
-  if (stream_) kernels_.fence();
+  if (past_cache_) kernels_.fence();
 }
 
 void Renderer::FindCanvases() {
   canvas_count_ = 0;
   for (size_t v = 0; v < views_.size(); ++v) {
     const View& view = views_[v];
-    // The views that a rotation makes stand side by side.
+    // The views that a rotation makes are next to each other.
     if (canvas_count_ > 0 && view.SamePixels(views_[canvases_[canvas_count_ - 1].first_view])) {
       canvases_[canvas_count_ - 1].end_view = v + 1;
       continue;
@@ -108,7 +109,7 @@ void Renderer::FindCanvases() {
 void Renderer::RenderCanvas(const Canvas& canvas, const Region& region, uint8_t* out) {
   const View& base = views_[canvas.first_view];
   if (canvas.end_view - canvas.first_view == 1 && !base.turned) {
-    RenderPixels(canvas, base, region, stream_, out + canvas.first_view * ViewBytes());
+    RenderPixels(canvas, base, region, past_cache_, out + canvas.first_view * ViewBytes());
     return;
   }
   RenderPixels(canvas, base, region, false, Grown(&canvas_, ViewBytes()));
@@ -130,83 +131,129 @@ void Renderer::RenderCanvas(const Canvas& canvas, const Region& region, uint8_t*
   watch.Lap(&times.color);
 }
 
-void Renderer::RenderPixels(const Canvas& canvas, const View& view, const Region& region,
-                            bool stream, uint8_t* out) {
-  const size_t width = static_cast<size_t>(canvas.x.count);
-  const size_t height = static_cast<size_t>(canvas.y.count);
-  const size_t rows = std::min(height, std::max<size_t>(1, kStripValues / width));
-  const bool standardize = plan_.standardize && format_.dtype != DType::kUint8;
-  const bool whole_color = NeedsWholeView(view);
-  const bool normalize = plan_.normalize && format_.dtype != DType::kUint8;
-  // Statistics over channels that are normalised differently.
-  const bool uneven = standardize && normalize && !plan_.NormalizesEvenly();
-  // Of a view that is grey from the start one channel is resampled and coloured.
-  const bool gray =
-      !view.colors.empty() && view.colors[0].kind == ColorStep::Kind::kGray && !uneven;
-  // Where a view's statistics are needed, all of its strips are kept; else one after the other
-  // takes the same place.
-  const bool keep = standardize || whole_color;
-  // The planes start at different places of a memory page: writing one does not hold up the others.
-  const size_t stride = (keep ? height : rows) * width / kPage * kPage + kPage + kPage / 3;
-  float* const planes = Grown(&planes_, 3 * stride);
-  const auto strip_at = [&](size_t y, size_t count) {
-    float* const r = planes + (keep ? y * width : 0);
-    const size_t step = gray ? 0 : stride;
-    return Strip{{r, r + step, r + 2 * step}, count * width, y * width};
-  };
+// Rows are worked on together as long as their planes stay in the first-level cache.
+size_t Renderer::Canvas::strip_rows() const {
+  return std::min(height(), std::max<size_t>(1, kStripValues / width()));
+}
 
+struct Renderer::Planes {
+  float* start;
+  size_t width;   // of a row
+  size_t stride;  // from one plane to the next; 0 if the view is grey
+
+  // The strip of `count` rows that lie `offset` rows from the start, for the view's rows from `y`
+  // on.
+  Strip At(size_t offset, size_t y, size_t count) const {
+    float* const r = start + offset * width;
+    return {{r, r + stride, r + 2 * stride}, count * width, y * width};
+  }
+};
+
+Renderer::Planes Renderer::PlanesFor(const Canvas& canvas, const View& view, size_t rows) {
+  const size_t width = canvas.width();
+  // The planes begin at different places of a memory page, so that writing one of them does not
+  // delay the others.
+  const size_t stride = rows * width / kPage * kPage + kPage + kPage / 3;
+  // If a view is grey from the start, only one channel is resampled and coloured.
+  const bool gray = !view.colors.empty() && view.colors[0].kind == ColorStep::Kind::kGray;
+  return {Grown(&planes_, 3 * stride), width, gray ? 0 : stride};
+}
+
+class Renderer::Statistics {
+ public:
+  void Add(const Kernels& kernels, const Strip& strip) {
+    // Sums of differences from one of the values stay exact even if the view is nearly flat.
+    if (strip.first == 0) pivot_ = strip.planes[0][0];
+    for (size_t c = 0; c < strip.distinct(); ++c) {
+      kernels.moments(strip.planes[c], strip.n, pivot_, sums_);
+    }
+    count_ += strip.n * strip.distinct();
+  }
+
+  // What standardizes a view of `values` values after `by`, which is the same for all channels. The
+  // mean of x * scale + bias is mean * scale + bias, and its deviation is deviation * |scale|.
+  Normalization Standardization(size_t values, const Normalization& by) const {
+    const double mean = sums_[0] / double(count_);
+    const double scale = double(by.factor[0]);
+    const double deviation =
+        std::sqrt(std::max(0.0, sums_[1] / double(count_) - mean * mean)) * std::abs(scale);
+    const double factor = scale / std::max(deviation, 1 / std::sqrt(double(values)));
+    Normalization result;
+    for (size_t c = 0; c < 3; ++c) {
+      result.centre[c] = static_cast<float>(mean + double(pivot_));
+      result.factor[c] = static_cast<float>(factor);
+    }
+    return result;
+  }
+
+ private:
+  float pivot_ = 0;
+  double sums_[2] = {0, 0};  // of differences from pivot_, and of their squares
+  size_t count_ = 0;         // values
+};
+
+Normalization Renderer::PlannedNormalization() const {
   Normalization by;
-  if (normalize && !uneven) {
+  if (plan_.normalize && format_.dtype != DType::kUint8) {
     std::copy_n(plan_.scale.data(), 3, by.factor);
     std::copy_n(plan_.bias.data(), 3, by.bias);
   }
+  return by;
+}
 
-  double sums[2] = {0, 0};
-  float pivot = 0;
-  // Sums of differences from some value of the view lose no digits where it is nearly flat.
-  const auto measure = [&](const Strip& strip) {
-    for (size_t c = 0; uneven && c < 3; ++c) {
-      kernels_.affine(strip.planes[c], strip.n, plan_.scale[c], plan_.bias[c]);
-    }
-    if (strip.first == 0) pivot = strip.planes[0][0];
-    for (size_t c = 0; c < strip.distinct(); ++c) {
-      kernels_.moments(strip.planes[c], strip.n, pivot, sums);
-    }
+void Renderer::RenderPixels(const Canvas& canvas, const View& view, const Region& region,
+                            bool past_cache, uint8_t* out) {
+  if (Standardizes() || ColorsNeedWholeView(view)) {
+    RenderWhole(canvas, view, region, past_cache, out);
+  } else {
+    RenderByStrip(canvas, view, region, past_cache, out);
+  }
+}
+
+// Finishes one strip after the other, all in the same memory.
+void Renderer::RenderByStrip(const Canvas& canvas, const View& view, const Region& region,
+                             bool past_cache, uint8_t* out) {
+  const size_t height = canvas.height(), rows = canvas.strip_rows();
+  const Planes planes = PlanesFor(canvas, view, rows);
+  const Normalization by = PlannedNormalization();
+  Stopwatch watch;
+  for (size_t y = 0; y < height; y += rows) {
+    const size_t end = std::min(height, y + rows);
+    const Strip strip = planes.At(0, y, end - y);
+    Resample(canvas, region, static_cast<int>(y), static_cast<int>(end), strip);
+    watch.Lap(&times.resample);
+    Color(view, strip);
+    Write(strip, by, past_cache, out);
+    watch.Lap(&times.color);
+  }
+}
+
+// Keeps all strips and writes them at the end, because statistics over the whole view come first.
+void Renderer::RenderWhole(const Canvas& canvas, const View& view, const Region& region,
+                           bool past_cache, uint8_t* out) {
+  const size_t height = canvas.height(), rows = canvas.strip_rows();
+  const Planes planes = PlanesFor(canvas, view, height);
+  const bool whole_color = ColorsNeedWholeView(view);
+  Statistics statistics;
+  const auto finish = [&](const Strip& strip) {
+    Color(view, strip);
+    if (Standardizes()) statistics.Add(kernels_, strip);
   };
 
   Stopwatch watch;
   for (size_t y = 0; y < height; y += rows) {
     const size_t end = std::min(height, y + rows);
-    const Strip strip = strip_at(y, end - y);
+    const Strip strip = planes.At(y, y, end - y);
     Resample(canvas, region, static_cast<int>(y), static_cast<int>(end), strip);
     watch.Lap(&times.resample);
-    if (!whole_color) Color(view, strip);
-    if (!keep) Write(strip, by, stream, out);
-    if (standardize && !whole_color) measure(strip);
+    if (!whole_color) finish(strip);
     watch.Lap(&times.color);
   }
-  if (!keep) return;
-  if (whole_color) {
-    const Strip whole = strip_at(0, height);
-    Color(view, whole);
-    if (standardize) measure(whole);
-  }
-  if (standardize) {
-    // Of x * scale + bias: the mean is mean * scale + bias, the deviation deviation * |scale|.
-    const double n = double(format_.ViewValues()), seen = gray ? n / 3 : n;
-    const double mean = sums[0] / seen;
-    const double scale = double(by.factor[0]);
-    const double deviation =
-        std::sqrt(std::max(0.0, sums[1] / seen - mean * mean)) * std::abs(scale);
-    const double factor = scale / std::max(deviation, 1 / std::sqrt(n));
-    for (size_t c = 0; c < 3; ++c) {
-      by.centre[c] = static_cast<float>(mean + double(pivot));
-      by.factor[c] = static_cast<float>(factor);
-      by.bias[c] = 0;
-    }
-  }
+  if (whole_color) finish(planes.At(0, 0, height));
+  Normalization by = PlannedNormalization();
+  if (Standardizes()) by = statistics.Standardization(format_.ViewValues(), by);
   for (size_t y = 0; y < height; y += rows) {
-    Write(strip_at(y, std::min(rows, height - y)), by, stream, out);
+    Write(planes.At(y, y, std::min(rows, height - y)), by, past_cache, out);
   }
   watch.Lap(&times.color);
 }
@@ -245,57 +292,60 @@ void Renderer::Resample(const Canvas& canvas, const Region& region, int y0, int 
 
 void Renderer::Color(const View& view, const Strip& strip) {
   const auto [r, g, b] = strip.planes;
-  const size_t n = strip.n;
-  const bool gray = strip.gray();
-  const auto each = [&](auto change) {
-    for (size_t c = 0; c < strip.distinct(); ++c) change(strip.planes[c]);
-  };
   for (const ColorStep& step : view.colors) {
     if (step.kind == ColorStep::Kind::kGray) {
-      if (!gray) kernels_.gray(r, g, b, n);
-      continue;
+      if (!strip.gray()) kernels_.gray(r, g, b, strip.n);
+    } else if (step.kind == ColorStep::Kind::kDistort && !strip.gray()) {
+      kernels_.distort(r, g, b, strip.n, step.brightness, step.saturation, step.order == 0);
+    } else {
+      Distort(step, strip);
     }
-    if (step.kind == ColorStep::Kind::kDistort && !gray) {
-      kernels_.distort(r, g, b, n, step.brightness, step.saturation, step.order == 0);
-      continue;
-    }
-    // The orders of the published Inception preprocessing. Saturation and hue leave grey as it is.
-    enum { kBrightness, kSaturation, kHue, kContrast };
-    static constexpr int kFast[2][2] = {{kBrightness, kSaturation}, {kSaturation, kBrightness}};
-    static constexpr int kSlow[4][4] = {{kBrightness, kSaturation, kHue, kContrast},
-                                        {kSaturation, kBrightness, kContrast, kHue},
-                                        {kContrast, kHue, kBrightness, kSaturation},
-                                        {kHue, kSaturation, kContrast, kBrightness}};
-    const bool fast = step.kind == ColorStep::Kind::kDistort;
-    const int* const order = fast ? kFast[step.order] : kSlow[step.order];
-    for (int i = 0; i < (fast ? 2 : 4); ++i) {
-      switch (order[i]) {
-        case kBrightness:
-          each([&](float* plane) { kernels_.brightness(plane, n, step.brightness); });
-          break;
-        case kSaturation:
-          if (!gray) kernels_.saturation(r, g, b, n, step.saturation);
-          break;
-        case kHue:
-          if (!gray) kernels_.hue(r, g, b, n, step.hue);
-          break;
-        case kContrast:
-          each([&](float* plane) {
-            double sums[2] = {0, 0};
-            kernels_.moments(plane, n, plane[0], sums);
-            const double mean = double(plane[0]) + sums[0] / double(n);
-            kernels_.contrast(plane, n, static_cast<float>(mean), step.contrast);
-          });
-          break;
-      }
-    }
-    each([&](float* plane) { kernels_.clip(plane, n); });
   }
 }
 
-void Renderer::Write(const Strip& strip, const Normalization& by, bool stream, uint8_t* out) {
+// A colour distortion one part after the other, in the orders of the published Inception
+// preprocessing.
+void Renderer::Distort(const ColorStep& step, const Strip& strip) {
+  enum { kBrightness, kSaturation, kHue, kContrast };
+  static constexpr int kFast[2][2] = {{kBrightness, kSaturation}, {kSaturation, kBrightness}};
+  static constexpr int kSlow[4][4] = {{kBrightness, kSaturation, kHue, kContrast},
+                                      {kSaturation, kBrightness, kContrast, kHue},
+                                      {kContrast, kHue, kBrightness, kSaturation},
+                                      {kHue, kSaturation, kContrast, kBrightness}};
+  const auto [r, g, b] = strip.planes;
+  const size_t n = strip.n;
+  const auto each = [&](auto change) {
+    for (size_t c = 0; c < strip.distinct(); ++c) change(strip.planes[c]);
+  };
+  const bool fast = step.kind == ColorStep::Kind::kDistort;
+  const int* const order = fast ? kFast[step.order] : kSlow[step.order];
+  for (int i = 0; i < (fast ? 2 : 4); ++i) {
+    switch (order[i]) {
+      case kBrightness:
+        each([&](float* plane) { kernels_.brightness(plane, n, step.brightness); });
+        break;
+      case kSaturation:  // leaves grey as it is, and so does hue
+        if (!strip.gray()) kernels_.saturation(r, g, b, n, step.saturation);
+        break;
+      case kHue:
+        if (!strip.gray()) kernels_.hue(r, g, b, n, step.hue);
+        break;
+      case kContrast:
+        each([&](float* plane) {
+          double sums[2] = {0, 0};
+          kernels_.moments(plane, n, plane[0], sums);
+          const double mean = double(plane[0]) + sums[0] / double(n);
+          kernels_.contrast(plane, n, static_cast<float>(mean), step.contrast);
+        });
+        break;
+    }
+  }
+  each([&](float* plane) { kernels_.clip(plane, n); });
+}
+
+void Renderer::Write(const Strip& strip, const Normalization& by, bool past_cache, uint8_t* out) {
   const size_t n = strip.n, element = ElementSize(format_.dtype);
-  // One piece of the view's memory, or one for each plane.
+  // A strip is one piece of the view's memory, or one piece for each plane.
   const size_t pieces = format_.channels_first ? 3 : 1;
   const size_t size = 3 / pieces * n * element;
   for (size_t c = 0; c < pieces; ++c) {
@@ -303,7 +353,7 @@ void Renderer::Write(const Strip& strip, const Normalization& by, bool stream, u
         out +
         (format_.channels_first ? c * format_.ViewValues() / 3 + strip.first : 3 * strip.first) *
             element;
-    uint8_t* const to = stream ? Grown(&staging_, size) : target;
+    uint8_t* const to = past_cache ? Grown(&staging_, size) : target;
     float* const floats = reinterpret_cast<float*>(to);
     uint16_t* const halves = reinterpret_cast<uint16_t*>(to);
     const float* const* const planes = strip.planes;
@@ -321,17 +371,17 @@ void Renderer::Write(const Strip& strip, const Normalization& by, bool stream, u
                                : kernels_.write_byte(planes, n, by, to);
         break;
     }
-    if (stream) kernels_.stream(to, size, target);
+    if (past_cache) kernels_.copy_past_cache(to, size, target);
   }
 }
 
-// Copies the canvas, which lies as the upright `base` does, to its place as `view`.
+// Copies the canvas, which holds the pixels of the upright view `base`, to the place of `view`.
 template <typename T>
 void Renderer::CopyView(const View& base, const View& view, uint8_t* out) {
   const bool transpose = view.turned;
   const size_t height = static_cast<size_t>(transpose ? format_.width : format_.height);
   const size_t width = static_cast<size_t>(transpose ? format_.height : format_.width);
-  // The view's rows run along the canvas's columns where it is turned.
+  // If the view is turned, its rows run along the canvas's columns.
   const bool mirror_rows =
       view.row.reversed != (transpose ? base.SourceX() : base.SourceY()).reversed;
   const bool mirror_columns =
@@ -348,15 +398,15 @@ void Renderer::CopyView(const View& base, const View& view, uint8_t* out) {
   }
 }
 
-// out[i][j] = in[i'][j'], or in[j'][i'] where transposed; i' and j' run backwards where mirrored.
+// out[i][j] = in[i'][j'], or in[j'][i'] if transposed. i' and j' run backwards if mirrored.
 template <typename P>
 void Renderer::CopyTurned(const P* in, size_t height, size_t width, bool transpose,
                           bool mirror_rows, bool mirror_columns, P* out) {
   const size_t rows = transpose ? width : height, columns = transpose ? height : width;
   if (!transpose && !mirror_rows && !mirror_columns) {
     const size_t size = rows * columns * sizeof(P);
-    if (stream_) {
-      kernels_.stream(in, size, out);
+    if (past_cache_) {
+      kernels_.copy_past_cache(in, size, out);
     } else {
       std::memcpy(out, in, size);
     }
@@ -365,9 +415,9 @@ void Renderer::CopyTurned(const P* in, size_t height, size_t width, bool transpo
   P* const tile = reinterpret_cast<P*>(Grown(&staging_, kTile * columns * sizeof(P)));
   for (size_t i0 = 0; i0 < rows; i0 += kTile) {
     const size_t count = std::min(kTile, rows - i0);
-    P* const to = stream_ ? tile : out + i0 * columns;
+    P* const to = past_cache_ ? tile : out + i0 * columns;
     if (transpose) {
-      // Down the columns side by side, so that all of a cache line is used while it is there.
+      // Down several columns at once, so that all of a cache line is used while it is in the cache.
       const ptrdiff_t step = mirror_rows ? -1 : 1;
       const P* const corner = in + (mirror_rows ? rows - 1 - i0 : i0);
       for (size_t j = 0; j < columns; ++j) {
@@ -384,7 +434,8 @@ void Renderer::CopyTurned(const P* in, size_t height, size_t width, bool transpo
         }
       }
     }
-    if (stream_) kernels_.stream(tile, count * columns * sizeof(P), out + i0 * columns);
+    if (past_cache_)
+      kernels_.copy_past_cache(tile, count * columns * sizeof(P), out + i0 * columns);
   }
 }
 

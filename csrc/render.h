@@ -1,6 +1,8 @@
-// From an encoded image to the views in a batch's buffer: decode the region that the views need,
-// resample each view straight from it, then colour, normalise and write strip by strip, so that
-// what is worked on stays in the cache.
+// From an encoded image to its views in a batch's buffer.
+//
+// Only the region that the views need is decoded, and each view is resampled directly from it. A
+// view is resampled, coloured, normalised and written strip by strip, so that the data in work stay
+// in the cache.
 #pragma once
 
 #include <cstdint>
@@ -19,52 +21,62 @@ inline size_t ElementSize(DType dtype) {
   return dtype == DType::kFloat32 ? 4 : dtype == DType::kFloat16 ? 2 : 1;
 }
 
-// The shape of a record's part of a batch.
+// The type and layout of the values of a batch: [records, views, height, width, 3], or with
+// `channels_first` [records, views, 3, height, width].
 struct Format {
   DType dtype = DType::kFloat32;
   bool channels_first = false;
   int views = 1, height = 0, width = 0;
 
+  // These must not be called if BatchBytes(1) throws.
   size_t ViewValues() const { return size_t{3} * static_cast<size_t>(height) * width; }
   size_t RecordBytes() const { return views * ViewValues() * ElementSize(dtype); }
-  // Throws Error if that is more than can be addressed; then the others may not be called.
+  // Throws Error if that is more than can be addressed.
   size_t BatchBytes(size_t records) const {
     return CheckedProduct({records, static_cast<size_t>(views), 3, static_cast<size_t>(height),
                            static_cast<size_t>(width), ElementSize(dtype)});
   }
 };
 
-// Where the time of rendering went, nanoseconds.
+// Nanoseconds spent in the stages of rendering.
 struct RenderTimes {
   uint64_t decode = 0;
   uint64_t resample = 0;
-  uint64_t color = 0;  // and normalising, writing, turning
+  uint64_t color = 0;  // with normalising, writing and turning
 };
 
-// Renders records with buffers that it keeps from one to the next. Not thread-safe: one a thread.
+// Renders records, with buffers that it keeps from one record to the next. Each thread needs its
+// own.
 class Renderer {
  public:
-  // `stream`: write past the cache, for batches that no cache would hold.
-  Renderer(const Plan& plan, const Format& format, const Kernels& kernels, bool stream,
+  // `plan` and `kernels` must outlive the Renderer. `past_cache` makes it write with stores that
+  // bypass the cache, which is faster for batches that are larger than the cache.
+  Renderer(const Plan& plan, const Format& format, const Kernels& kernels, bool past_cache,
            const DecodeOptions& options = {});
 
-  // Writes format.views views to `out` and the labels that a pretext task sets to `labels`.
-  // Throws Error.
+  // Renders the views of an encoded image to the format.RecordBytes() bytes at `out`. Sets `labels`
+  // as Plan::Draw does. Throws Error.
   void Render(Span encoded, const Draws& draws, uint8_t* out, std::vector<int32_t>* labels);
 
-  // Gives back the memory that an unusually large image took.
+  // Frees the memory that an unusually large image took.
   void Settle() { decoder_.Settle(); }
 
-  RenderTimes times;
+  RenderTimes times;  // of all records since the caller last reset it
   uint64_t warnings() const { return decoder_.warnings(); }
 
  private:
-  // Views that show the same pixels, turned or mirrored, are rendered once and copied.
+  // The views first_view..end_view-1, which show the same pixels, turned or mirrored. They are
+  // rendered once and copied.
   struct Canvas {
     Taps x, y;
     size_t first_view, end_view;
+
+    size_t width() const { return static_cast<size_t>(x.count); }
+    size_t height() const { return static_cast<size_t>(y.count); }
+    size_t strip_rows() const;
   };
-  // Part of a view: planes of n values each. Where the view is grey they are one and the same.
+  // Some rows of a view: three planes of n values each. If the view is grey, they are the same
+  // plane.
   struct Strip {
     float* planes[3];
     size_t n;
@@ -73,14 +85,26 @@ class Renderer {
     bool gray() const { return planes[0] == planes[1]; }
     size_t distinct() const { return gray() ? 1 : 3; }
   };
+  // The memory for some rows of a view, or for all of them.
+  struct Planes;
+  // The mean and the deviation of the values of a view.
+  class Statistics;
 
   void FindCanvases();
   void RenderCanvas(const Canvas& canvas, const Region& region, uint8_t* out);
-  void RenderPixels(const Canvas& canvas, const View& view, const Region& region, bool stream,
+  void RenderPixels(const Canvas& canvas, const View& view, const Region& region, bool past_cache,
                     uint8_t* out);
+  void RenderByStrip(const Canvas& canvas, const View& view, const Region& region, bool past_cache,
+                     uint8_t* out);
+  void RenderWhole(const Canvas& canvas, const View& view, const Region& region, bool past_cache,
+                   uint8_t* out);
+  Planes PlanesFor(const Canvas& canvas, const View& view, size_t rows);
+  bool Standardizes() const { return plan_.standardize && format_.dtype != DType::kUint8; }
+  Normalization PlannedNormalization() const;
   void Resample(const Canvas& canvas, const Region& region, int y0, int y1, const Strip& strip);
   void Color(const View& view, const Strip& strip);
-  void Write(const Strip& strip, const Normalization& by, bool stream, uint8_t* out);
+  void Distort(const ColorStep& step, const Strip& strip);
+  void Write(const Strip& strip, const Normalization& by, bool past_cache, uint8_t* out);
   template <typename T>
   void CopyView(const View& base, const View& view, uint8_t* out);
   template <typename P>
@@ -91,18 +115,18 @@ class Renderer {
   const Plan& plan_;
   const Format format_;
   const Kernels& kernels_;
-  const bool stream_;
+  const bool past_cache_;
   ImageDecoder decoder_;
   std::vector<View> views_;
   std::vector<Canvas> canvases_;
   size_t canvas_count_ = 0;
-  std::vector<float> line_;       // a blended row of source pixels
-  std::vector<float> gray_line_;  // the same, the mean of its channels
-  std::vector<float> planes_;     // a strip, or a whole view where its statistics are needed
-  std::vector<const uint8_t*> rows_;
-  std::vector<float> weights_;
-  std::vector<uint8_t> canvas_;   // what several views are copied from
-  std::vector<uint8_t> staging_;  // values in their final form, on their way past the cache
+  std::vector<float> line_;           // a blended row of source pixels
+  std::vector<float> gray_line_;      // the mean of its channels
+  std::vector<float> planes_;         // see Planes
+  std::vector<const uint8_t*> rows_;  // that are blended to a line
+  std::vector<float> weights_;        // of those rows
+  std::vector<uint8_t> canvas_;       // what several views are copied from
+  std::vector<uint8_t> staging_;      // final values that are about to be copied past the cache
 };
 
 }  // namespace pretexture

@@ -5,22 +5,23 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstdio>
-#include <cstring>
 #include <mutex>
 #include <new>
 #include <system_error>
 #include <thread>
+#include <utility>
 
 #include "crc32c.h"
+#include "error.h"
 
 namespace pretexture {
 namespace {
 
 constexpr uint64_t kHeader = 12;
 constexpr uint64_t kFooter = 4;
-// No image is larger; a length beyond this is damage, or an attack on memory.
+// No image is larger. A longer record is damaged, or made to exhaust memory.
 constexpr uint64_t kMaxLength = uint64_t{1} << 30;
-constexpr char kChanged[] = "; if it is complete now, make the TFRecords and the Loader again";
+constexpr char kChanged[] = "; if it is complete now, create the TFRecords and the Loader again";
 
 uint32_t Load32(const uint8_t* p) {
   return uint32_t{p[0]} | uint32_t{p[1]} << 8 | uint32_t{p[2]} << 16 | uint32_t{p[3]} << 24;
@@ -34,12 +35,13 @@ std::string Hex(uint32_t value) {
   return text;
 }
 
-// Checks a record's header; returns the reason if it is wrong.
+// Reads the length from a record's header. Returns what is wrong with the header, or an empty
+// string.
 std::string CheckHeader(const uint8_t* header, uint64_t offset, uint64_t file_size,
                         uint64_t* length) {
   *length = Load64(header);
   const uint32_t expected = Load32(header + 8);
-  const uint32_t actual = MaskCrc(Crc32c(header, 8));
+  const uint32_t actual = MaskCrc(Crc32c({header, 8}));
   if (expected != actual) {
     const std::string what =
         offset == 0 ? "not a TFRecord file, or a damaged one: " : "damaged record header: ";
@@ -68,23 +70,22 @@ ShardIndex ScanShard(const std::string& path, const std::atomic<bool>* stop) {
       index.fault = "the file is empty";
       return index;
     }
-    // Small records come many to a window, so that scanning them takes few system calls; of large
-    // ones little more than the header is read.
+    // A window holds many small records, so scanning them takes few system calls. Of a large
+    // record, little more than the header is read.
     std::vector<uint8_t> window(4096);
     uint64_t begin = 0, end = 0;
     for (uint64_t offset = 0; offset < file.size();) {
       if (stop != nullptr && stop->load(std::memory_order_relaxed)) return index;
       if (offset < begin || offset + kHeader > end) {
         begin = offset;
-        // What is written behind the end meanwhile is not part of the shard.
+        // Bytes that another process appends during the scan are not part of the shard.
         end = std::min(begin + file.Read(begin, window.data(), window.size()), file.size());
       }
       index.fault_offset = offset;
       if (offset == 0) {
-        const uint8_t* const data = window.data();
-        const size_t size = static_cast<size_t>(end);
-        if (size < kHeader || Load32(data + 8) != MaskCrc(Crc32c(data, 8))) {
-          index.fault = KindOfFile(data, size);
+        const Span start{window.data(), static_cast<size_t>(end)};
+        if (start.size < kHeader || Load32(start.data + 8) != MaskCrc(Crc32c({start.data, 8}))) {
+          index.fault = KindOfFile(start);
           if (!index.fault.empty()) return index;
         }
       }
@@ -110,8 +111,8 @@ ShardIndex ScanShard(const std::string& path, const std::atomic<bool>* stop) {
   return index;
 }
 
-std::vector<ShardIndex> ScanShards(const std::vector<std::string>& paths, int threads,
-                                   const std::function<bool()>& keep_on) {
+RecordIndex ScanShards(const std::vector<std::string>& paths, int threads,
+                       const std::function<bool()>& keep_on) {
   std::vector<ShardIndex> shards(paths.size());
   std::atomic<size_t> next{0};
   std::atomic<bool> stop{false};
@@ -132,7 +133,6 @@ std::vector<ShardIndex> ScanShards(const std::vector<std::string>& paths, int th
       ++running;
     }
   } catch (const std::system_error&) {
-    // If no more threads are to be had, fewer do it.
     if (pool.empty()) throw Unavailable("no thread can be started to look for records");
   }
   while (!ended.wait_for(lock, std::chrono::milliseconds(50), [&] { return running == 0; })) {
@@ -142,67 +142,77 @@ std::vector<ShardIndex> ScanShards(const std::vector<std::string>& paths, int th
   }
   lock.unlock();
   for (std::thread& thread : pool) thread.join();
-  return shards;
+
+  RecordIndex index;
+  for (size_t i = 0; i < shards.size(); ++i) {
+    ShardIndex& shard = shards[i];
+    index.offsets.insert(index.offsets.end(), shard.offsets.begin(), shard.offsets.end());
+    index.lengths.insert(index.lengths.end(), shard.lengths.begin(), shard.lengths.end());
+    index.counts.push_back(shard.offsets.size());
+    if (!shard.fault.empty()) {
+      index.faults.push_back({i, shard.fault_offset, std::move(shard.fault), shard.unavailable});
+    }
+    shard = {};  // frees its memory
+  }
+  return index;
 }
 
-std::string KindOfFile(const uint8_t* data, size_t size) {
-  const auto has = [&](const char* magic, size_t length, size_t at = 0) {
-    return size >= at + length && std::memcmp(data + at, magic, length) == 0;
-  };
+std::string KindOfFile(Span start) {
+  const auto [data, size] = start;
   const std::string not_one = "not a TFRecord file but ";
   const std::string decompress = "; decompress it first, for example with ";
-  if (has("\x1f\x8b", 2)) return not_one + "a gzip file" + decompress + "gunzip";
+  if (start.Has("\x1f\x8b", 2)) return not_one + "a gzip file" + decompress + "gunzip";
   if (size >= 2 && data[0] == 0x78 && (data[0] * 256 + data[1]) % 31 == 0) {
     return not_one + "zlib-compressed data" + decompress + "pigz -dz or Python's zlib";
   }
-  if (has("BZh", 3)) return not_one + "a bzip2 file" + decompress + "bunzip2";
-  if (has("\xfd"
-          "7zXZ\0",
-          6))
+  if (start.Has("BZh", 3)) return not_one + "a bzip2 file" + decompress + "bunzip2";
+  if (start.Has("\xfd"
+                "7zXZ\0",
+                6))
     return not_one + "an xz file" + decompress + "unxz";
-  if (has("\x28\xb5\x2f\xfd", 4)) return not_one + "a zstd file" + decompress + "unzstd";
-  if (has("\x04\x22\x4d\x18", 4)) return not_one + "an lz4 file" + decompress + "unlz4";
-  if (has("PK\3\4", 4) || has("PK\5\6", 4)) return not_one + "a Zip archive; unpack it first";
-  if (has("ustar", 5, 257)) {
+  if (start.Has("\x28\xb5\x2f\xfd", 4)) return not_one + "a zstd file" + decompress + "unzstd";
+  if (start.Has("\x04\x22\x4d\x18", 4)) return not_one + "an lz4 file" + decompress + "unlz4";
+  if (start.Has("PK\3\4", 4) || start.Has("PK\5\6", 4))
+    return not_one + "a Zip archive; unpack it first";
+  if (start.Has("ustar", 5, 257)) {
     return not_one +
-           "a tar archive (WebDataset keeps its shards so); unpack it, and make shards of "
-           "its images with prepare.py";
+           "a tar archive (WebDataset shards are tar archives); unpack it and make shards of its "
+           "images with pretexture prepare";
   }
-  if (has("version https://git-lfs", 23)) {
+  if (start.Has("version https://git-lfs", 23)) {
     return not_one + "a Git LFS pointer; fetch the file itself with git lfs pull";
   }
-  if (has("\xff\xd8\xff", 3)) return not_one + "a JPEG image";
-  if (has("\x89PNG", 4)) return not_one + "a PNG image";
-  if (has("\x89HDF", 4)) return not_one + "an HDF5 file";
-  if (has("PAR1", 4)) return not_one + "a Parquet file";
-  if (has("\x93NUMPY", 6)) return not_one + "a NumPy array";
+  if (start.Has("\xff\xd8\xff", 3)) return not_one + "a JPEG image";
+  if (start.Has("\x89PNG", 4)) return not_one + "a PNG image";
+  if (start.Has("\x89HDF", 4)) return not_one + "an HDF5 file";
+  if (start.Has("PAR1", 4)) return not_one + "a Parquet file";
+  if (start.Has("\x93NUMPY", 6)) return not_one + "a NumPy array";
   const size_t looked_at = std::min<size_t>(size, 256);
   if (std::all_of(data, data + looked_at, [](uint8_t c) { return c == 0; })) {
-    return not_one + "zeros; its download or copy may not have finished";
+    return not_one + "zeros; perhaps its download or copy is not finished";
   }
   const auto is_text = [](uint8_t c) { return (c >= 0x20 && c < 0x7f) || (c >= 9 && c <= 13); };
   if (!std::all_of(data, data + looked_at, is_text)) return {};
   std::string text(data, data + looked_at);
   text.erase(0, text.find_first_not_of(" \t\r\n"));
   for (char& c : text) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-  const auto begins = [&](const char* start) { return text.rfind(start, 0) == 0; };
+  const auto begins = [&](const char* words) { return text.rfind(words, 0) == 0; };
   if (begins("<!doctype html") || begins("<html")) {
-    return not_one + "an HTML page, perhaps what a server says of an error; download it again";
+    return not_one + "an HTML page, perhaps a server's error message; download it again";
   }
   if (begins("<?xml") || begins("<error")) {
     return not_one +
-           "an XML document, perhaps what a storage service says of an error; download it "
-           "again";
+           "an XML document, perhaps a storage service's error message; download it again";
   }
   if (begins("{") || begins("[")) return not_one + "JSON text";
   if (!text.empty() && text.find_first_not_of("0123456789 \t\r\n") == std::string::npos) {
-    return not_one + "lines of numbers, such as a DALI index; name the shards alone, without it";
+    return not_one + "lines of numbers, such as a DALI index; give only the shards themselves";
   }
   return not_one + "text";
 }
 
-const uint8_t* ReadRecord(const File& file, uint64_t offset, uint32_t length, bool verify_crc,
-                          Scratch* buffer) {
+Span ReadRecord(const File& file, uint64_t offset, uint32_t length, bool verify_crc,
+                Scratch* buffer) {
   const size_t total = kHeader + length + kFooter;
   const bool within = offset <= file.size() && total <= file.size() - offset;
   uint8_t* const record = buffer->Get(within ? total : 0);
@@ -216,10 +226,10 @@ const uint8_t* ReadRecord(const File& file, uint64_t offset, uint32_t length, bo
         "indexed" +
         std::string(kChanged));
   }
-  const uint8_t* const data = record + kHeader;
+  const Span data{record + kHeader, length};
   if (verify_crc) {
-    const uint32_t actual = MaskCrc(Crc32c(data, length));
-    const uint32_t expected = Load32(data + length);
+    const uint32_t actual = MaskCrc(Crc32c(data));
+    const uint32_t expected = Load32(data.data + length);
     if (actual != expected) {
       throw Error("CRC32C of the data is " + Hex(actual) + ", the file says " + Hex(expected));
     }

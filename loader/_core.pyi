@@ -6,7 +6,11 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
+<<<<<<< HEAD
 from .language.check import Plan
+=======
+from .language.pipeline import Plan
+>>>>>>> 9df6acd (Core: buffer pool, shard files and batcher; one table of operations; named kernels)
 
 MAX_PIXELS: int
 
@@ -69,10 +73,13 @@ class Renderer:
     ) -> Tuple[np.ndarray, np.ndarray]:
         """The views and the label of one record, without the batch dimension."""
 
-class Pipeline:
-    """`records["open"]` is None, or a function from a shard's number to a descriptor of its file,
-    which is then the pipeline's. Its threads call it, several at once. What it raises is the reason
-    of a fault, with `skip_errors` too."""
+class Batcher:
+    """Threads that fill batches.
+
+    `records["open"]` is None, or a function that opens a shard, given its number, and returns a file
+    descriptor that the Batcher then owns. Several threads call it at once. If it raises, that is
+    an error even with `skip_errors`.
+    """
 
     def __init__(self, plan: Plan, records: Dict[str, Any], config: Dict[str, Any]) -> None: ...
     def seek(self, epoch: int, batch: int) -> None: ...

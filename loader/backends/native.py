@@ -15,7 +15,7 @@ class NativeBackend(Backend):
     def __init__(self, work: Work):
         records, index, config = work.records, work.index, work.config
         shuffle, block, blocks = core_arguments(config.shuffle)
-        self._core = _core.Pipeline(
+        self._core = _core.Batcher(
             config.plan,
             {
                 "paths": list(map(os.fsencode, records.paths)),

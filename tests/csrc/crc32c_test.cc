@@ -8,25 +8,27 @@
 namespace pretexture {
 namespace {
 
-uint32_t Of(const std::vector<uint8_t>& data) { return Crc32c(data.data(), data.size()); }
+using test::Bytes;
+
+uint32_t Of(const Bytes& data) { return Crc32c(test::ToSpan(data)); }
 
 TEST(the_vectors_of_rfc_3720) {
-  std::vector<uint8_t> rising(32), falling(32);
+  Bytes rising(32), falling(32);
   for (uint8_t i = 0; i < 32; ++i) {
     rising[i] = i;
     falling[i] = static_cast<uint8_t>(31 - i);
   }
-  CHECK_EQ(Of(std::vector<uint8_t>(32, 0)), 0x8a9136aau);
-  CHECK_EQ(Of(std::vector<uint8_t>(32, 0xff)), 0x62a8ab43u);
+  CHECK_EQ(Of(Bytes(32, 0)), 0x8a9136aau);
+  CHECK_EQ(Of(Bytes(32, 0xff)), 0x62a8ab43u);
   CHECK_EQ(Of(rising), 0x46dd794eu);
   CHECK_EQ(Of(falling), 0x113fdb5cu);
-  CHECK_EQ(Crc32c(reinterpret_cast<const uint8_t*>("123456789"), 9), 0xe3069283u);
-  CHECK_EQ(Crc32c(nullptr, 0), 0u);
+  CHECK_EQ(Of({'1', '2', '3', '4', '5', '6', '7', '8', '9'}), 0xe3069283u);
+  CHECK_EQ(Crc32c({}), 0u);
 }
 
 TEST(the_instruction_and_the_tables_agree_at_every_size_and_alignment) {
   test::Random random(1);
-  std::vector<uint8_t> data(120000);
+  Bytes data(120000);
   for (uint8_t& byte : data) byte = static_cast<uint8_t>(random.Next());
   std::vector<size_t> sizes;
   for (size_t size = 0; size < 300; ++size) sizes.push_back(size);
@@ -36,13 +38,14 @@ TEST(the_instruction_and_the_tables_agree_at_every_size_and_alignment) {
   }
   for (size_t align = 0; align < 16; ++align) {
     for (const size_t size : sizes) {
-      CHECK_EQ(Crc32c(data.data() + align, size), Crc32cPortable(data.data() + align, size));
+      const Span span{data.data() + align, size};
+      CHECK_EQ(Crc32c(span), Crc32cPortable(span));
     }
   }
 }
 
 TEST(a_flipped_bit_changes_the_checksum) {
-  std::vector<uint8_t> data(97, 0x5a);
+  Bytes data(97, 0x5a);
   const uint32_t whole = Of(data);
   for (size_t bit = 0; bit < data.size() * 8; ++bit) {
     data[bit / 8] = static_cast<uint8_t>(data[bit / 8] ^ 1u << bit % 8);

@@ -17,8 +17,6 @@ namespace {
 
 using namespace test;
 
-Span SpanOf(const Bytes& data) { return {data.data(), data.size()}; }
-
 Bytes EncodePng(int width, int height, bool interlaced) {
   Bytes out;
   png_structp png = png_create_write_struct(PNG_LIBPNG_VER_STRING, nullptr, nullptr, nullptr);
@@ -42,7 +40,7 @@ Bytes EncodePng(int width, int height, bool interlaced) {
 }
 
 Bytes Decoded(ImageDecoder* decoder, const Bytes& data, const Rect* wanted = nullptr) {
-  const ImageSize size = decoder->Open(SpanOf(data));
+  const ImageSize size = decoder->Open(ToSpan(data));
   const Rect rect = wanted != nullptr ? *wanted : Rect{0, 0, size.width, size.height};
   const Region region = decoder->Decode(rect);
   Bytes pixels;
@@ -56,7 +54,7 @@ TEST(what_is_no_image_is_named) {
   ImageDecoder decoder;
   const auto open = [&](const std::string& text) {
     const Bytes data(text.begin(), text.end());
-    decoder.Open(SpanOf(data));
+    decoder.Open(ToSpan(data));
   };
   CHECK_THROWS(open("GIF89a and more"), "neither a JPEG nor a PNG but a GIF");
   CHECK_THROWS(open("RIFF1234WEBPVP8 "), "but a WebP");
@@ -120,9 +118,9 @@ TEST(damaged_pngs_never_crash) {
 TEST(the_largest_image_is_the_users_choice) {
   for (const Bytes& data : {EncodePng(40, 30, false), EncodeJpeg(40, 30)}) {
     ImageDecoder strict(DecodeOptions{1199, nullptr});
-    CHECK_THROWS(strict.Open(SpanOf(data)), "claims 40x30 pixels, more than max_pixels=1199");
+    CHECK_THROWS(strict.Open(ToSpan(data)), "claims 40x30 pixels, more than max_pixels=1199");
     ImageDecoder fair(DecodeOptions{1200, nullptr});
-    CHECK_EQ(fair.Open(SpanOf(data)).width, 40);
+    CHECK_EQ(fair.Open(ToSpan(data)).width, 40);
   }
 }
 
@@ -175,9 +173,9 @@ TEST(a_large_size_needs_data_behind_it) {
   const uint8_t size[] = {8192 >> 8, 0, 8192 >> 8, 0};
   std::copy_n(size, 4, frame + 5);
   ImageDecoder decoder;
-  CHECK_THROWS(decoder.Open(SpanOf(data)), "8192x8192 pixels, which do not fit into its");
+  CHECK_THROWS(decoder.Open(ToSpan(data)), "8192x8192 pixels, which do not fit into its");
   data.resize((size_t{1} << 20) / 8);
-  CHECK_EQ(decoder.Open(SpanOf(data)).height, 8192);
+  CHECK_EQ(decoder.Open(ToSpan(data)).height, 8192);
 }
 
 TEST(scratch_memory_shrinks_after_an_outlier_and_not_between_equals) {

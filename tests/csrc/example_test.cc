@@ -68,7 +68,7 @@ TEST(a_record_without_an_image_is_refused_by_the_name_of_its_feature) {
 
 int32_t LabelOf(const Bytes& feature, int offset = 1) {
   const Bytes data = Field(1, kImage + Entry("image/class/label", feature));
-  const Span span{data.data(), data.size()};
+  const Span span = ToSpan(data);
   const Example example = ParseExample(span, "image/encoded", "image/class/label");
   return ClassLabel(span, example, {"image/class/label", offset, true});
 }
@@ -96,7 +96,7 @@ TEST(a_label_that_is_none_says_why) {
   CHECK_THROWS(LabelOf(BytesFeature(Text("7"))), "holds bytes");
   CHECK_THROWS(LabelOf(Field(2, Field(1, Bytes(4, 0)))), "holds floating-point numbers");
   const Bytes data = Field(1, kImage + Entry("label\x1b\xff", Int64Feature(1)));
-  const Span span{data.data(), data.size()};
+  const Span span = ToSpan(data);
   const Example example = ParseExample(span, "image/encoded", "label");
   CHECK_EQ(ClassLabel(span, example, {"label", 0, false}), -1);
   CHECK_THROWS(ClassLabel(span, example, {"label", 0, true}),

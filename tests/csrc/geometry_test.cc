@@ -11,10 +11,11 @@ namespace {
 
 using test::Random;
 
-const Sampling kSamplings[] = {{Method::kBilinear, true, false}, {Method::kBilinear, false, false},
-                               {Method::kBilinear, true, true},  {Method::kNearest, true, false},
-                               {Method::kNearest, false, false}, {Method::kBicubic, true, false},
-                               {Method::kBicubic, false, false}, {Method::kArea, true, false}};
+const Sampling kSamplings[] = {
+    {Method::kBilinear, Coords::kHalfPixel, false}, {Method::kBilinear, Coords::kTf1, false},
+    {Method::kBilinear, Coords::kHalfPixel, true},  {Method::kNearest, Coords::kHalfPixel, false},
+    {Method::kNearest, Coords::kTf1, false},        {Method::kBicubic, Coords::kHalfPixel, false},
+    {Method::kBicubic, Coords::kTf1, false},        {Method::kArea, Coords::kHalfPixel, false}};
 
 // The weights of each output over the source pixels 0..size-1.
 std::vector<std::vector<float>> Dense(const Axis& axis, const Sampling& sampling, int size) {
@@ -144,7 +145,7 @@ TEST(a_resize_to_the_same_size_changes_nothing) {
 TEST(area_averages_whole_cells) {
   Axis axis = Axis::Whole(60);
   axis.Resize(20);
-  const auto dense = Dense(axis, {Method::kArea, true, false}, 60);
+  const auto dense = Dense(axis, {Method::kArea, Coords::kHalfPixel, false}, 60);
   for (size_t i = 0; i < 20; ++i) {
     for (size_t k = 0; k < 60; ++k) {
       CHECK(std::abs(dense[i][k] - (k / 3 == i ? 1 / 3.f : 0.f)) < 1e-6f);

@@ -15,8 +15,6 @@ using namespace test;
 
 using Bytes = std::vector<uint8_t>;
 
-Span Of(const Bytes& data) { return {data.data(), data.size()}; }
-
 // A region's pixels without gaps between rows.
 Bytes Pixels(const Region& region) {
   Bytes pixels;
@@ -28,7 +26,7 @@ Bytes Pixels(const Region& region) {
 }
 
 Bytes DecodeWhole(JpegDecoder* decoder, const Bytes& data, ImageSize* size) {
-  *size = decoder->Open(Of(data));
+  *size = decoder->Open(ToSpan(data));
   return Pixels(decoder->Decode({0, 0, size->width, size->height}));
 }
 
@@ -43,7 +41,7 @@ Bytes Crop(const Bytes& pixels, int width, const Rect& rect) {
 
 void CheckRegion(JpegDecoder* decoder, const Bytes& data, const Bytes& whole, int width,
                  const Rect& rect, const std::string& what) {
-  decoder->Open(Of(data));
+  decoder->Open(ToSpan(data));
   if (Pixels(decoder->Decode(rect)) == Crop(whole, width, rect)) return;
   Fail(__FILE__, __LINE__,
        what + ": columns " + std::to_string(rect.x0) + ".." + std::to_string(rect.x1) + ", rows " +
@@ -225,9 +223,9 @@ TEST(an_absurd_size_is_refused_before_anything_is_allocated) {
   JpegDecoder decoder;
   const Bytes data = EncodeJpeg(16, 16);
   const Bytes huge = WithFrame(data, 0xc0, 8, 65500, 65500);
-  CHECK_THROWS(decoder.Open(Of(huge)), "65500x65500 pixels");
-  CHECK_THROWS(decoder.Open(Of(WithFrame(data, 0xc0, 8, 0, 16))), "cannot be decoded");
-  CHECK_THROWS(decoder.Open(Of(WithFrame(data, 0xc0, 8, 65535, 65535))), "65500 pixels");
+  CHECK_THROWS(decoder.Open(ToSpan(huge)), "65500x65500 pixels");
+  CHECK_THROWS(decoder.Open(ToSpan(WithFrame(data, 0xc0, 8, 0, 16))), "cannot be decoded");
+  CHECK_THROWS(decoder.Open(ToSpan(WithFrame(data, 0xc0, 8, 65535, 65535))), "65500 pixels");
 }
 
 TEST(other_precisions_and_processes_are_refused) {
@@ -247,7 +245,7 @@ TEST(a_decoder_works_on_after_an_error) {
   for (int i = 0; i < 3; ++i) {
     CHECK(!Thrown([&] { DecodeWhole(&decoder, broken, &size); }).empty());
     CHECK(DecodeWhole(&decoder, good, &size) == whole);
-    decoder.Open(Of(good));  // and leaves it undecoded
+    decoder.Open(ToSpan(good));  // and leaves it undecoded
   }
 }
 
@@ -288,7 +286,7 @@ TEST(damaged_files_never_crash_and_their_regions_are_parts_of_the_full_decode) {
         Bytes whole;
         ImageSize size = {0, 0};
         Thrown([&] {
-          size = decoder.Open(Of(damaged));
+          size = decoder.Open(ToSpan(damaged));
           if (int64_t{size.width} * size.height > 1000000) return;
           whole = DecodeWhole(&decoder, damaged, &size);
         });

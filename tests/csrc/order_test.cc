@@ -109,5 +109,60 @@ TEST(huge_windows_and_blocks_do_not_overflow) {
   }
 }
 
+// Against lists of positions, dealt out one by one.
+TEST(workers_share_the_positions_of_an_epoch) {
+  test::Random random(3);
+  for (int round = 0; round < 500; ++round) {
+    const auto n = static_cast<uint32_t>(random.Between(0, 60));
+    Share share;
+    share.workers = static_cast<uint32_t>(random.Between(1, 9));
+    share.batch_size = static_cast<uint32_t>(random.Between(1, 12));
+    share.drop_remainder = round % 2 == 0;
+    for (share.worker = 0; share.worker < share.workers; ++share.worker) {
+      std::vector<uint32_t> positions;
+      for (uint32_t p = 0; p < n; ++p) {
+        // A round of one position for each worker; the last one may not be complete.
+        const bool complete = p / share.workers < n / share.workers;
+        if (p % share.workers == share.worker && (complete || !share.drop_remainder)) {
+          positions.push_back(p);
+        }
+      }
+      CHECK_EQ(share.Positions(n), positions.size());
+      size_t at = 0;
+      uint32_t batch = 0;
+      for (; at < positions.size(); ++batch) {
+        const size_t size = std::min<size_t>(share.batch_size, positions.size() - at);
+        if (share.drop_remainder && size < share.batch_size) break;
+        CHECK(batch < share.Batches(n));
+        CHECK_EQ(share.BatchSize(n, batch), size);
+        for (uint32_t place = 0; place < size; ++place) {
+          CHECK_EQ(share.Position(batch, place), positions[at++]);
+        }
+      }
+      CHECK_EQ(share.Batches(n), batch);
+    }
+  }
+}
+
+TEST(the_largest_epochs_are_shared_without_overflow) {
+  for (const uint32_t workers : {1u, 2u, 1000u, ~0u}) {
+    for (const uint32_t batch_size : {1u, 4096u, ~0u}) {
+      Share share;
+      share.workers = workers;
+      share.worker = workers - 1;
+      share.batch_size = batch_size;
+      share.drop_remainder = false;
+      const uint64_t n = ~0u, owned = n / workers;
+      CHECK_EQ(share.Positions(~0u), owned);
+      const uint64_t batches = (owned + batch_size - 1) / batch_size;
+      CHECK_EQ(share.Batches(~0u), batches);
+      const uint32_t last = static_cast<uint32_t>(batches - 1);
+      const uint32_t size = share.BatchSize(~0u, last);
+      CHECK_EQ(last * uint64_t{batch_size} + size, owned);
+      CHECK_EQ(share.Position(last, size - 1), owned * workers - 1);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace pretexture

@@ -30,14 +30,14 @@ void CheckWithin(const Axis& axis, int size) {
   CHECK(axis.first + axis.count <= (axis.resampled ? axis.resized : axis.size));
 }
 
-const op::Resize kResize = {16, 64, 64, {}, true};
-const op::InceptionCrop kInceptionCrop = {16, {0.05, 1}, {3. / 4, 4. / 3}};
+const op::Resize kResize = {16, 64, 64, Method::kBilinear, Coords::kHalfPixel, false, true};
+const op::InceptionCrop kInceptionCrop = {16, {0.05, 1}, {3. / 4, 4. / 3}, true};
 
 TEST(views_lie_within_the_image_whatever_its_size) {
   const std::vector<std::vector<Op>> pipelines = {
       {op::Views{0, 3}, kInceptionCrop, kResize, op::Flip{32}, op::Distort{48, true}},
       {kInceptionCrop, kResize, op::Rotate{32}},
-      {kResize, op::Gray{0, 0.5}, op::Crop{32, 51, 50, true}, op::Patches{48, 3, 2, true}},
+      {kResize, op::Gray{0, 0.5, false}, op::Crop{32, 51, 50, true}, op::Patches{48, 3, 2, true}},
       {op::ResizeSmall{0, 40}, op::Crop{16, 30, 30, false}, op::Patches{32, 3, 0, false}},
       {op::CentralFraction{0, 0.875}, kResize}};
   Random random(1);
@@ -145,8 +145,7 @@ TEST(jigsaw_puts_patches_in_the_order_of_its_label) {
 }
 
 TEST(pairs_are_the_centre_and_each_neighbour) {
-  const Plan plan(
-      {op::Crop{0, 30, 30, false}, op::Patches{16, 3, 0, false}, op::Pair{32, 9, false}});
+  const Plan plan({op::Crop{0, 30, 30, false}, op::Patches{16, 3, 0, false}, op::Pair{32, false}});
   std::set<std::pair<int, int>> neighbours;
   for (uint32_t record = 0; record < 8; ++record) {
     const Drawing drawing = Draw(plan, 30, 30, record);
@@ -159,6 +158,15 @@ TEST(pairs_are_the_centre_and_each_neighbour) {
   }
   CHECK_EQ(neighbours.size(), size_t{8});
   CHECK(neighbours.count({10, 10}) == 0);
+}
+
+TEST(standardize_is_refused_after_a_normalization_that_differs_between_channels) {
+  const op::Standardize standardize = {16};
+  const char* const reason = "cannot follow a normalize that differs between channels";
+  CHECK_THROWS(Plan({op::Normalize{0, {1, 2, 1}, {0, 0, 0}}, standardize}), reason);
+  CHECK_THROWS(Plan({op::Normalize{0, {1, 1, 1}, {0, 0, 3}}, standardize}), reason);
+  CHECK(Plan({op::Normalize{0, {2, 2, 2}, {-1, -1, -1}}, standardize}).standardize);
+  CHECK(Plan({op::Normalize{0, {1, 2, 3}, {0, 0, 0}}}).normalize);
 }
 
 TEST(a_draw_depends_on_seed_epoch_and_record_alone) {

@@ -13,10 +13,6 @@ namespace {
 
 using namespace test;
 
-using Bytes = std::vector<uint8_t>;
-
-Span Of(const Bytes& data) { return {data.data(), data.size()}; }
-
 Format MakeFormat(DType dtype, bool channels_first, int views, int height, int width) {
   Format format;
   format.dtype = dtype;
@@ -28,12 +24,12 @@ Format MakeFormat(DType dtype, bool channels_first, int views, int height, int w
 }
 
 Bytes Render(const std::vector<Op>& ops, const Format& format, const Bytes& data,
-             uint32_t record = 0, const Kernels& kernels = BestKernels(), bool stream = false) {
+             uint32_t record = 0, const Kernels& kernels = BestKernels(), bool past_cache = false) {
   const Plan plan(ops);
-  Renderer renderer(plan, format, kernels, stream);
+  Renderer renderer(plan, format, kernels, past_cache);
   Bytes out(format.RecordBytes(), 0x77);
   std::vector<int32_t> labels;
-  renderer.Render(Of(data), {1, 2, record}, out.data(), &labels);
+  renderer.Render(ToSpan(data), {1, 2, record}, out.data(), &labels);
   return out;
 }
 
@@ -41,7 +37,7 @@ Bytes Render(const std::vector<Op>& ops, const Format& format, const Bytes& data
 struct Image {
   explicit Image(const Bytes& data) {
     JpegDecoder decoder;
-    const ImageSize size = decoder.Open(Of(data));
+    const ImageSize size = decoder.Open(ToSpan(data));
     const Region region = decoder.Decode({0, 0, size.width, size.height});
     width = size.width;
     height = size.height;
@@ -112,17 +108,18 @@ TEST(rotations_turn_counter_clockwise_in_every_dtype_and_layout) {
 }
 
 const std::vector<std::vector<Op>>& Pipelines() {
-  const op::InceptionCrop crop = {16, {0.05, 1}, {3. / 4, 4. / 3}};
+  const op::InceptionCrop crop = {16, {0.05, 1}, {3. / 4, 4. / 3}, true};
   const op::Normalize range = {96, {2 / 255.f, 2 / 255.f, 2 / 255.f}, {-1, -1, -1}};
-  const op::Normalize uneven = {96, {0.017f, 0.018f, 0.019f}, {-2, -1, 0}};
-  const op::Resize any = {32, 24, 24, {}, true};
+  const op::Normalize by_channel = {96, {0.017f, 0.018f, 0.019f}, {-2, -1, 0}};
+  const op::Resize any = {32, 24, 24, Method::kBilinear, Coords::kHalfPixel, false, true};
   static const std::vector<std::vector<Op>> pipelines = {
       {crop, any, op::Flip{48}, op::Distort{64, true}, range},
       {crop, any, op::Flip{48}, op::Distort{64, false}, range},
-      {op::Gray{0, 0.5}, crop, any, op::Distort{64, true}, uneven, op::Standardize{80}},
-      {op::Gray{0, 1}, crop, any, op::Distort{64, false}, op::Standardize{80}},
-      {any, op::Gray{0, 0.5}, op::Standardize{80}},
-      {op::ResizeSmall{0, 24}, op::Crop{16, 24, 24, true}, uneven}};
+      {op::Gray{0, 0.5, false}, crop, any, op::Distort{64, true}, range, op::Standardize{80}},
+      {op::Gray{0, 1, false}, crop, any, op::Distort{64, false}, op::Standardize{80}},
+      {any, op::Gray{0, 0.5, false}, op::Standardize{80}},
+      {op::Gray{0, 0.5, false}, crop, any, op::Distort{64, true}, by_channel},
+      {op::ResizeSmall{0, 24}, op::Crop{16, 24, 24, true}, by_channel}};
   return pipelines;
 }
 
@@ -133,10 +130,8 @@ TEST(views_are_the_same_on_every_instruction_set_past_the_cache_or_not) {
         const Format format = MakeFormat(dtype, first, 1, 24, 24);
         for (uint32_t record = 0; record < 6; ++record) {
           const Bytes data = EncodeJpeg(40 + static_cast<int>(record) * 7, 35);
-          const Bytes plain = Render(ops, format, data, record, *KernelsByName("baseline"));
-          for (const char* name : {"baseline", "avx2", "avx512"}) {
-            const Kernels* kernels = KernelsByName(name);
-            if (kernels == nullptr) continue;
+          const Bytes plain = Render(ops, format, data, record, KernelsByName("baseline"));
+          for (const Kernels* kernels : AvailableKernels()) {
             CHECK(Render(ops, format, data, record, *kernels, false) == plain);
             CHECK(Render(ops, format, data, record, *kernels, true) == plain);
           }
@@ -157,7 +152,7 @@ TEST(a_renderer_gives_the_same_whatever_it_rendered_before) {
       const Bytes data = EncodeJpeg(side, side + 24);
       const bool fits = Thrown([&] { Render(ops, format, data); }).empty();
       const std::string thrown =
-          Thrown([&] { renderer.Render(Of(data), {1, 2, 0}, out.data(), &labels); });
+          Thrown([&] { renderer.Render(ToSpan(data), {1, 2, 0}, out.data(), &labels); });
       CHECK_EQ(thrown.empty(), fits);
       if (fits) CHECK(out == Render(ops, format, data));
     }
@@ -179,10 +174,10 @@ TEST(damaged_images_never_crash_and_never_write_beyond_their_place) {
       // Damage to the size may ask for much memory and time.
       JpegDecoder decoder;
       ImageSize size = {0, 0};
-      Thrown([&] { size = decoder.Open(Of(damaged)); });
+      Thrown([&] { size = decoder.Open(ToSpan(damaged)); });
       if (int64_t{size.width} * size.height > 1000000) continue;
       std::fill(out.begin(), out.end(), 0x77);
-      Thrown([&] { renderer.Render(Of(damaged), {1, 2, round}, out.data() + 64, &labels); });
+      Thrown([&] { renderer.Render(ToSpan(damaged), {1, 2, round}, out.data() + 64, &labels); });
       for (size_t i = 0; i < 64; ++i) CHECK(out[i] == 0x77 && out[out.size() - 1 - i] == 0x77);
     }
   }

@@ -1,4 +1,4 @@
-// TFRecord shards and tf.train.Examples to test with, put together byte by byte.
+// TFRecord shards and tf.train.Examples for tests, built byte by byte.
 #pragma once
 
 #include <cstdint>
@@ -8,11 +8,10 @@
 #include <vector>
 
 #include "crc32c.h"
+#include "test.h"
 
 namespace pretexture {
 namespace test {
-
-using Bytes = std::vector<uint8_t>;
 
 inline void Append(Bytes* out, const Bytes& more) {
   out->insert(out->end(), more.begin(), more.end());
@@ -26,9 +25,9 @@ inline Bytes LittleEndian(uint64_t value, int bytes) {
 
 inline Bytes Framed(const Bytes& data) {
   Bytes record = LittleEndian(data.size(), 8);
-  Append(&record, LittleEndian(MaskCrc(Crc32c(record.data(), 8)), 4));
+  Append(&record, LittleEndian(MaskCrc(Crc32c({record.data(), 8})), 4));
   Append(&record, data);
-  Append(&record, LittleEndian(MaskCrc(Crc32c(data.data(), data.size())), 4));
+  Append(&record, LittleEndian(MaskCrc(Crc32c(ToSpan(data))), 4));
   return record;
 }
 
@@ -38,7 +37,7 @@ inline Bytes Shard(const std::vector<Bytes>& records) {
   return shard;
 }
 
-// A file that goes with the test.
+// A file that is removed at the end of the test.
 class TemporaryFile {
  public:
   explicit TemporaryFile(const Bytes& data = {}) {
@@ -56,7 +55,7 @@ class TemporaryFile {
   TemporaryFile(const TemporaryFile&) = delete;
   TemporaryFile& operator=(const TemporaryFile&) = delete;
 
-  // Replaces what the file holds.
+  // Replaces the contents of the file.
   void Write(const Bytes& data) {
     file_ = std::freopen(path_.c_str(), "wb", file_);
     if (file_ == nullptr) std::abort();

@@ -1,8 +1,8 @@
-// As much of a test framework as these tests need.
+// A small test framework.
 //
 //   TEST(a_name_that_tells_the_behaviour) { CHECK(…); CHECK_EQ(a, b); CHECK_THROWS(…, "part"); }
 //
-// main.cc runs all tests of an executable, or those whose names contain its first argument.
+// main.cc runs all tests of an executable, or those whose name contains its first argument.
 #pragma once
 
 #include <cstdint>
@@ -13,8 +13,14 @@
 #include <string>
 #include <vector>
 
+#include "span.h"
+
 namespace pretexture {
 namespace test {
+
+using Bytes = std::vector<uint8_t>;
+
+inline Span ToSpan(const Bytes& data) { return {data.data(), data.size()}; }
 
 struct Test {
   const char* name;
@@ -46,7 +52,7 @@ void CheckEqual(const char* file, int line, const char* text, const A& a, const 
   Fail(file, line, what.str());
 }
 
-// What `run` throws; empty where it does not.
+// The message of what `run` throws, or an empty string if it throws nothing.
 inline std::string Thrown(const std::function<void()>& run) {
   try {
     run();
@@ -63,7 +69,7 @@ inline void CheckContains(const char* file, int line, const std::string& text,
   }
 }
 
-// A small generator, so that what is random is the same on every machine.
+// A random number generator that is the same on every machine.
 class Random {
  public:
   explicit Random(uint64_t seed) : state_(seed * 2 + 1) {}
@@ -73,7 +79,7 @@ class Random {
     state_ ^= state_ << 17;
     return static_cast<uint32_t>(state_ >> 32);
   }
-  // In low..high.
+  // A number in low..high.
   int Between(int low, int high) {
     return low + static_cast<int>(Next() % static_cast<uint32_t>(high - low + 1));
   }
@@ -85,7 +91,7 @@ class Random {
   uint64_t state_;
 };
 
-// Damages data as files are damaged: bits flip, bytes go, come or change.
+// Damages data like damaged files: bits flip, and bytes are lost, added or changed.
 inline void Mutate(Random* random, std::vector<uint8_t>* data) {
   for (int times = random->Between(1, 4); times > 0 && !data->empty(); --times) {
     const auto place = data->begin() + random->Between(0, static_cast<int>(data->size()) - 1);

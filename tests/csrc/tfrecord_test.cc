@@ -3,7 +3,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <numeric>
+#include <memory>
 
 #include "shards.h"
 #include "test.h"
@@ -28,8 +28,8 @@ std::vector<Bytes> SomeRecords() {
 
 Bytes Read(const std::string& path, uint64_t offset, uint32_t length) {
   Scratch buffer;
-  const uint8_t* data = ReadRecord(File(path), offset, length, true, &buffer);
-  return Bytes(data, data + length);
+  const Span data = ReadRecord(File(path), offset, length, true, &buffer);
+  return Bytes(data.data, data.data + data.size);
 }
 
 TEST(a_scan_finds_every_record_and_reading_gives_it_back) {
@@ -100,7 +100,7 @@ TEST(a_length_beyond_the_file_is_refused_though_its_checksum_fits) {
   for (const uint64_t length : {uint64_t{21}, uint64_t{1} << 31, uint64_t{1} << 32,
                                 uint64_t{1} << 63, ~uint64_t{0}, ~uint64_t{0} - 15}) {
     Bytes header = LittleEndian(length, 8);
-    Append(&header, LittleEndian(MaskCrc(Crc32c(header.data(), 8)), 4));
+    Append(&header, LittleEndian(MaskCrc(Crc32c({header.data(), 8})), 4));
     const TemporaryFile file(header + Bytes(24, 0));
     const ShardIndex index = ScanShard(file.path());
     CHECK(index.offsets.empty());
@@ -133,6 +133,65 @@ TEST(a_file_that_changed_after_its_scan_is_noticed) {
   CHECK_THROWS(Read(file.path(), 36, 30), "truncated after it was indexed");
   file.Write(Shard({Bytes(21, 1), Bytes(60, 2)}));
   CHECK_THROWS(Read(file.path(), 36, 30), "file was replaced");
+}
+
+TEST(a_scan_of_several_shards_lists_their_records_in_order_on_any_number_of_threads) {
+  std::vector<std::unique_ptr<TemporaryFile>> files;
+  std::vector<std::string> paths;
+  std::vector<uint64_t> offsets, counts;
+  std::vector<uint32_t> lengths;
+  for (uint32_t shard = 0; shard < 40; ++shard) {
+    std::vector<Bytes> records;
+    uint64_t offset = 0;
+    for (uint32_t i = 0; i < shard % 7 + 1; ++i) {
+      records.push_back(Bytes(shard * 100 + i));
+      offsets.push_back(offset);
+      lengths.push_back(shard * 100 + i);
+      offset += shard * 100 + i + 16;
+    }
+    counts.push_back(records.size());
+    files.push_back(std::make_unique<TemporaryFile>(Shard(records)));
+    paths.push_back(files.back()->path());
+  }
+  for (const int threads : {0, 1, 3, 50}) {
+    const RecordIndex index = ScanShards(paths, threads, [] { return true; });
+    CHECK(index.offsets == offsets);
+    CHECK(index.lengths == lengths);
+    CHECK(index.counts == counts);
+    CHECK(index.faults.empty());
+  }
+}
+
+TEST(a_scan_of_several_shards_names_the_faulty_ones_and_keeps_the_records_of_all) {
+  const Bytes sound = Shard({Bytes(20, 1), Bytes(30, 2)});
+  const TemporaryFile good(sound), cut(Bytes(sound.begin(), sound.end() - 3)), empty;
+  const std::string missing = good.path() + "-none";
+  const RecordIndex index = ScanShards(
+      {good.path(), cut.path(), missing, empty.path(), good.path()}, 2, [] { return true; });
+  CHECK((index.counts == std::vector<uint64_t>{2, 1, 0, 0, 2}));
+  CHECK((index.offsets == std::vector<uint64_t>{0, 36, 0, 0, 36}));
+  CHECK((index.lengths == std::vector<uint32_t>{20, 30, 20, 20, 30}));
+  CHECK_EQ(index.faults.size(), size_t{3});
+  CHECK_EQ(index.faults[0].shard, size_t{1});
+  CHECK_EQ(index.faults[0].offset, uint64_t{36});
+  CHECK(!index.faults[0].unavailable);
+  CheckContains(__FILE__, __LINE__, index.faults[0].reason, "truncated");
+  CHECK_EQ(index.faults[1].shard, size_t{2});
+  CHECK(index.faults[1].unavailable);
+  CheckContains(__FILE__, __LINE__, index.faults[1].reason, "No such file");
+  CHECK_EQ(index.faults[2].shard, size_t{3});
+  CHECK(!index.faults[2].unavailable);
+  CheckContains(__FILE__, __LINE__, index.faults[2].reason, "empty");
+}
+
+TEST(a_scan_of_several_shards_ends_early_once_it_is_told_to) {
+  const TemporaryFile file(Shard(std::vector<Bytes>(20000)));
+  const std::vector<std::string> paths(5000, file.path());
+  int asked = 0;
+  const RecordIndex index = ScanShards(paths, 2, [&] { return ++asked < 2; });
+  CHECK_EQ(index.counts.size(), paths.size());
+  CHECK(index.offsets.size() < paths.size() * 20000);
+  CHECK(asked >= 2);
 }
 
 TEST(damaged_shards_never_crash_the_scan_or_the_reader) {

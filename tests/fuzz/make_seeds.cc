@@ -260,7 +260,7 @@ void AddIndexes(const Folder& folder) {
     }
     const Bytes body = begins + offsets + lengths;
     return Text("PTXINDX2") + LittleEndian(shards.size(), 8) + LittleEndian(records, 8) +
-           LittleEndian(MaskCrc(Crc32c(body.data(), body.size())), 4) + Bytes(4, 0) + body + sizes +
+           LittleEndian(MaskCrc(Crc32c(ToSpan(body))), 4) + Bytes(4, 0) + body + sizes +
            Bytes{static_cast<uint8_t>(shards.size())};
   };
   folder.Add("one", file({{10}}));

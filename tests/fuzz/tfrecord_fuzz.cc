@@ -87,9 +87,10 @@ void Compare(const Bytes& data, uint64_t stale_offset, uint32_t stale_length) {
     for (const bool verify : {false, true}) {
       bool read = false;
       try {
-        const uint8_t* got = ReadRecord(opened, index.offsets[i], size, verify, &buffer);
+        const Span got = ReadRecord(opened, index.offsets[i], size, verify, &buffer);
         read = true;
-        Require(size == 0 || std::memcmp(got, expected, size) == 0, "other data are read");
+        Require(got.size == size && (size == 0 || std::memcmp(got.data, expected, size) == 0),
+                "other data are read");
       } catch (const Unavailable&) {
         Require(false, "a record is not where it was found");
       } catch (const Error&) {

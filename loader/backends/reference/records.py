@@ -30,7 +30,7 @@ def _crc32c_table() -> List[int]:
 
 _CRC32C_TABLE = _crc32c_table()
 
-_CHANGED = "; if it is complete now, make the TFRecords and the Loader again"
+_CHANGED = "; if it is complete now, create the TFRecords and the Loader again"
 
 
 def masked_crc32c(data: bytes) -> int:

@@ -1,4 +1,4 @@
-#include "pipeline.h"
+#include "batcher.h"
 
 #include <fcntl.h>
 #include <sys/resource.h>
@@ -18,6 +18,7 @@
 #include "jpegs.h"
 #include "shards.h"
 #include "test.h"
+#include "tfrecord.h"
 
 namespace pretexture {
 namespace {
@@ -27,7 +28,7 @@ using namespace test;
 constexpr int kRecords = 23;
 constexpr int kSide = 16;
 
-// Records in two shards, with the index that the pipeline reads.
+// Records in two shards, with the index that the batcher reads.
 struct Data {
   explicit Data(const std::vector<Bytes>& examples) {
     const auto middle = examples.begin() + static_cast<std::ptrdiff_t>(examples.size() / 2);
@@ -66,28 +67,29 @@ const Data& GoodData() {
   return data;
 }
 
-PipelineConfig Config(int threads = 2, uint32_t batch_size = 4) {
-  PipelineConfig config;
-  config.ops = {op::InceptionCrop{16, {0.05, 1}, {3. / 4, 4. / 3}},
-                op::Resize{32, kSide, kSide, {}, false}, op::Flip{48}, op::Distort{64, true}};
-  config.format.height = config.format.width = kSide;
-  config.order.seed = 5;
-  config.order.records = kRecords;
-  config.order.shuffle = Shuffle::kGlobal;
-  config.batch_size = batch_size;
-  config.threads = threads;
-  return config;
+BatcherOptions Options(int threads = 2, uint32_t batch_size = 4) {
+  BatcherOptions options;
+  options.ops = {op::InceptionCrop{16, {0.05, 1}, {3. / 4, 4. / 3}, true},
+                 op::Resize{32, kSide, kSide, Method::kBilinear, Coords::kHalfPixel, false, false},
+                 op::Flip{48}, op::Distort{64, true}};
+  options.format.height = options.format.width = kSide;
+  options.order.seed = 5;
+  options.order.records = kRecords;
+  options.order.shuffle = Shuffle::kGlobal;
+  options.share.batch_size = batch_size;
+  options.threads = threads;
+  return options;
 }
 
-std::shared_ptr<Batch> Next(Pipeline* pipeline) {
+std::shared_ptr<Batch> Next(Batcher* batcher) {
   for (int i = 0; i < 600; ++i) {
-    if (auto batch = pipeline->Next(std::chrono::milliseconds(100))) return batch;
+    if (auto batch = batcher->Next(std::chrono::milliseconds(100))) return batch;
   }
   Fail(__FILE__, __LINE__, "no batch within a minute");
 }
 
 Bytes Pixels(const Batch& batch) {
-  const size_t bytes = Config().format.RecordBytes() * batch.size;
+  const size_t bytes = Options().format.RecordBytes() * batch.size;
   return Bytes(batch.image.get(), batch.image.get() + bytes);
 }
 
@@ -102,42 +104,42 @@ struct Content {
 
 Content Of(const Batch& batch) { return {Pixels(batch), batch.label, batch.index}; }
 
-std::vector<Content> Run(const PipelineConfig& config, int epochs) {
-  Pipeline pipeline(GoodData().records, config);
+std::vector<Content> Run(const BatcherOptions& options, int epochs) {
+  Batcher batcher(GoodData().records, options);
   std::vector<Content> contents;
   for (int epoch = 0; epoch < epochs; ++epoch) {
-    pipeline.Seek(static_cast<uint32_t>(epoch), 0);
-    for (uint32_t i = 0; i < pipeline.BatchesPerEpoch(); ++i) {
-      contents.push_back(Of(*Next(&pipeline)));
+    batcher.Seek(static_cast<uint32_t>(epoch), 0);
+    for (uint32_t i = 0; i < batcher.BatchesPerEpoch(); ++i) {
+      contents.push_back(Of(*Next(&batcher)));
     }
   }
   return contents;
 }
 
 TEST(batches_do_not_depend_on_threads_or_prefetching) {
-  const std::vector<Content> expected = Run(Config(1), 3);
+  const std::vector<Content> expected = Run(Options(1), 3);
   CHECK_EQ(expected.size(), size_t{3 * (kRecords / 4)});
   for (const int threads : {2, 4, 7}) {
     for (const int prefetch : {1, 2, 9}) {
-      PipelineConfig config = Config(threads);
-      config.prefetch = prefetch;
-      CHECK(Run(config, 3) == expected);
+      BatcherOptions options = Options(threads);
+      options.prefetch = prefetch;
+      CHECK(Run(options, 3) == expected);
     }
   }
-  PipelineConfig config = Config(3);
-  config.run_ahead = false;
-  CHECK(Run(config, 3) == expected);
+  BatcherOptions options = Options(3);
+  options.run_ahead = false;
+  CHECK(Run(options, 3) == expected);
 }
 
 TEST(any_batch_can_be_sought) {
-  const std::vector<Content> expected = Run(Config(), 2);
+  const std::vector<Content> expected = Run(Options(), 2);
   const auto per_epoch = static_cast<uint32_t>(expected.size() / 2);
-  Pipeline pipeline(GoodData().records, Config());
+  Batcher batcher(GoodData().records, Options());
   Random random(1);
   for (int i = 0; i < 60; ++i) {
     const auto at = static_cast<uint32_t>(random.Between(0, static_cast<int>(expected.size()) - 1));
-    pipeline.Seek(at / per_epoch, at % per_epoch);
-    CHECK(Of(*Next(&pipeline)) == expected[at]);
+    batcher.Seek(at / per_epoch, at % per_epoch);
+    CHECK(Of(*Next(&batcher)) == expected[at]);
   }
 }
 
@@ -146,15 +148,15 @@ TEST(workers_share_an_epoch) {
     std::multiset<int64_t> seen;
     std::set<uint32_t> counts;
     for (uint32_t worker = 0; worker < 3; ++worker) {
-      PipelineConfig config = Config();
-      config.shard = worker;
-      config.shards = 3;
-      config.drop_remainder = drop;
-      Pipeline pipeline(GoodData().records, config);
-      counts.insert(pipeline.BatchesPerEpoch());
-      pipeline.Seek(0, 0);
-      for (uint32_t i = 0; i < pipeline.BatchesPerEpoch(); ++i) {
-        const auto batch = Next(&pipeline);
+      BatcherOptions options = Options();
+      options.share.worker = worker;
+      options.share.workers = 3;
+      options.share.drop_remainder = drop;
+      Batcher batcher(GoodData().records, options);
+      counts.insert(batcher.BatchesPerEpoch());
+      batcher.Seek(0, 0);
+      for (uint32_t i = 0; i < batcher.BatchesPerEpoch(); ++i) {
+        const auto batch = Next(&batcher);
         seen.insert(batch->index.begin(), batch->index.end());
       }
     }
@@ -165,12 +167,12 @@ TEST(workers_share_an_epoch) {
 }
 
 TEST(batches_that_are_kept_are_not_overwritten_and_buffers_come_back) {
-  Pipeline pipeline(GoodData().records, Config());
+  Batcher batcher(GoodData().records, Options());
   std::vector<std::shared_ptr<Batch>> kept;
   std::vector<Content> copies;
-  pipeline.Seek(0, 0);
+  batcher.Seek(0, 0);
   for (int i = 0; i < 20; ++i) {
-    kept.push_back(Next(&pipeline));
+    kept.push_back(Next(&batcher));
     copies.push_back(Of(*kept.back()));
   }
   std::set<const uint8_t*> places;
@@ -181,67 +183,67 @@ TEST(batches_that_are_kept_are_not_overwritten_and_buffers_come_back) {
   }
   CHECK_EQ(places.size(), kept.size());
   kept.clear();
-  for (int i = 0; i < 60; ++i) places.insert(Next(&pipeline)->image.get());
+  for (int i = 0; i < 60; ++i) places.insert(Next(&batcher)->image.get());
   // Those under way while the others were kept may be new.
   CHECK(places.size() <= copies.size() + 4);
 }
 
-TEST(a_batch_outlives_its_pipeline) {
+TEST(a_batch_outlives_its_batcher) {
   std::shared_ptr<Batch> batch;
   Content copy;
   {
-    Pipeline pipeline(GoodData().records, Config());
-    pipeline.Seek(0, 0);
-    batch = Next(&pipeline);
+    Batcher batcher(GoodData().records, Options());
+    batcher.Seek(0, 0);
+    batch = Next(&batcher);
     copy = Of(*batch);
   }
   CHECK(Of(*batch) == copy);
 }
 
-TEST(a_pipeline_can_be_closed_at_any_time) {
+TEST(a_batcher_can_be_closed_at_any_time) {
   Random random(2);
   for (int round = 0; round < 60; ++round) {
-    Pipeline pipeline(GoodData().records, Config(random.Between(1, 5)));
-    if (round % 5 != 0) pipeline.Seek(0, 0);
-    for (int i = random.Between(0, 3) * (round % 5 != 0); i > 0; --i) Next(&pipeline);
-    if (round % 2) pipeline.Close();
+    Batcher batcher(GoodData().records, Options(random.Between(1, 5)));
+    if (round % 5 != 0) batcher.Seek(0, 0);
+    for (int i = random.Between(0, 3) * (round % 5 != 0); i > 0; --i) Next(&batcher);
+    if (round % 2) batcher.Close();
   }
 }
 
-TEST(who_waits_for_a_batch_while_the_pipeline_is_closed_gets_an_error) {
+TEST(who_waits_for_a_batch_while_the_batcher_is_closed_gets_an_error) {
   for (int round = 0; round < 20; ++round) {
-    Pipeline pipeline(GoodData().records, Config());
+    Batcher batcher(GoodData().records, Options());
     std::string thrown;
     std::thread consumer([&] {
       thrown = Thrown([&] {
         for (uint32_t epoch = 0;; ++epoch) {
-          pipeline.Seek(epoch, 0);
-          Next(&pipeline);
+          batcher.Seek(epoch, 0);
+          Next(&batcher);
         }
       });
     });
     std::this_thread::sleep_for(std::chrono::milliseconds(round));
-    pipeline.Close();
+    batcher.Close();
     consumer.join();
     CheckContains(__FILE__, __LINE__, thrown, "closed");
   }
 }
 
 TEST(statistics_can_be_read_while_batches_are_made) {
-  Pipeline pipeline(GoodData().records, Config(3));
+  Batcher batcher(GoodData().records, Options(3));
   std::atomic<bool> done{false};
   uint64_t most = 0;
   std::thread reader([&] {
     while (!done) {
-      most = std::max(most, pipeline.GetStats().records);
-      pipeline.TakeSkipped();
+      most = std::max(most, batcher.GetStats().records);
+      batcher.TakeSkipped();
     }
   });
-  pipeline.Seek(0, 0);
-  for (int i = 0; i < 50; ++i) Next(&pipeline);
+  batcher.Seek(0, 0);
+  for (int i = 0; i < 50; ++i) Next(&batcher);
   done = true;
   reader.join();
-  const Stats stats = pipeline.GetStats();
+  const Stats stats = batcher.GetStats();
   CHECK(stats.records >= 200 && most <= stats.records);
   CHECK(stats.decode > 0 && stats.resample > 0 && stats.color > 0 && stats.read > 0);
 }
@@ -262,12 +264,12 @@ std::vector<Bytes> BrokenExamples() {
 TEST(an_error_names_the_record_in_the_lowest_place_and_the_next_batches_go_on) {
   const Data data(BrokenExamples());
   for (const int threads : {1, 4}) {
-    PipelineConfig config = Config(threads, 8);
-    config.order.shuffle = Shuffle::kNone;
-    Pipeline pipeline(data.records, config);
-    pipeline.Seek(0, 0);
+    BatcherOptions options = Options(threads, 8);
+    options.order.shuffle = Shuffle::kNone;
+    Batcher batcher(data.records, options);
+    batcher.Seek(0, 0);
     for (int64_t batch = 0; batch < 2; ++batch) {
-      const auto faulty = Next(&pipeline);
+      const auto faulty = Next(&batcher);
       const uint32_t place = batch == 0 ? 0 : 1;
       CHECK_EQ(faulty->fault_place, place);
       const uint32_t record = static_cast<uint32_t>(batch) * 8 + place;
@@ -283,28 +285,28 @@ TEST(skipped_records_are_replaced_by_the_same_others_on_any_number_of_threads) {
   const Data data(BrokenExamples());
   std::vector<Content> expected;
   for (const int threads : {1, 2, 4}) {
-    PipelineConfig config = Config(threads);
-    config.skip_errors = true;
-    config.run_ahead = false;
-    Pipeline pipeline(data.records, config);
-    pipeline.Seek(0, 0);
+    BatcherOptions options = Options(threads);
+    options.skip_errors = true;
+    options.run_ahead = false;
+    Batcher batcher(data.records, options);
+    batcher.Seek(0, 0);
     std::vector<Content> contents;
-    for (uint32_t i = 0; i < pipeline.BatchesPerEpoch(); ++i) {
-      const auto batch = Next(&pipeline);
+    for (uint32_t i = 0; i < batcher.BatchesPerEpoch(); ++i) {
+      const auto batch = Next(&batcher);
       CHECK_EQ(batch->fault_place, UINT32_MAX);
       for (const int64_t record : batch->index) CHECK(record % 3 != 0);
       contents.push_back(Of(*batch));
     }
     if (threads == 1) expected = contents;
     CHECK(contents == expected);
-    CHECK(pipeline.GetStats().skipped >= 4);
+    CHECK(batcher.GetStats().skipped >= 4);
     std::set<std::string> reasons;
-    for (const RecordFault& fault : pipeline.TakeSkipped()) {
+    for (const RecordFault& fault : batcher.TakeSkipped()) {
       CHECK_EQ(fault.record % 3, 0u);
       reasons.insert(fault.reason);
     }
     CHECK(reasons.size() >= 3);
-    CHECK(pipeline.TakeSkipped().empty());
+    CHECK(batcher.TakeSkipped().empty());
   }
 }
 
@@ -315,13 +317,13 @@ TEST(of_records_that_fail_alike_the_first_is_reported) {
   Bytes shard = Shard({examples.begin(), examples.begin() + kRecords / 2});
   for (size_t i = 0; i < kRecords / 2; ++i) ++shard[data.offsets[i] + 12 + data.lengths[i] - 1];
   data.shards[0].Write(shard);
-  PipelineConfig config = Config();
-  config.skip_errors = true;
-  Pipeline pipeline(data.records, config);
-  pipeline.Seek(0, 0);
-  for (uint32_t i = 0; i < pipeline.BatchesPerEpoch(); ++i) Next(&pipeline);
-  CHECK(pipeline.GetStats().skipped > 3);
-  CHECK_EQ(pipeline.TakeSkipped().size(), size_t{1});
+  BatcherOptions options = Options();
+  options.skip_errors = true;
+  Batcher batcher(data.records, options);
+  batcher.Seek(0, 0);
+  for (uint32_t i = 0; i < batcher.BatchesPerEpoch(); ++i) Next(&batcher);
+  CHECK(batcher.GetStats().skipped > 3);
+  CHECK_EQ(batcher.TakeSkipped().size(), size_t{1});
 }
 
 TEST(an_index_that_makes_no_sense_is_refused) {
@@ -333,34 +335,34 @@ TEST(an_index_that_makes_no_sense_is_refused) {
                                              {0, ~uint64_t{0}, kRecords}}) {
     Records records = data.records;
     records.shard_begin = begin;
-    CHECK_THROWS(Pipeline(records, Config()), "the index of the records is damaged");
+    CHECK_THROWS(Batcher(records, Options()), "the index of the records is damaged");
   }
   const std::vector<uint64_t> far(kRecords, ~uint64_t{0} - 8);
   const std::vector<uint32_t> long_ones(kRecords, UINT32_MAX);
   Records records = data.records;
   records.offsets = far.data();
   records.lengths = long_ones.data();
-  Pipeline pipeline(records, Config());
-  pipeline.Seek(0, 0);
-  CHECK(Next(&pipeline)->fault.reason.find("truncated") != std::string::npos);
+  Batcher batcher(records, Options());
+  batcher.Seek(0, 0);
+  CHECK(Next(&batcher)->fault.reason.find("truncated") != std::string::npos);
 }
 
 TEST(a_batch_beyond_all_memory_is_refused) {
-  PipelineConfig config = Config();
-  config.drop_remainder = false;
-  config.format.views = 1 << 30;
-  config.format.height = config.format.width = 1 << 16;
-  CHECK_THROWS(Pipeline(GoodData().records, config), "more memory than any machine has");
+  BatcherOptions options = Options();
+  options.share.drop_remainder = false;
+  options.format.views = 1 << 30;
+  options.format.height = options.format.width = 1 << 16;
+  CHECK_THROWS(Batcher(GoodData().records, options), "more memory than any machine has");
 }
 
 // Batches that are sought in mid-epoch by one thread and taken by others, while further ones read
-// statistics and forget files, until someone closes the pipeline: for ThreadSanitizer above all.
+// statistics and forget files, until someone closes the batcher: for ThreadSanitizer above all.
 TEST(eight_threads_make_the_same_batches_whoever_seeks_takes_and_closes) {
   const Data data(BrokenExamples());
   for (const bool skip : {false, true}) {
-    PipelineConfig config = Config(1, 5);
-    config.skip_errors = skip;
-    config.drop_remainder = false;
+    BatcherOptions options = Options(1, 5);
+    options.skip_errors = skip;
+    options.share.drop_remainder = false;
     std::vector<std::pair<uint32_t, Content>> expected;  // the place of a fault; where none is, all
     const auto outcome = [](const Batch& batch) {
       const bool sound = batch.fault_place == UINT32_MAX;
@@ -369,25 +371,25 @@ TEST(eight_threads_make_the_same_batches_whoever_seeks_takes_and_closes) {
     constexpr uint32_t kEpochs = 3;
     uint32_t per_epoch;
     {
-      Pipeline pipeline(data.records, config);
-      per_epoch = pipeline.BatchesPerEpoch();
-      pipeline.Seek(0, 0);
+      Batcher batcher(data.records, options);
+      per_epoch = batcher.BatchesPerEpoch();
+      batcher.Seek(0, 0);
       while (expected.size() < size_t{kEpochs} * per_epoch) {
-        expected.push_back(outcome(*Next(&pipeline)));
+        expected.push_back(outcome(*Next(&batcher)));
       }
     }
-    config.threads = 8;
-    config.prefetch = 3;
+    options.threads = 8;
+    options.prefetch = 3;
     std::atomic<int> taken{0};
     for (int round = 0; round < 12; ++round) {
-      Pipeline pipeline(data.records, config);
+      Batcher batcher(data.records, options);
       std::atomic<bool> done{false}, wrong{false};
       std::vector<std::thread> users;
       for (int user = 0; user < 2; ++user) {
         users.emplace_back([&] {
           try {
             while (!done) {
-              const auto batch = pipeline.Next(std::chrono::milliseconds(20));
+              const auto batch = batcher.Next(std::chrono::milliseconds(20));
               if (!batch || batch->epoch >= kEpochs) continue;
               ++taken;
               const size_t at = size_t{batch->epoch} * per_epoch + batch->number;
@@ -401,21 +403,21 @@ TEST(eight_threads_make_the_same_batches_whoever_seeks_takes_and_closes) {
         Random random(static_cast<uint64_t>(round));
         while (!done) {
           const int at = random.Between(0, static_cast<int>(kEpochs * per_epoch) - 1);
-          pipeline.Seek(static_cast<uint32_t>(at) / per_epoch,
-                        static_cast<uint32_t>(at) % per_epoch);
+          batcher.Seek(static_cast<uint32_t>(at) / per_epoch,
+                       static_cast<uint32_t>(at) % per_epoch);
           std::this_thread::sleep_for(std::chrono::milliseconds(random.Between(0, 6)));
         }
       });
       users.emplace_back([&] {
         for (size_t i = 0; !done; ++i) {
-          pipeline.GetStats();
-          pipeline.TakeSkipped();
-          pipeline.Forget(i % 2);
+          batcher.GetStats();
+          batcher.TakeSkipped();
+          batcher.Forget(i % 2);
           std::this_thread::yield();
         }
       });
       for (const int before = taken; taken < before + 10;) std::this_thread::yield();
-      if (round % 2) pipeline.Close();
+      if (round % 2) batcher.Close();
       done = true;
       for (std::thread& user : users) user.join();
       CHECK(!wrong);
@@ -425,11 +427,11 @@ TEST(eight_threads_make_the_same_batches_whoever_seeks_takes_and_closes) {
 
 TEST(where_nothing_can_be_used_skipping_ends_with_an_error) {
   const Data data(std::vector<Bytes>(kRecords, ImageExample(Text("no image"), 1)));
-  PipelineConfig config = Config(3);
-  config.skip_errors = true;
-  Pipeline pipeline(data.records, config);
-  pipeline.Seek(0, 0);
-  const auto batch = Next(&pipeline);
+  BatcherOptions options = Options(3);
+  options.skip_errors = true;
+  Batcher batcher(data.records, options);
+  batcher.Seek(0, 0);
+  const auto batch = Next(&batcher);
   CHECK_EQ(batch->fault_place, 0u);
   CHECK(batch->fault.reason.find("neither a JPEG") != std::string::npos);
   CHECK(batch->fault.reason.find("the last of 100 records tried") != std::string::npos);
@@ -438,14 +440,14 @@ TEST(where_nothing_can_be_used_skipping_ends_with_an_error) {
 TEST(a_shard_that_is_cut_or_gone_after_its_scan_is_an_error) {
   Data data(GoodExamples());
   data.shards[1].Write({});
-  PipelineConfig config = Config(2, 1);
-  config.order.shuffle = Shuffle::kNone;
-  Pipeline pipeline(data.records, config);
-  pipeline.Seek(0, kRecords - 1);
-  CHECK(Next(&pipeline)->fault.reason.find("truncated after it was indexed") != std::string::npos);
+  BatcherOptions options = Options(2, 1);
+  options.order.shuffle = Shuffle::kNone;
+  Batcher batcher(data.records, options);
+  batcher.Seek(0, kRecords - 1);
+  CHECK(Next(&batcher)->fault.reason.find("truncated after it was indexed") != std::string::npos);
   Records gone = data.records;
   gone.paths[1] += "-gone";
-  Pipeline other(gone, config);
+  Batcher other(gone, options);
   other.Seek(0, kRecords - 1);
   CHECK(Next(&other)->fault.reason.find("No such file") != std::string::npos);
 }
@@ -482,11 +484,11 @@ TEST(more_shards_than_may_be_open_at_a_time_are_read) {
   }
   records.offsets = offsets.data();
   records.lengths = lengths.data();
-  PipelineConfig config = Config(4, 50);
-  config.order.records = kShards;
-  Pipeline pipeline(records, config);
-  pipeline.Seek(0, 0);
-  for (int i = 0; i < 24; ++i) CHECK_EQ(Next(&pipeline)->fault_place, UINT32_MAX);
+  BatcherOptions options = Options(4, 50);
+  options.order.records = kShards;
+  Batcher batcher(records, options);
+  batcher.Seek(0, 0);
+  for (int i = 0; i < 24; ++i) CHECK_EQ(Next(&batcher)->fault_place, UINT32_MAX);
 }
 
 // Shards that come from somewhere: opening one waits until it may be opened.
@@ -497,7 +499,7 @@ class Gates {
   // The records of `data`, opened through these gates.
   Records Through(const Data& data) {
     Records records = data.records;
-    records.open = [this, paths = data.records.paths](size_t shard) {
+    records.opener = [this, paths = data.records.paths](size_t shard) {
       std::unique_lock<std::mutex> lock(mutex_);
       ++asked_[shard];
       changed_.notify_all();
@@ -537,13 +539,13 @@ class Gates {
 };
 
 TEST(shards_that_a_function_opens_give_the_same_batches) {
-  const std::vector<Content> expected = Run(Config(3), 2);
+  const std::vector<Content> expected = Run(Options(3), 2);
   Gates gates(true);
-  Pipeline pipeline(gates.Through(GoodData()), Config(3));
+  Batcher batcher(gates.Through(GoodData()), Options(3));
   for (size_t i = 0; i < expected.size(); ++i) {
     const auto epoch = static_cast<uint32_t>(2 * i / expected.size());
-    pipeline.Seek(epoch, static_cast<uint32_t>(i) - epoch * pipeline.BatchesPerEpoch());
-    CHECK(Of(*Next(&pipeline)) == expected[i]);
+    batcher.Seek(epoch, static_cast<uint32_t>(i) - epoch * batcher.BatchesPerEpoch());
+    CHECK(Of(*Next(&batcher)) == expected[i]);
   }
   CHECK(gates.asked(0) <= 3 && gates.asked(1) <= 3);  // at most once a thread
 }
@@ -552,44 +554,44 @@ TEST(a_shard_that_cannot_be_opened_is_an_error_and_no_record_takes_its_place) {
   for (const bool skip : {false, true}) {
     Gates gates(true);
     gates.Shut();
-    PipelineConfig config = Config();
-    config.order.shuffle = Shuffle::kNone;
-    config.skip_errors = skip;
-    Pipeline pipeline(gates.Through(GoodData()), config);
-    pipeline.Seek(0, 1);
-    const auto batch = Next(&pipeline);
+    BatcherOptions options = Options();
+    options.order.shuffle = Shuffle::kNone;
+    options.skip_errors = skip;
+    Batcher batcher(gates.Through(GoodData()), options);
+    batcher.Seek(0, 1);
+    const auto batch = Next(&batcher);
     CHECK_EQ(batch->fault_place, 0u);
     CHECK_EQ(batch->fault.record, 4u);
     CHECK_EQ(batch->fault.path, "far/" + GoodData().shards[0].path());
     CHECK_EQ(batch->fault.reason, "the gates are shut");
-    CHECK_EQ(pipeline.GetStats().skipped, uint64_t{0});
+    CHECK_EQ(batcher.GetStats().skipped, uint64_t{0});
   }
 }
 
 TEST(other_shards_are_read_while_one_is_being_opened) {
   Gates gates(false);
   gates.Open(0);
-  PipelineConfig config = Config(2, 1);
-  config.order.shuffle = Shuffle::kNone;
-  config.prefetch = 1;
-  Pipeline pipeline(gates.Through(GoodData()), config);
-  pipeline.Seek(0, kRecords - 1);
+  BatcherOptions options = Options(2, 1);
+  options.order.shuffle = Shuffle::kNone;
+  options.prefetch = 1;
+  Batcher batcher(gates.Through(GoodData()), options);
+  batcher.Seek(0, kRecords - 1);
   gates.WaitUntilAsked(1);
-  pipeline.Seek(0, 0);  // the other thread goes on, this one waits for shard 1
-  for (int64_t i = 0; i < kRecords / 2; ++i) CHECK_EQ(Next(&pipeline)->index.front(), i);
+  batcher.Seek(0, 0);  // the other thread goes on, this one waits for shard 1
+  for (int64_t i = 0; i < kRecords / 2; ++i) CHECK_EQ(Next(&batcher)->index.front(), i);
   gates.Open(1);
-  CHECK_EQ(Next(&pipeline)->index.front(), int64_t{kRecords / 2});
+  CHECK_EQ(Next(&batcher)->index.front(), int64_t{kRecords / 2});
 }
 
-TEST(a_pipeline_can_be_closed_while_a_shard_is_being_opened) {
+TEST(a_batcher_can_be_closed_while_a_shard_is_being_opened) {
   for (int round = 0; round < 20; ++round) {
     Gates gates(false);
-    PipelineConfig config = Config(1 + round % 4);
-    config.order.shuffle = Shuffle::kNone;
-    Pipeline pipeline(gates.Through(GoodData()), config);
-    pipeline.Seek(0, 0);
+    BatcherOptions options = Options(1 + round % 4);
+    options.order.shuffle = Shuffle::kNone;
+    Batcher batcher(gates.Through(GoodData()), options);
+    batcher.Seek(0, 0);
     if (round % 2) gates.WaitUntilAsked(0);
-    std::thread closer([&] { pipeline.Close(); });
+    std::thread closer([&] { batcher.Close(); });
     gates.Shut();
     closer.join();
   }
@@ -597,33 +599,33 @@ TEST(a_pipeline_can_be_closed_while_a_shard_is_being_opened) {
 
 TEST(a_shard_that_is_forgotten_is_opened_anew) {
   Gates gates(true);
-  PipelineConfig config = Config(1);
-  config.order.shuffle = Shuffle::kNone;
-  config.run_ahead = false;
-  Pipeline pipeline(gates.Through(GoodData()), config);
+  BatcherOptions options = Options(1);
+  options.order.shuffle = Shuffle::kNone;
+  options.run_ahead = false;
+  Batcher batcher(gates.Through(GoodData()), options);
   for (int pass = 1; pass <= 3; ++pass) {
-    pipeline.Seek(0, 0);
-    for (uint32_t i = 0; i < pipeline.BatchesPerEpoch(); ++i) {
-      CHECK_EQ(Next(&pipeline)->fault_place, UINT32_MAX);
+    batcher.Seek(0, 0);
+    for (uint32_t i = 0; i < batcher.BatchesPerEpoch(); ++i) {
+      CHECK_EQ(Next(&batcher)->fault_place, UINT32_MAX);
     }
     CHECK_EQ(gates.asked(0), pass);
     CHECK_EQ(gates.asked(1), 1);
-    pipeline.Forget(0);
+    batcher.Forget(0);
   }
 }
 
 TEST(a_shard_that_is_forgotten_while_it_is_being_opened_is_not_kept) {
   Gates gates(false);
-  PipelineConfig config = Config(1);
-  config.order.shuffle = Shuffle::kNone;
-  config.run_ahead = false;
-  Pipeline pipeline(gates.Through(GoodData()), config);
-  pipeline.Seek(0, 0);
+  BatcherOptions options = Options(1);
+  options.order.shuffle = Shuffle::kNone;
+  options.run_ahead = false;
+  Batcher batcher(gates.Through(GoodData()), options);
+  batcher.Seek(0, 0);
   gates.WaitUntilAsked(0);
-  pipeline.Forget(0);
+  batcher.Forget(0);
   gates.Open(0);
-  Next(&pipeline);
-  Next(&pipeline);
+  Next(&batcher);
+  Next(&batcher);
   CHECK_EQ(gates.asked(0), 2);
   gates.Shut();  // for the thread, which may have gone on to the other shard
 }

@@ -1,0 +1,317 @@
+#include "batcher.h"
+
+#include <algorithm>
+#include <new>
+#include <sstream>
+#include <stdexcept>
+#include <system_error>
+#include <utility>
+
+#include "tfrecord.h"
+
+namespace pretexture {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// The consumer of a batch larger than this finds little of it in the cache.
+constexpr size_t kCacheBytes = size_t{4} << 20;
+constexpr char kNoMemory[] =
+    "there is not enough memory to decode the record; use fewer threads or a lower max_pixels";
+// How many replacements are tried for a record that cannot be used.
+constexpr uint32_t kReplacements = 100;
+// The user's loop usually releases a batch right after it takes the next one. A new batch waits for
+// that buffer for this long before it allocates another.
+constexpr std::chrono::milliseconds kBufferGrace{5};
+
+uint64_t Nanoseconds(Clock::duration duration) {
+  return static_cast<uint64_t>(
+      std::chrono::duration_cast<std::chrono::nanoseconds>(duration).count());
+}
+
+// What reasons of one kind have in common: the words before a semicolon that have no digits.
+std::string KindOf(const std::string& reason) {
+  std::istringstream words(reason.substr(0, reason.find(';')));
+  std::string kind;
+  for (std::string word; words >> word;) {
+    if (word.find_first_of("0123456789") == std::string::npos) kind += word + ' ';
+  }
+  return kind;
+}
+
+}  // namespace
+
+size_t Records::ShardOf(uint32_t record) const {
+  const auto after = std::upper_bound(shard_begin.begin(), shard_begin.end(), uint64_t{record});
+  return static_cast<size_t>(after - shard_begin.begin()) - 1;
+}
+
+// What belongs to one thread.
+struct Batcher::ThreadState {
+  ThreadState(const Plan& plan, const Format& format, const Kernels& kernels, bool past_cache,
+              const DecodeOptions& options)
+      : renderer(plan, format, kernels, past_cache, options) {}
+
+  Renderer renderer;
+  Scratch record;
+  std::vector<int32_t> labels;
+  Stats stats;  // not yet added to the Batcher's
+  uint64_t warnings_seen = 0;
+  std::vector<RecordFault> skipped;
+};
+
+Batcher::Batcher(Records records, BatcherOptions options)
+    : records_(std::move(records)),
+      options_(std::move(options)),
+      plan_(options_.ops),
+      kernels_(BestKernels()),
+      files_(records_.paths, records_.opener) {
+  const std::vector<uint64_t>& begin = records_.shard_begin;
+  if (begin.size() != records_.paths.size() + 1 || begin.front() != 0 ||
+      begin.back() != options_.order.records || !std::is_sorted(begin.begin(), begin.end())) {
+    throw Error("the index of the records is damaged");
+  }
+  const Share& share = options_.share;
+  const uint32_t positions = share.Positions(options_.order.records);
+  batches_ = share.Batches(options_.order.records);
+  batch_bytes_ = options_.format.BatchBytes(std::min(share.batch_size, std::max(positions, 1u)));
+  pool_ = std::make_shared<BufferPool>(batch_bytes_);
+}
+
+Batcher::~Batcher() { Close(); }
+
+void Batcher::Close() {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    stop_ = true;
+  }
+  may_issue_.notify_all();
+  ready_.notify_all();
+  for (std::thread& thread : threads_) thread.join();
+  threads_.clear();
+  const std::lock_guard<std::mutex> lock(mutex_);
+  under_way_.clear();
+  issuing_.reset();
+  pool_->Close();
+  files_.ForgetAll();
+}
+
+void Batcher::Seek(uint32_t epoch, uint32_t batch) {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const bool waiting = !under_way_.empty();
+    const uint32_t at_epoch = waiting ? under_way_.front()->epoch : next_epoch_;
+    const uint32_t at_number = waiting ? under_way_.front()->number : next_number_;
+    if (!started_ || at_epoch != epoch || at_number != batch) {
+      // Threads that are rendering for the batches dropped here finish their record, and the result
+      // is discarded.
+      under_way_.clear();
+      issuing_.reset();
+      next_epoch_ = epoch;
+      next_number_ = batch;
+    }
+    started_ = true;
+    const bool past_cache = batch_bytes_ > kCacheBytes;
+    while (!stop_ && threads_.size() < static_cast<size_t>(options_.threads)) {
+      states_.push_back(std::make_unique<ThreadState>(
+          plan_, options_.format, kernels_, past_cache,
+          DecodeOptions{options_.max_pixels, &stop_, options_.fast_dct}));
+      try {
+        threads_.emplace_back(&Batcher::Run, this, states_.back().get());
+      } catch (const std::system_error& error) {
+        states_.pop_back();
+        throw std::runtime_error("only " + std::to_string(threads_.size()) + " of " +
+                                 std::to_string(options_.threads) + " threads can be started (" +
+                                 error.what() + "); ask for fewer");
+      }
+    }
+  }
+  may_issue_.notify_all();
+}
+
+std::shared_ptr<Batch> Batcher::Next(std::chrono::milliseconds patience) {
+  const auto begin = Clock::now();
+  std::unique_lock<std::mutex> lock(mutex_);
+  const auto front_is_done = [&] {
+    return !under_way_.empty() && under_way_.front()->pending == 0;
+  };
+  ready_.wait_for(lock, patience, [&] { return front_is_done() || stop_; });
+  stats_.waiting += Nanoseconds(Clock::now() - begin);
+  // This comes first: after Close, records whose rendering was interrupted count as done.
+  if (out_of_memory_) throw std::bad_alloc();
+  if (stop_) throw std::runtime_error("the Loader was closed while it was waiting for a batch");
+  if (!front_is_done()) return nullptr;
+  std::shared_ptr<Batch> batch = std::move(under_way_.front());
+  under_way_.pop_front();
+  handed_over_ = Clock::now();
+  lock.unlock();
+  may_issue_.notify_all();
+  return batch;
+}
+
+// Whether a thread may take a record: there is a free place in the batch being given out, or room
+// for another batch.
+bool Batcher::MayIssue() const {
+  if (issuing_) return true;
+  if (under_way_.size() >= static_cast<size_t>(options_.prefetch)) return false;
+  return next_number_ < batches_ || (options_.run_ahead && batches_ > 0);
+}
+
+Batcher::Task Batcher::Issue() {
+  if (!issuing_) {
+    if (next_number_ >= batches_) {
+      ++next_epoch_;
+      next_number_ = 0;
+    }
+    auto batch = std::make_shared<Batch>();
+    batch->epoch = next_epoch_;
+    batch->number = next_number_++;
+    batch->size = batch->pending = options_.share.BatchSize(options_.order.records, batch->number);
+    batch->label.resize(static_cast<size_t>(batch->size) * options_.label_values);
+    batch->index.resize(batch->size);
+    batch->image = pool_->Take();
+    issuing_ = batch;
+    next_place_ = 0;
+    under_way_.push_back(std::move(batch));
+  }
+  Task task{issuing_, next_place_++, 0};
+  task.record = options_.order.RecordAt(task.batch->epoch,
+                                        options_.share.Position(task.batch->number, task.place));
+  if (next_place_ == task.batch->size) issuing_.reset();
+  return task;
+}
+
+void Batcher::Run(ThreadState* state) {
+  std::unique_lock<std::mutex> lock(mutex_);
+  for (;;) {
+    may_issue_.wait(lock, [&] { return stop_ || MayIssue(); });
+    if (stop_) return;
+    if (!issuing_ && !pool_->HasRoom(static_cast<size_t>(options_.prefetch) + 1)) {
+      const auto grace = handed_over_ + kBufferGrace;
+      if (Clock::now() < grace) {
+        may_issue_.wait_until(lock, std::min(grace, Clock::now() + std::chrono::microseconds(200)));
+        continue;
+      }
+    }
+    Task task;
+    try {
+      task = Issue();
+    } catch (const std::bad_alloc&) {
+      stop_ = out_of_memory_ = true;
+      may_issue_.notify_all();
+      ready_.notify_all();
+      return;
+    }
+    lock.unlock();
+    Work(task, state);
+    state->renderer.Settle();
+    state->record.Settle();
+    lock.lock();
+    AddUp(state);
+    if (--task.batch->pending == 0) ready_.notify_all();
+  }
+}
+
+// Moves what a thread has counted to the totals. Called under the lock.
+void Batcher::AddUp(ThreadState* state) {
+  Stats& s = state->stats;
+  stats_.records += s.records;
+  stats_.bytes += s.bytes;
+  stats_.skipped += s.skipped;
+  stats_.warnings += s.warnings;
+  stats_.read += s.read;
+  stats_.decode += s.decode;
+  stats_.resample += s.resample;
+  stats_.color += s.color;
+  s = Stats();
+  for (RecordFault& fault : state->skipped) {
+    std::string kind = KindOf(fault.reason);
+    if (std::find(skipped_kinds_.begin(), skipped_kinds_.end(), kind) == skipped_kinds_.end()) {
+      skipped_kinds_.push_back(std::move(kind));
+      skipped_.push_back(std::move(fault));
+    }
+  }
+  state->skipped.clear();
+}
+
+void Batcher::Work(const Task& task, ThreadState* state) {
+  uint32_t record = task.record;
+  for (uint32_t attempt = 0; !stop_; ++attempt) {
+    std::string reason;
+    bool replaceable = options_.skip_errors && attempt < kReplacements;
+    try {
+      RenderRecord(record, task, state);
+      return;
+    } catch (const std::bad_alloc&) {
+      reason = kNoMemory;
+      replaceable = false;
+    } catch (const Unavailable& error) {
+      reason = error.what();
+      replaceable = false;
+    } catch (const std::exception& error) {
+      reason = error.what();
+    }
+    RecordFault fault{records_.paths[records_.ShardOf(record)], records_.offsets[record], record,
+                      std::move(reason)};
+    if (!replaceable) {
+      if (attempt > 0) {
+        fault.reason += " (the last of " + std::to_string(attempt) +
+                        " records tried in place of record " + std::to_string(task.record) + ")";
+      }
+      const std::lock_guard<std::mutex> lock(mutex_);
+      if (task.place < task.batch->fault_place) {
+        task.batch->fault_place = task.place;
+        task.batch->fault = std::move(fault);
+      }
+      return;
+    }
+    ++state->stats.skipped;
+    state->skipped.push_back(std::move(fault));
+    const Draws draws{options_.order.seed, task.batch->epoch, task.record};
+    record = Below(draws.Block(kReplacement, 0, attempt)[0], options_.order.records);
+  }
+}
+
+void Batcher::RenderRecord(uint32_t record, const Task& task, ThreadState* state) {
+  Stats& stats = state->stats;
+  const auto begin = Clock::now();
+  const std::shared_ptr<File> file = files_.Get(records_.ShardOf(record));
+  const uint32_t length = records_.lengths[record];
+  const Span data =
+      ReadRecord(*file, records_.offsets[record], length, records_.verify_crc, &state->record);
+  const Example example = ParseExample(data, records_.image_key, records_.label.key);
+  stats.read += Nanoseconds(Clock::now() - begin);
+
+  Renderer& renderer = state->renderer;
+  uint8_t* const out = task.batch->image.get() + task.place * options_.format.RecordBytes();
+  const Draws draws{options_.order.seed, task.batch->epoch, record};
+  renderer.times = {};
+  renderer.Render(example.image, draws, out, &state->labels);
+  if (state->labels.empty()) {
+    state->labels.push_back(ClassLabel(data, example, records_.label));
+  }
+  std::copy(state->labels.begin(), state->labels.end(),
+            task.batch->label.begin() + task.place * options_.label_values);
+  task.batch->index[task.place] = record;
+  stats.records += 1;
+  stats.bytes += length;
+  stats.decode += renderer.times.decode;
+  stats.resample += renderer.times.resample;
+  stats.color += renderer.times.color;
+  stats.warnings += renderer.warnings() - state->warnings_seen;
+  state->warnings_seen = renderer.warnings();
+}
+
+void Batcher::Forget(size_t shard) { files_.Forget(shard); }
+
+Stats Batcher::GetStats() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return stats_;
+}
+
+std::vector<RecordFault> Batcher::TakeSkipped() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return std::exchange(skipped_, {});
+}
+
+}  // namespace pretexture

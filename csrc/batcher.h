@@ -1,0 +1,152 @@
+// Threads that fill batches and hand them over in order.
+//
+// A batch is a pure function of (seed, epoch, batch number), so all that the threads share is which
+// record comes next. They take records one by one, several batches ahead of the consumer, and write
+// the views of a record directly to its place in the batch's buffer. A thread never throws: an
+// error is stored in the batch, and the consumer finds it there.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "buffer_pool.h"
+#include "error.h"
+#include "example.h"
+#include "order.h"
+#include "render.h"
+#include "shard_files.h"
+
+namespace pretexture {
+
+// Where the records are and how they are stored.
+struct Records {
+  std::vector<std::string> paths;     // of the shards
+  std::vector<uint64_t> shard_begin;  // [shards + 1]: record number at which each shard begins
+  // By record number, `shard_begin.back()` of them. The caller owns the arrays and keeps them for
+  // as long as the Batcher exists.
+  const uint64_t* offsets = nullptr;  // in the shard, bytes
+  const uint32_t* lengths = nullptr;  // of the data, bytes
+  bool verify_crc = true;
+  std::string image_key;
+  LabelRule label;
+  ShardOpener opener;  // empty if the shards are the files at `paths`
+
+  size_t ShardOf(uint32_t record) const;
+};
+
+struct BatcherOptions {
+  std::vector<Op> ops;
+  Format format;
+  int label_values = 1;  // per record
+  Order order;
+  Share share;
+  bool run_ahead = true;     // into the next epoch
+  bool skip_errors = false;  // replace records that cannot be used by others
+  int threads = 1;
+  int prefetch = 2;  // batches made ahead of the consumer
+  uint64_t max_pixels = DecodeOptions().max_pixels;
+  bool fast_dct = false;
+};
+
+struct Batch {
+  uint32_t epoch = 0;
+  uint32_t number = 0;  // in the epoch
+  uint32_t size = 0;    // records
+  std::shared_ptr<uint8_t> image;
+  std::vector<int32_t> label;
+  std::vector<int64_t> index;  // record numbers
+  // The failure in the lowest place, if any: then the contents must not be used.
+  uint32_t fault_place = UINT32_MAX;
+  RecordFault fault;
+  uint32_t pending = 0;  // records not yet written; for the Batcher's own use
+};
+
+// Totals since the Batcher was created. Times are in nanoseconds, summed over threads.
+struct Stats {
+  uint64_t records = 0, bytes = 0, skipped = 0, warnings = 0;
+  uint64_t read = 0, decode = 0, resample = 0, color = 0;
+  uint64_t waiting = 0;  // time for which the consumer waited for a batch
+};
+
+// Makes the batches of one worker, from epoch to epoch. Thread-safe.
+class Batcher {
+ public:
+  // Starts no thread yet. Throws Error if the shards' record numbers are inconsistent or if a batch
+  // takes more memory than can be addressed, and std::invalid_argument if PRETEXTURE_ISA names an
+  // instruction set that cannot be used.
+  Batcher(Records records, BatcherOptions options);
+  ~Batcher();
+  Batcher(const Batcher&) = delete;
+  Batcher& operator=(const Batcher&) = delete;
+
+  uint32_t BatchesPerEpoch() const { return batches_; }
+
+  // Makes (epoch, batch) the next batch to be handed over. Does nothing if it already is.
+  void Seek(uint32_t epoch, uint32_t batch);
+
+  // The next batch, or null if it is not ready within `patience`. A batch with a fault is handed
+  // over, too. Without `run_ahead`, Seek must be called at the end of each epoch. Throws
+  // std::bad_alloc if there is no memory for a batch, and std::runtime_error once the Batcher is
+  // closed, also to threads that are waiting.
+  std::shared_ptr<Batch> Next(std::chrono::milliseconds patience);
+
+  Stats GetStats() const;
+  // The records skipped since the last call: the first one for each kind of reason.
+  std::vector<RecordFault> TakeSkipped();
+  // Closes the file of a shard as soon as nobody reads it. It is opened again when needed.
+  void Forget(size_t shard);
+  // Stops and joins the threads. Waits for a call of `Records::opener` that has not returned.
+  void Close();
+
+ private:
+  struct ThreadState;
+  struct Task {
+    std::shared_ptr<Batch> batch;
+    uint32_t place;
+    uint32_t record;
+  };
+
+  void Run(ThreadState* state);
+  bool MayIssue() const;
+  Task Issue();
+  void Work(const Task& task, ThreadState* state);
+  void RenderRecord(uint32_t record, const Task& task, ThreadState* state);
+  void AddUp(ThreadState* state);
+
+  const Records records_;
+  const BatcherOptions options_;
+  const Plan plan_;
+  const Kernels& kernels_;
+  uint32_t batches_ = 0;  // per epoch
+  size_t batch_bytes_ = 0;
+  std::shared_ptr<BufferPool> pool_;
+
+  mutable std::mutex mutex_;
+  std::condition_variable may_issue_, ready_;
+  std::atomic<bool> stop_{false};  // set under the lock
+  bool out_of_memory_ = false;
+  bool started_ = false;
+  uint32_t next_epoch_ = 0, next_number_ = 0;     // of the batch to begin after those under way
+  std::deque<std::shared_ptr<Batch>> under_way_;  // in the order in which they are handed over
+  std::shared_ptr<Batch> issuing_;                // the batch whose places are being given out
+  uint32_t next_place_ = 0;                       // in that batch
+  std::chrono::steady_clock::time_point handed_over_;
+  Stats stats_;
+  std::vector<RecordFault> skipped_;
+  std::vector<std::string> skipped_kinds_;
+
+  ShardFiles files_;
+
+  std::vector<std::unique_ptr<ThreadState>> states_;
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace pretexture
