@@ -109,7 +109,7 @@ using OpReader = std::function<Op(const py::handle&)>;
 template <typename T, typename... Members>
 OpReader Reader(std::pair<const char*, Members T::*>... fields) {
   return [=](const py::handle& from) -> Op {
-    if (py::len(from.attr("__dataclass_fields__")) != 1 + sizeof...(fields)) {
+    if (py::len(py::module_::import("dataclasses").attr("fields")(from)) != 1 + sizeof...(fields)) {
       throw py::value_error("the core knows other fields of this operation");
     }
     T op{};

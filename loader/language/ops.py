@@ -30,9 +30,9 @@ class Outline:
         label_dims: dimensions of an image's label.
         grid: patches per side if the latest split cut views into patches, otherwise None.
         decoded: whether the pixels are still the bytes that were decoded.
-        label_step, resized, distorted, whole_view, normalized, standardized: the step that set the
-            label, resized the image, changed its colours, took statistics over whole views, and so
-            on; None if no step has.
+        label_step, resized, distorted, whole_view, normalized, by_channel, standardized: the step
+            that set the label, resized the image, changed its colours, took statistics over whole
+            views, normalised, normalised channels differently, and so on; None if no step has.
     """
 
     step: str = ""
@@ -46,6 +46,7 @@ class Outline:
     distorted: Optional[str] = None
     whole_view: Optional[str] = None
     normalized: Optional[str] = None
+    by_channel: Optional[str] = None
     standardized: Optional[str] = None
 
     def split(self, n: int, grid: Optional[int] = None) -> None:
@@ -345,6 +346,8 @@ class Normalize(Op):
         if done:
             raise PipelineError(f"values are already normalised by {done}")
         outline.normalized = outline.step
+        if len(set(self.scale)) > 1 or len(set(self.bias)) > 1:
+            outline.by_channel = outline.step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -355,4 +358,10 @@ class Standardize(Op):
         """Ends the changes of colours, and takes statistics over the whole view."""
         if outline.standardized:
             raise PipelineError(f"values are already standardised by {outline.standardized}")
+        if outline.by_channel:
+            raise PipelineError(
+                "takes one mean and one standard deviation over all channels of a view, but "
+                f"{outline.by_channel} has already scaled each channel by its own; leave one of "
+                "the two out"
+            )
         outline.standardized = outline.whole_view = outline.step

@@ -16,7 +16,7 @@ import weakref
 
 import numpy as np
 import pytest
-from pretexture.loader import Batch, Loader, TFRecords, WindowShuffle
+from pretexture.loader import Batch, Loader, TFRecords, WindowShuffle, _core
 
 pytestmark = pytest.mark.usefixtures("no_hang")
 
@@ -73,13 +73,35 @@ def test_batches_do_not_depend_on_the_instruction_set(shards, tmp_path):
     script = script.replace("PIPELINES", repr(list(PIPELINES.values())))
     script = script.replace("SHARDS", repr(shards))
     results = []
-    for kind in ("baseline", "avx2", "avx512"):
+    for kind in _core.kernels():
         path = str(tmp_path / kind)
         finish(run_script(script, path, environment={"PRETEXTURE_ISA": kind}))
         results.append([np.load(f"{path}-{i}.npy") for i in range(len(PIPELINES))])
     for others in results[1:]:
         for a, b in zip(others, results[0]):
             np.testing.assert_array_equal(a, b)
+
+
+def test_an_instruction_set_that_cannot_be_used_is_refused_by_name(shards):
+    script = """
+        from pretexture.loader import Loader, TFRecords
+        try:
+            Loader(TFRecords(SHARDS), "crop(8)", 5)
+        except ValueError as error:
+            print(error)
+    """
+    script = script.replace("SHARDS", repr(shards))
+
+    def said(kind):
+        return finish(run_script(script, environment={"PRETEXTURE_ISA": kind}))
+
+    unknown = "PRETEXTURE_ISA: 'avx3' is not an instruction set: known are avx512, avx2, baseline"
+    assert unknown in said("avx3")
+    for kind in {"avx512", "avx2"}.difference(_core.kernels()):
+        lacking = f"PRETEXTURE_ISA: the instruction set {kind} is not available: this build and"
+        assert lacking in said(kind)
+    for kind in ("", *_core.kernels()):
+        assert "PRETEXTURE_ISA" not in said(kind)
 
 
 @pytest.mark.parametrize("drop_remainder", [True, False])
@@ -523,7 +545,7 @@ def test_a_forked_child_is_told_to_make_its_own_loader(shards):
     output = finish(run_script(script.replace("SHARDS", repr(shards)))).splitlines()
     assert len(output) == 4
     for line in output[:3]:
-        assert "made before a fork" in line
+        assert "created before a fork" in line
         assert "make it in the process that uses it" in line
     assert output[3] == "parent went on"
 

@@ -211,6 +211,19 @@ def test_wrong_arguments_are_refused_by_name(text, expected):
         ("crop(9)|range(0, 1)|normalize", "step 3, normalize(): values are already normalised by"),
         ("crop(9)|standardize|range(0, 1)", "step 3, range(0, 1): values are already normalised"),
         ("crop(9)|standardize|standardize", "step 3, standardize(): values are already stand"),
+        (
+            "crop(9)|normalize|standardize",
+            "step 3, standardize(): takes one mean and one standard deviation over all channels of "
+            "a view, but normalize() has already scaled each channel by its own; leave one of the",
+        ),
+        (
+            "crop(9)|normalize((0.5, 0.5, 0.4), (1, 1, 1))|rotate|standardize",
+            "step 4, standardize(): takes one mean and one standard deviation over all channels",
+        ),
+        (
+            "crop(9)|normalize((0, 0, 0), (1, 1, 2))|standardize",
+            "step 3, standardize(): takes one mean and one standard deviation over all channels",
+        ),
         ("patches(3)", "step 1, patches(3): needs an image of a fixed size"),
         (
             "crop(9)|patches(10)",
