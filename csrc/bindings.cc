@@ -461,9 +461,9 @@ class PyBatcher {
   void CheckProcess() const {
     if (getpid() != process_) {
       throw std::runtime_error(
-          "this Loader was created before a fork, and its threads are in the parent process; "
-          "create "
-          "it in the process that uses it");
+          "this Loader was created before a fork and its threads are in the parent; create it in "
+          "the "
+          "process that uses it");
     }
   }
 

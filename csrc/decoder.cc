@@ -17,7 +17,7 @@ const char* Kind(Span data) {
   if (data.Has("ftyphei", 7, 4)) return "a HEIC";
   if (data.Has("jP  ", 4, 4) || data.Has("\xff\x4f\xff\x51", 4)) return "a JPEG 2000";
   if (data.Has("\xff\x0a", 2) || data.Has("JXL ", 4, 4)) return "a JPEG XL";
-  if (data.Has("/9j/", 4)) return "base64 text of a JPEG; decode it before it is written";
+  if (data.Has("/9j/", 4)) return "base64 text of a JPEG; decode it before you write the record";
   return "unknown bytes";
 }
 

@@ -1,6 +1,6 @@
-// Decodes the images that TFRecords hold: JPEGs, and as TensorFlow's decode_jpeg does, PNGs.
+// Decodes the images in TFRecords: JPEGs, and like TensorFlow's decode_jpeg also PNGs.
 //
-// ImageNet has one PNG among its JPEGs, under the name of a JPEG.
+// ImageNet has one PNG among its JPEGs, with the name of a JPEG.
 #pragma once
 
 #include <cstdint>
@@ -12,20 +12,21 @@
 
 namespace pretexture {
 
-// Keeps its buffers from image to image. Not thread-safe: one a thread.
+// Keeps its buffers from image to image. Each thread needs its own.
 class ImageDecoder {
  public:
   explicit ImageDecoder(const DecodeOptions& options = {}) : jpeg_(options), png_(options) {}
 
-  // Reads the header; `data` must stay until Decode returns. Throws Error.
+  // Reads the header. `data` must stay valid until Decode returns. Throws Error.
   ImageSize Open(Span data);
-  // Decodes `rect` of the opened image. The pixels are valid until the next Open or Settle.
-  // With `plain`, all of a JPEG by libjpeg: for comparisons. Throws Error.
+  // Decodes `rect` of the opened image. The pixels belong to the decoder and are valid until the
+  // next Open or Settle. With `plain`, libjpeg decodes all of a JPEG, which tests compare with.
+  // Throws Error.
   Region Decode(Rect rect, bool plain = false);
-  // Gives back the memory that an unusually large image took.
+  // Frees the memory that an unusually large image took.
   void Settle();
 
-  // What the decoders complained of without failing, in all images so far.
+  // Number of the libraries' warnings in all images so far.
   uint64_t warnings() const { return jpeg_.warnings() + png_.warnings(); }
 
  private:

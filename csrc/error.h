@@ -1,4 +1,4 @@
-// What goes wrong with data: the reason, and where.
+// Errors in data, and where they are.
 #pragma once
 
 #include <cstdint>
@@ -7,24 +7,24 @@
 
 namespace pretexture {
 
-// A reason alone; whoever knows the place adds it.
+// What is wrong with some data. The caller knows where they are and adds that.
 class Error : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
 };
 
-// A fault of the machine, not of a record: a file that cannot be opened or read, or was replaced
-// underneath, or too little memory. The record may be sound, so that no other takes its place.
+// A fault of the machine, not of a record: a file cannot be opened or read, or was replaced after
+// it was indexed. The record may be sound, so it is not replaced by another one.
 class Unavailable : public Error {
  public:
   using Error::Error;
 };
 
-// A record that cannot be used.
+// A record that cannot be used, and why.
 struct RecordFault {
   std::string path;
-  uint64_t offset = 0;
-  uint32_t record = 0;
+  uint64_t offset = 0;  // bytes from the start of the file
+  uint32_t record = 0;  // number in the dataset
   std::string reason;
 };
 

@@ -11,12 +11,12 @@ namespace {
 
 enum WireType : uint32_t { kVarint = 0, kFixed64 = 1, kBytes = 2, kFixed32 = 5 };
 
-// Walks the fields of one message. Every length is checked against what is left.
+// Goes through the fields of one message. Checks every length against the bytes that are left.
 class Reader {
  public:
   explicit Reader(Span span) : p_(span.data), end_(span.data + span.size) {}
 
-  // Moves to the next field; false at the end.
+  // Moves to the next field. Returns false at the end.
   bool Next() {
     if (p_ == end_) return false;
     const uint64_t tag = Varint();
@@ -83,7 +83,7 @@ bool Equals(Span span, const std::string& text) {
          (text.empty() || std::memcmp(span.data, text.data(), text.size()) == 0);
 }
 
-// Calls `visit` with the key and the value of every feature.
+// Calls visit(key, value) for every feature.
 template <typename Visit>
 void EachFeature(Span data, Visit visit) {
   for (Reader example(data); example.Next();) {
@@ -111,7 +111,7 @@ void EachFeature(Span data, Visit visit) {
   }
 }
 
-// A name from a file, in quotes: at most 40 bytes of it, and nothing that a terminal would obey.
+// A name from a file in quotes, for a message: at most 40 bytes of it, without control characters.
 std::string Quoted(Span name) {
   constexpr size_t kMost = 40;
   std::string text = "'";
@@ -132,8 +132,8 @@ constexpr uint32_t kBytesList = 1;
 constexpr uint32_t kFloatList = 2;
 constexpr uint32_t kInt64List = 3;
 
-// What `first` finds in a Feature's list of `kind`. A list that comes in pieces is one list, and of
-// lists of several kinds the last counts, as protocol buffers merge them.
+// The result of `first` for a Feature's list of type `kind`. Like protocol buffers, it merges a
+// list that comes in pieces, and if there are lists of several types, the last one counts.
 template <typename First>
 auto FirstOf(Span feature, uint32_t kind, First first) -> decltype(first(feature)) {
   decltype(first(feature)) value;
@@ -178,7 +178,7 @@ std::optional<Span> FirstBytes(Span list) {
 Example ParseExample(Span data, const std::string& image_key, const std::string& label_key) {
   Span image_feature, label_feature;
   EachFeature(data, [&](Span key, Span value) {
-    // If a key comes twice, the last one counts, as in any protobuf map.
+    // If a key occurs twice, the last one counts, as in any protobuf map.
     if (Equals(key, image_key)) image_feature = value;
     if (Equals(key, label_key)) label_feature = value;
   });
@@ -223,7 +223,7 @@ int32_t ClassLabel(Span data, const Example& example, const LabelRule& rule) {
     const bool integers = reader.Is(kInt64List, kBytes);
     if (!bytes && !floats && !integers) {
       reader.Skip();
-    } else if (reader.Bytes().size > 0 || integers) {  // what is empty is of no kind
+    } else if (reader.Bytes().size > 0 || integers) {  // an empty list has no type
       kind = bytes ? "bytes" : floats ? "floating-point numbers" : nullptr;
     }
   }

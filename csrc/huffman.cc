@@ -11,28 +11,28 @@
 namespace pretexture {
 namespace {
 
-// All that is taken from libjpeg's insides: in every release of libjpeg-turbo an entropy decoder
-// begins with these two functions.
+// The only thing used of libjpeg's internals: in every release of libjpeg-turbo, an entropy decoder
+// begins with these two function pointers.
 struct EntropyDecoder {
   void (*start_pass)(j_decompress_ptr);
   HuffmanDecoder::DecodeMcu decode_mcu;
 };
 
-// Where the coefficients stand that come one after the other. As in libjpeg, those that a broken
-// stream puts behind the last one go there.
+// The place of each coefficient in the order in which they are coded. As in libjpeg, coefficients
+// that broken data place after the last one go to the last place.
 constexpr uint8_t kZigzag[DCTSIZE2 + 16] = {
     0,  1,  8,  16, 9,  2,  3,  10, 17, 24, 32, 25, 18, 11, 4,  5,  12, 19, 26, 33,
     40, 48, 41, 34, 27, 20, 13, 6,  7,  14, 21, 28, 35, 42, 49, 56, 57, 50, 43, 36,
     29, 22, 15, 23, 30, 37, 44, 51, 58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54,
     47, 55, 62, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63};
 
-constexpr int kRefilled = 56;  // bits there are after a Refill, at least
-constexpr int kLongest = 31;   // bits of a symbol, at most: a code of 16, a value of 15
+constexpr int kRefilled = 56;  // bits available after a Refill, at least
+constexpr int kLongest = 31;   // bits of a symbol, at most: 16 of its code, 15 of its value
 
-// Whether the codes end at a marker at the latest, other than one that may stand among them:
-// libjpeg reads ahead up to a marker, and if the data end before, it fails even if it needs no
-// more. Any number of 0xff may stand before a marker; before a zero, libjpeg takes them for one
-// byte of data.
+// Whether there is a marker after the codes, other than a restart marker, which may be among them.
+// libjpeg reads ahead up to a marker, and if the data end before one, it fails even if it needs no
+// more data. Any number of 0xff bytes may precede a marker; if a zero follows, libjpeg reads them
+// as one byte of data.
 bool EndInMarker(const uint8_t* codes, const uint8_t* last) {
   for (; last - codes >= 2; --last) {
     const uint8_t kind = last[-1];
@@ -41,7 +41,7 @@ bool EndInMarker(const uint8_t* codes, const uint8_t* last) {
   return false;
 }
 
-// Byte by byte, up to a marker; behind it come zeros.
+// Loads byte by byte, up to a marker, and then appends zeros.
 HuffmanDecoder::Bits RefillSlowly(HuffmanDecoder::Bits b) {
   while (b.count <= 56) {
     uint64_t byte = 0;
@@ -59,8 +59,8 @@ HuffmanDecoder::Bits RefillSlowly(HuffmanDecoder::Bits b) {
   return b;
 }
 
-// So that there are at least kRefilled bits. It costs less than to ask whether it must be done,
-// which nothing could foretell.
+// Loads bits until there are at least kRefilled. Doing this always is faster than checking whether
+// it is necessary, because the processor cannot predict that branch.
 PRETEXTURE_INLINE void Refill(HuffmanDecoder::Bits& b) {
   if (b.last - b.next >= 8) {
     uint64_t bytes;
@@ -68,7 +68,7 @@ PRETEXTURE_INLINE void Refill(HuffmanDecoder::Bits& b) {
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
     bytes = __builtin_bswap64(bytes);
 #endif
-    // No byte is 0xff: none of the inverse is zero.
+    // No byte is 0xff, because no byte of the inverse is zero.
     if (((~bytes - 0x0101010101010101u) & bytes & 0x8080808080808080u) == 0) {
       b.bits |= bytes >> b.count;
       b.next += (63 - b.count) >> 3;
@@ -76,7 +76,7 @@ PRETEXTURE_INLINE void Refill(HuffmanDecoder::Bits& b) {
       return;
     }
   }
-  b = RefillSlowly(b);  // by value: a `b` whose address is known would live in memory
+  b = RefillSlowly(b);  // by value, so that `b` can stay in registers
 }
 
 PRETEXTURE_INLINE void Skip(HuffmanDecoder::Bits& b, int count) {
@@ -84,7 +84,7 @@ PRETEXTURE_INLINE void Skip(HuffmanDecoder::Bits& b, int count) {
   b.count -= count;
 }
 
-// The value of a symbol whose code is next (T.81, F.2.2.1, EXTEND).
+// The value of a symbol whose code is at the start of `bits` (T.81, F.2.2.1, EXTEND).
 PRETEXTURE_INLINE int Value(uint64_t bits, HuffmanTable::Symbol symbol) {
   const uint64_t at = bits << symbol.length;
   const int value = static_cast<int>(at >> 1 >> (63 - symbol.size));
@@ -92,22 +92,22 @@ PRETEXTURE_INLINE int Value(uint64_t bits, HuffmanTable::Symbol symbol) {
   return value - (negative & ((1 << symbol.size) - 1));
 }
 
-// kMore: at least kLongest bits are left of those of the last Refill; kRefill: maybe fewer are.
+// kMore: at least kLongest bits of the last Refill are left. kRefill: perhaps fewer are left.
 enum class After { kMore, kRefill, kEnd, kUnsound };
 
-// Takes one symbol, or those of a Step. `k` is the last coefficient's number.
+// Reads one symbol, or those of a Step. `k` is the place of the last coefficient so far.
 template <bool kStore>
 PRETEXTURE_INLINE After Advance(HuffmanDecoder::Bits& b, const HuffmanTable& table, JCOEF* out,
                                 int& k) {
   const HuffmanTable::Step step = table.Next(b.bits);
   const int last = k + step.advance();
-  // A block whose last coefficient is there ends without a code.
+  // A block that has its last coefficient ends without a code.
   const bool whole = last < DCTSIZE2;
   const bool ends =
       step.advance() >= HuffmanTable::kEnd && last < HuffmanTable::kEnd + DCTSIZE2 - 1;
   if (__builtin_expect(whole || ends, 1)) {
     if (kStore) {
-      // In this order, since without a second value it is 0 and stands anywhere.
+      // In this order, because if there is no second value, it is 0 and its place is arbitrary.
       out[kZigzag[k + step.second_place()]] = step.second();
       out[kZigzag[k + step.first_place()]] = step.first();
     }
@@ -125,7 +125,7 @@ PRETEXTURE_INLINE After Advance(HuffmanDecoder::Bits& b, const HuffmanTable& tab
   return symbol.total <= kRefilled - kLongest ? After::kMore : After::kRefill;
 }
 
-// False where the stream holds no such MCU. With kStore false coefficients are not kept.
+// Decodes an MCU. Returns false if the data are not sound. Without kStore, nothing is stored.
 template <bool kStore>
 PRETEXTURE_INLINE bool DecodeMcu(HuffmanDecoder::Mcu& mcu, JBLOCKROW* blocks) {
   HuffmanDecoder::Bits b = mcu.bits;
@@ -145,8 +145,8 @@ PRETEXTURE_INLINE bool DecodeMcu(HuffmanDecoder::Mcu& mcu, JBLOCKROW* blocks) {
     for (int k = 0; k < DCTSIZE2 - 1;) {
       Refill(b);
       After after = Advance<kStore>(b, *block.ac, out, k);
-      // Two at most. Only behind one of more than 25 bits, which hardly any image has, there may be
-      // too few for a second.
+      // There are enough bits for a second symbol, except after one of more than 25 bits, which is
+      // rare.
       if (after == After::kMore && k < DCTSIZE2 - 1) {
         after = Advance<kStore>(b, *block.ac, out, k);
       }
@@ -155,7 +155,7 @@ PRETEXTURE_INLINE bool DecodeMcu(HuffmanDecoder::Mcu& mcu, JBLOCKROW* blocks) {
     }
   }
   mcu.bits = b;
-  return b.added <= b.count;  // no zero behind a marker was taken for data
+  return b.added <= b.count;  // no appended zero was read as data
 }
 
 bool StorePlain(HuffmanDecoder::Mcu& mcu, JBLOCKROW* blocks) {
@@ -164,7 +164,7 @@ bool StorePlain(HuffmanDecoder::Mcu& mcu, JBLOCKROW* blocks) {
 bool StepPlain(HuffmanDecoder::Mcu& mcu, JBLOCKROW*) { return DecodeMcu<false>(mcu, nullptr); }
 
 #if defined(PRETEXTURE_BMI2)
-// Shifts by a variable in one operation.
+// BMI2 shifts by a variable amount in one instruction.
 PRETEXTURE_BMI2 bool StoreBmi2(HuffmanDecoder::Mcu& mcu, JBLOCKROW* blocks) {
   return DecodeMcu<true>(mcu, blocks);
 }
@@ -205,7 +205,7 @@ void HuffmanTable::Build(const JHUFF_TBL& table, bool ac) {
   std::memcpy(bits_, table.bits, sizeof(bits_));
   std::memcpy(symbols_, table.huffval, sizeof(symbols_));
   std::memset(short_, 0, sizeof(short_));
-  // libjpeg has checked that the codes fit their lengths, and that there are at most 256.
+  // libjpeg has checked that the codes fit in their lengths and that there are at most 256.
   uint32_t code = 0;
   int number = 0;
   for (int length = 1; length <= 16; ++length, code <<= 1) {
@@ -220,8 +220,8 @@ void HuffmanTable::Build(const JHUFF_TBL& table, bool ac) {
   if (ac) BuildSteps();
 }
 
-// A table of its own for each image is common, so this must not take long: most of it runs without
-// a branch that depends on the codes.
+// Many images come with tables of their own, so this must be fast: most of it runs without branches
+// that depend on the codes.
 void HuffmanTable::BuildSteps() {
   constexpr int kSize = 1 << kLook;
   const auto make = [](int second, int place, int advance, int total) {
@@ -229,8 +229,8 @@ void HuffmanTable::BuildSteps() {
            static_cast<uint64_t>(place) << 40 | static_cast<uint64_t>(advance) << 48 |
            static_cast<uint64_t>(total) << 56;
   };
-  // By the next bits, one coefficient, as the second of a step: alone, and with the end of the
-  // block where that follows. 0 for anything else.
+  // For the next bits, one coefficient as the second one of a step: alone, and with the end of the
+  // block if that follows. 0 for anything else.
   uint64_t alone[kSize] = {}, ended[kSize] = {};
   const Symbol* const end = std::find_if(
       short_, short_ + kSize, [](Symbol s) { return s.total != 0 && s.size == 0 && s.run != 15; });
@@ -259,7 +259,7 @@ void HuffmanTable::BuildSteps() {
       i += count;
     }
   }
-  // The same by the next `left` bits, from 2^left on.
+  // The same for the next `left` bits, at 2^left and after.
   uint64_t after[kSize];
   for (int left = 0; left < kLook; ++left) {
     for (int i = 0; i < 1 << left; ++i) {
@@ -273,7 +273,7 @@ void HuffmanTable::BuildSteps() {
     const int left = kLook - static_cast<int>(step >> 56);
     const uint64_t first = (step >> 16 & 0xffff) | (step >> 40 & 0xff) << 32 | (step >> 40 << 40);
     const uint64_t next = after[(1 << left & (kSize - 1)) + (i & ((1 << left) - 1))];
-    // The end at once; its place is one where nothing stands yet.
+    // The end of the block comes at once; the place given is one that holds no coefficient yet.
     const uint64_t other = ended[i] ? ended[i] | uint64_t{0x0101} << 32 : make(0, 0, kOther, 0);
     steps_[i].fields = step ? first + next : other;
   }
@@ -291,7 +291,7 @@ HuffmanTable::Symbol HuffmanTable::FindLong(uint64_t bits) const {
 
 bool HuffmanDecoder::Attach(j_decompress_ptr info, DecodeMcu decode, GiveUp give_up) {
   const uint8_t* const codes = info->src->next_input_byte;
-  // jpegli, which may stand in for libjpeg-turbo, has no such decoder.
+  // jpegli, which can replace libjpeg-turbo, has no entropy decoder of this kind.
   if (info->entropy == nullptr || info->progressive_mode || info->arith_code ||
       jpeg_has_multiple_scans(info) || info->data_precision != 8 || info->Ss != 0 ||
       info->Se != DCTSIZE2 - 1 || info->Ah != 0 || info->Al != 0 ||
@@ -332,7 +332,7 @@ void HuffmanDecoder::Decode(JBLOCKROW* blocks) {
   if (!(wanted ? kFunctions.store(mcu_, blocks) : kFunctions.step(mcu_, nullptr))) give_up_(info_);
 }
 
-// The marker must come next, behind less than a byte.
+// The marker must be next, after less than a byte of padding.
 void HuffmanDecoder::Restart() {
   Bits& b = mcu_.bits;
   b = RefillSlowly(b);

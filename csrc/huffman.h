@@ -1,12 +1,13 @@
-// Huffman decoding of sequential JPEGs (ITU-T T.81, annex F.2.2), in the place of libjpeg's.
+// Huffman decoding of sequential JPEGs (ITU-T T.81, annex F.2.2), in place of libjpeg's.
 //
-// More than half of the time of decoding a JPEG goes into its Huffman codes. libjpeg reads a code
-// and then the bits of its value, each time asking whether there are enough. Here a table entry
-// says how long both are together, so that the next code's place is known before this one's value
-// is, and bits come in eight bytes at a time. Blocks that are not wanted are only stepped over.
+// More than half of the time of decoding a JPEG is spent on its Huffman codes. libjpeg reads a code
+// and then the bits of its value, and checks each time whether there are enough bits. Here a table
+// entry gives the length of both together, so that the place of the next code is known before the
+// value of this one, and bits are loaded eight bytes at a time. Blocks outside the wanted region
+// are skipped without storing their coefficients.
 //
-// It reads what a sound stream holds. At anything else it gives up, and libjpeg is to decode the
-// image from the start, with its own warnings and errors.
+// This decoder only handles sound data. At anything else it gives up, and libjpeg decodes the image
+// from the start, with its own warnings and errors.
 #pragma once
 
 #include <cstddef>
@@ -18,10 +19,10 @@
 
 namespace pretexture {
 
-// A Huffman table, by the next bits of the stream.
+// A Huffman table, looked up by the next bits of the coded data.
 class HuffmanTable {
  public:
-  static constexpr int kLook = 10;  // bits; with more the tables outgrow the nearest cache
+  static constexpr int kLook = 10;  // bits; with more, the tables do not fit in the nearest cache
 
   struct Symbol {
     uint8_t total;   // bits of the code and of its value; 0 if there is no such code
@@ -30,27 +31,28 @@ class HuffmanTable {
     uint8_t run;     // of zeros before the value
   };
 
-  // The AC symbols that lie whole in the next kLook bits: at most two coefficients, and then
-  // perhaps the end of the block.
+  // The AC symbols that are complete within the next kLook bits: at most two coefficients, and
+  // perhaps the end of the block after them.
   struct Step {
-    uint64_t fields;  // so that steps add
+    uint64_t fields;  // in one number, so that two steps can be added
 
-    // 0 where there is none.
+    // The values of the coefficients, or 0 if there is none.
     int16_t first() const { return static_cast<int16_t>(fields); }
     int16_t second() const { return static_cast<int16_t>(fields >> 16); }
-    // Where those stand, counted from the last coefficient before.
+    // Their places, counted from the last coefficient before them.
     int first_place() const { return static_cast<uint8_t>(fields >> 32); }
     int second_place() const { return static_cast<uint8_t>(fields >> 40); }
-    // To the last of them; kEnd more if the block ends, kOther if this says nothing.
+    // The place of the last of them, plus kEnd if the block ends; or kOther if no symbol is
+    // complete.
     int advance() const { return static_cast<uint8_t>(fields >> 48); }
     int total() const { return static_cast<int>(fields >> 56); }  // bits
   };
   static constexpr int kEnd = 64, kOther = 128;
 
-  // Does nothing if it stands already.
+  // Does nothing if it already holds this table.
   void Build(const JHUFF_TBL& table, bool ac);
 
-  // For the next bits of the stream, the first one highest.
+  // `bits` are the next bits of the coded data, the first one highest.
   Step Next(uint64_t bits) const { return steps_[bits >> (64 - kLook)]; }
   Symbol Find(uint64_t bits) const {
     const Symbol symbol = short_[bits >> (64 - kLook)];
@@ -64,11 +66,11 @@ class HuffmanTable {
 
   Step steps_[1 << kLook];
   Symbol short_[1 << kLook];  // codes of up to kLook bits
-  // By length: the codes below `end_`, left-aligned in 16 bits; the symbol of a code is at
-  // `first_` + code.
+  // By length: codes of this length are below `end_`, left-aligned in 16 bits, and the symbol of a
+  // code is number `first_` + code.
   uint32_t end_[17];
   int first_[17];
-  bool built_ = false;  // from these:
+  bool built_ = false;  // from the following
   uint8_t bits_[17];
   uint8_t symbols_[256];
 };
@@ -79,33 +81,34 @@ class HuffmanDecoder {
   using GiveUp = void (*)(j_decompress_ptr);
   using DecodeMcu = boolean (*)(j_decompress_ptr, JBLOCKROW*);
 
-  // Puts `decode`, which is to call Decode, in the place of libjpeg's function; after
-  // jpeg_start_decompress. False, and nothing done, where the image is of another kind.
+  // Replaces libjpeg's function by `decode`, which must call Decode. To be called after
+  // jpeg_start_decompress. Returns false, and does nothing, if this decoder cannot decode the
+  // image.
   //
-  // `give_up` is called where the stream is not sound, and must not return.
+  // `give_up` is called if the data are not sound, and must not return.
   bool Attach(j_decompress_ptr info, DecodeMcu decode, GiveUp give_up);
 
-  // Columns of MCUs outside [begin, end) are not wanted; by default all are.
+  // Columns of MCUs outside [begin, end) are skipped. By default none are.
   void Want(unsigned begin, unsigned end) {
     begin_ = begin;
     end_ = end;
   }
 
-  // The next MCU; `blocks` are zero. Null for one that is not wanted.
+  // Decodes the next MCU into `blocks`, which must be zero, or skips it if `blocks` is null.
   void Decode(JBLOCKROW* blocks);
 
-  // What follows is for the functions that decode.
+  // These are public only for the functions in huffman.cc.
   struct Block {
     const HuffmanTable *dc, *ac;
     int component;
   };
-  // Where the stream is.
+  // A position in the coded data.
   struct Bits {
     const uint8_t* next;
-    const uint8_t* last;  // behind the data
-    uint64_t bits;        // the next ones, from the highest on
-    int count;            // of `bits`, with those added
-    int added;            // zeros behind the last real bit before a marker
+    const uint8_t* last;  // the end of the data
+    uint64_t bits;        // the next bits, the first one highest
+    int count;            // number of valid bits in `bits`, including `added`
+    int added;            // zeros appended after the last bit before a marker
   };
   struct Mcu {
     Bits bits;

@@ -1,4 +1,4 @@
-// What all image decoders share.
+// Types that all image decoders share.
 #pragma once
 
 #include <atomic>
@@ -7,7 +7,7 @@
 
 namespace pretexture {
 
-// Half-open: columns x0..x1-1 and rows y0..y1-1.
+// A rectangle of pixels: columns x0..x1-1 and rows y0..y1-1.
 struct Rect {
   int x0 = 0, y0 = 0, x1 = 0, y1 = 0;
   int width() const { return x1 - x0; }
@@ -18,24 +18,24 @@ struct ImageSize {
   int width, height;
 };
 
-// Decoded pixels of a region, RGB interleaved, in the coordinates of the whole image.
+// Decoded pixels of a region, RGB interleaved. Its coordinates are those of the whole image.
 struct Region {
-  uint8_t* pixels = nullptr;  // of (rect.x0, rect.y0); the decoder's own memory
+  uint8_t* pixels = nullptr;  // of (rect.x0, rect.y0); the decoder owns them
   size_t stride = 0;          // bytes from row to row
   Rect rect;
 
   const uint8_t* Row(int y) const { return pixels + static_cast<size_t>(y - rect.y0) * stride; }
 };
 
-// How images are decoded, and what a file may ask for: one of a few hundred bytes can claim any
+// How images are decoded, and a limit on their size: a file of a few hundred bytes can claim any
 // size.
 struct DecodeOptions {
   uint64_t max_pixels = 100'000'000;        // width x height
-  const std::atomic<bool>* stop = nullptr;  // once it is true, decoding ends with an Error
-  bool fast_dct = false;                    // libjpeg's fast integer DCT, TensorFlow's default
+  const std::atomic<bool>* stop = nullptr;  // once true, decoding ends with an Error
+  bool fast_dct = false;                    // libjpeg's fast integer DCT, as TensorFlow by default
 
   bool Stopped() const { return stop != nullptr && stop->load(std::memory_order_relaxed); }
-  // Throws Error if an image of that kind ("JPEG") and size is too large.
+  // Throws Error if an image of this size is too large. `kind` is its name in the message.
   void Check(const char* kind, uint64_t width, uint64_t height) const;
 };
 

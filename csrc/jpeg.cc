@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "huffman.h"
-// Behind jpeglib.h.
+// Must come after jpeglib.h.
 #include <jerror.h>
 
 #include "error.h"
@@ -18,26 +18,25 @@ namespace pretexture {
 namespace {
 
 constexpr JDIMENSION kRowsAtOnce = 16;
-// A progressive JPEG goes over the whole image once a scan. Sound ones have some ten scans; of the
-// largest image allowed, so many may be decoded.
+// A progressive JPEG goes over the whole image in each scan. Sound ones have about ten scans. This
+// many are allowed for an image of the largest size, and more for smaller ones.
 constexpr uint64_t kMaxScans = 64;
-// Images with more pixels than this have to be backed by data.
+// Images with more pixels than this must have at least as much data as Plausible asks for.
 constexpr uint64_t kSmall = uint64_t{1} << 24;
 
 }  // namespace
 
 struct JpegDecoder::State {
-  // First, so that a j_common_ptr's `err` leads back to the whole.
   jpeg_error_mgr errors;
   jpeg_decompress_struct info{};
   jpeg_source_mgr source;
   std::jmp_buf jump;
   char message[JMSG_LENGTH_MAX];
   uint64_t warnings = 0;
-  uint64_t warnings_before = 0;  // this image
+  uint64_t warnings_before = 0;  // before this image
   Span data{};
   HuffmanDecoder huffman;
-  bool gave_up = false;   // it did
+  bool gave_up = false;   // whether `huffman` gave up on this image
   uint64_t given_up = 0;  // images
   jpeg_progress_mgr progress{};
   const DecodeOptions options;
@@ -59,7 +58,7 @@ struct JpegDecoder::State {
     if (level < 0) ++Of(info)->warnings;
   }
 
-  // libjpeg calls this once a row of MCUs, or of pixels.
+  // libjpeg calls this for each row of MCUs or of pixels.
   static void Progress(j_common_ptr common) {
     State* const state = Of(common);
     const jpeg_decompress_struct& info = state->info;
@@ -105,8 +104,9 @@ struct JpegDecoder::State {
     info->src->bytes_in_buffer -= static_cast<size_t>(count);
   }
 
-  // A decompressor keeps its tables for images that come without, so that what such an image
-  // becomes would depend on the one before. A new one has none, and is made in no time.
+  // A decompressor uses its old tables for images that have none, so the pixels of such an image
+  // would depend on the image before it. A new decompressor has no tables, and creating one is
+  // fast.
   void Renew() {
     jpeg_destroy_decompress(&info);
     jpeg_create_decompress(&info);
@@ -114,7 +114,8 @@ struct JpegDecoder::State {
     info.progress = &progress;
   }
 
-  // The three stages below hold no C++ objects that a longjmp could skip.
+  // The three functions that begin with Try hold no C++ objects whose destructors a longjmp would
+  // skip.
   bool TryOpen() {
     if (setjmp(jump)) return false;
     Renew();
@@ -128,8 +129,8 @@ struct JpegDecoder::State {
     return true;
   }
 
-  // Whether a large image has at least the data that its size asks for: a Huffman code, and so a
-  // bit, for each block of 8 x 8 samples.
+  // Whether a large image has at least the data that its size needs: one Huffman code, which has at
+  // least one bit, for each block of 8 x 8 samples.
   bool Plausible() const {
     if (info.arith_code || uint64_t{info.image_width} * info.image_height <= kSmall) return true;
     const uint64_t mcu_width = uint64_t{8} * info.max_h_samp_factor;
@@ -143,8 +144,8 @@ struct JpegDecoder::State {
     return blocks / 8 <= data.size;
   }
 
-  // Of a progressive JPEG that lacks scans, libjpeg estimates what they would hold from blocks all
-  // around: only a full decode gives such an image's pixels.
+  // If a progressive JPEG lacks scans, libjpeg estimates them from the blocks around each block, so
+  // only a full decode gives the pixels of such an image.
   bool LacksScans() const {
     if (info.coef_bits == nullptr) return false;
     for (int c = 0; c < info.num_components; ++c) {
@@ -155,7 +156,7 @@ struct JpegDecoder::State {
     return false;
   }
 
-  // Makes `left` and `width` what libjpeg will give: from the iMCU column at or before `left`.
+  // Sets `left` and `width` to the columns that libjpeg will decode, which begin with an iMCU.
   bool TryStart(JDIMENSION* left, JDIMENSION* width, JDIMENSION top, bool plain) {
     if (setjmp(jump)) return false;
     jpeg_start_decompress(&info);
@@ -181,7 +182,7 @@ struct JpegDecoder::State {
     return true;
   }
 
-  // False where `huffman` gave up.
+  // Returns false if `huffman` gave up.
   bool Decode(Rect rect, bool plain, Region* region);
 
   [[noreturn]] void Throw() {
@@ -198,7 +199,7 @@ JpegDecoder::JpegDecoder(const DecodeOptions& options) : state_(new State(option
   s.errors.emit_message = State::Emit;
   s.errors.output_message = State::Output;
   s.progress.progress_monitor = State::Progress;
-  // The only failure here is a library of another version than the header's.
+  // This fails only if the library has another version than its header.
   if (setjmp(s.jump)) throw Error(std::string("libjpeg cannot be used: ") + s.message);
   s.Renew();
   s.source = {};
@@ -270,7 +271,7 @@ bool JpegDecoder::State::Decode(Rect rect, bool plain, Region* region) {
       Throw();
     }
     if (!inks) continue;
-    // As TensorFlow does: Adobe writes CMYK inverted, and the black plane scales the others.
+    // Like TensorFlow: Adobe stores CMYK inverted, and the black plane scales the others.
     const bool inverted = info.saw_Adobe_marker;
     for (size_t i = 0; i < count; ++i) {
       const uint8_t* in = rows[i];

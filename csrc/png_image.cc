@@ -22,7 +22,7 @@ struct PngDecoder::State {
   std::jmp_buf jump;
   char message[256];
   uint64_t warnings = 0;
-  Span rest{};  // what libpng has not read yet
+  Span rest{};  // data that libpng has not read yet
   Scratch pixels;
   png_uint_32 width = 0, height = 0;
   int passes = 1;
@@ -47,7 +47,7 @@ struct PngDecoder::State {
 
   void End() { png_destroy_read_struct(&png, &info, nullptr); }
 
-  // The two stages below hold no C++ objects that a longjmp could skip.
+  // The functions that begin with Try hold no C++ objects whose destructors a longjmp would skip.
   bool TryOpen() {
     if (setjmp(jump)) return false;
     End();
@@ -57,8 +57,8 @@ struct PngDecoder::State {
     info = png_create_info_struct(png);
     if (info == nullptr) return false;
     png_set_read_fn(png, this, Read);
-    png_set_user_limits(png, PNG_UINT_31_MAX, PNG_UINT_31_MAX);  // `options` has its own
-    // Keeps no texts: a thousand of a few kilobytes can become eight megabytes each.
+    png_set_user_limits(png, PNG_UINT_31_MAX, PNG_UINT_31_MAX);  // `options` has its own limits
+    // Keeps no text chunks: a few kilobytes each can expand to eight megabytes.
     png_set_chunk_cache_max(png, 1);
     png_read_info(png, info);
     width = png_get_image_width(png, info);
@@ -69,7 +69,7 @@ struct PngDecoder::State {
   bool TryStart() {
     if (setjmp(jump)) return false;
     const int color = png_get_color_type(png, info);
-    // The same steps as TensorFlow's core/lib/png/png_io.cc.
+    // The same steps as in TensorFlow's core/lib/png/png_io.cc.
     if ((color & PNG_COLOR_MASK_ALPHA) != 0 || png_get_valid(png, info, PNG_INFO_tRNS) != 0) {
       png_set_strip_alpha(png);
     }
@@ -88,7 +88,8 @@ struct PngDecoder::State {
     return true;
   }
 
-  // Of an interlaced image every pass goes over all rows; of another, what is below is left.
+  // Each pass over an interlaced image goes over all rows, except that the last one ends with the
+  // region. An image that is not interlaced has one pass.
   bool TryRead(uint8_t* region, uint8_t* other, png_uint_32 top, png_uint_32 bottom) {
     if (setjmp(jump)) return false;
     const size_t stride = size_t{width} * 3;
@@ -126,10 +127,10 @@ ImageSize PngDecoder::Open(Span data) {
 Region PngDecoder::Decode(Rect rect) {
   State& s = *state_;
   const size_t stride = size_t{s.width} * 3;
-  // One row more, for those that nobody wants.
+  // One more row, for the rows outside the region.
   const size_t rows = static_cast<size_t>(rect.height());
   uint8_t* const pixels = s.pixels.Get(stride * (rows + 1));
-  // Interlaced rows are put together in place.
+  // libpng builds interlaced rows up in place, over what the memory holds.
   std::memset(pixels + stride * rows, 0, stride);
   if (!s.TryStart() || !s.TryRead(pixels, pixels + stride * rows, static_cast<png_uint_32>(rect.y0),
                                   static_cast<png_uint_32>(rect.y1))) {

@@ -9,7 +9,7 @@
 
 namespace pretexture {
 
-// Keeps its buffer from image to image. Not thread-safe: one a thread.
+// Keeps its buffer from image to image. Each thread needs its own.
 class PngDecoder {
  public:
   explicit PngDecoder(const DecodeOptions& options = {});
@@ -17,8 +17,8 @@ class PngDecoder {
   PngDecoder(const PngDecoder&) = delete;
   PngDecoder& operator=(const PngDecoder&) = delete;
 
-  // As `ImageDecoder`. Palettes and greys become RGB, an alpha channel is left out, and of 16 bits
-  // the upper 8 are kept. What is below the region is not read.
+  // These do what the functions of ImageDecoder do. Palettes and grey become RGB, an alpha channel
+  // is dropped, and of 16 bits the upper 8 are kept. Rows below the region are not read.
   ImageSize Open(Span data);
   Region Decode(Rect rect);
   void Settle();

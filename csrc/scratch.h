@@ -10,20 +10,21 @@
 
 namespace pretexture {
 
-// One record may need a hundred times the memory of all others. A buffer therefore keeps up to
-// `kKept` bytes for good, and more only if two records in a row needed it.
+// A buffer that grows. One record may need a hundred times the memory of all others, so the buffer
+// keeps more than `kKept` bytes only if two records in a row need them.
 class Scratch {
  public:
   static constexpr size_t kKept = size_t{32} << 20;
 
-  // Room for `size` bytes of one record, which hold nothing yet. Throws std::bad_alloc.
+  // Memory for `size` bytes of one record, which is valid until the next call and whose contents
+  // are undefined. Throws std::bad_alloc.
   uint8_t* Get(size_t size) {
     before_ = last_;
     last_ = size;
     if (size > capacity_) {
       memory_.reset();
       capacity_ = 0;
-      // An eighth more, so that slowly growing sizes do not allocate every time.
+      // An eighth more, so that slowly growing records do not allocate every time.
       const size_t capacity = size + size / 8;
       memory_.reset(static_cast<uint8_t*>(std::malloc(capacity)));
       if (!memory_) throw std::bad_alloc();
@@ -32,7 +33,7 @@ class Scratch {
     return memory_.get();
   }
 
-  // To be called when the record is done: gives back what an outlier took.
+  // Frees the memory that an outlier took. To be called after each record.
   void Settle() {
     if (capacity_ <= kKept || std::min(last_, before_) >= capacity_ / 2) return;
     memory_.reset();

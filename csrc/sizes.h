@@ -1,4 +1,4 @@
-// Sizes of memory, which are checked before they are multiplied.
+// Products of sizes, checked for overflow.
 #pragma once
 
 #include <cstddef>
@@ -8,7 +8,7 @@
 
 namespace pretexture {
 
-// Throws Error if the product does not fit.
+// The product of `factors`. Throws Error if it overflows.
 inline size_t CheckedProduct(std::initializer_list<size_t> factors) {
   size_t product = 1;
   for (const size_t factor : factors) {

@@ -6,11 +6,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
-<<<<<<< HEAD
 from .language.check import Plan
-=======
-from .language.pipeline import Plan
->>>>>>> 9df6acd (Core: buffer pool, shard files and batcher; one table of operations; named kernels)
 
 MAX_PIXELS: int
 
@@ -76,9 +72,9 @@ class Renderer:
 class Batcher:
     """Threads that fill batches.
 
-    `records["open"]` is None, or a function that opens a shard, given its number, and returns a file
-    descriptor that the Batcher then owns. Several threads call it at once. If it raises, that is
-    an error even with `skip_errors`.
+    `records["open"]` is None, or a function that opens a shard, given its number, and returns a
+    file descriptor that the Batcher then owns. Several threads call it at once. If it raises, that
+    is an error even with `skip_errors`.
     """
 
     def __init__(self, plan: Plan, records: Dict[str, Any], config: Dict[str, Any]) -> None: ...

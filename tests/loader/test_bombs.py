@@ -127,7 +127,11 @@ print("left")
 
 @pytest.mark.parametrize(
     ("body", "said"),
-    [(INTERRUPTED, "interrupted"), (CLOSED, "closed while it was waiting for a batch"), (LEFT, "left")],
+    [
+        (INTERRUPTED, "interrupted"),
+        (CLOSED, "closed while it was waiting for a batch"),
+        (LEFT, "left"),
+    ],
     ids=["Ctrl-C", "close", "exit"],
 )
 def test_decoding_ends_with_the_loader(body, said, write_shards, tmp_path):

@@ -546,7 +546,7 @@ def test_a_forked_child_is_told_to_make_its_own_loader(shards):
     assert len(output) == 4
     for line in output[:3]:
         assert "created before a fork" in line
-        assert "make it in the process that uses it" in line
+        assert "create it in the process that uses it" in line
     assert output[3] == "parent went on"
 
 

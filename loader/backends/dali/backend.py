@@ -140,8 +140,8 @@ class DaliBackend(Backend):
     def _check_process(self) -> None:
         if os.getpid() != self._process:
             raise RuntimeError(
-                "this Loader was made before a fork and its threads are in the parent; make it in "
-                "the process that uses it"
+                "this Loader was created before a fork and its threads are in the parent; create "
+                "it in the process that uses it"
             )
 
     def _start(self, position: Position) -> None:
