@@ -23,9 +23,9 @@ _WHOLE = {"train": (0.0, 1.0), "val": (0.0, 1.0)}
 class Photograph(NamedTuple):
     """A photograph, and the part of its width that the crops of each split come from.
 
-    If a narrow part is enough to tell up from down, the parts are disjoint, so that no training crop
-    shows what validation sees. The other photographs show a single object; there, validation has
-    other crops of the same part.
+    If a narrow part is enough to tell up from down, the parts are disjoint, so that no training
+    crop shows what validation sees. The other photographs show a single object; there, validation
+    has other crops of the same part.
 
     Attributes:
         package: name of the Python package that has the photograph.

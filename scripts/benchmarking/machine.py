@@ -9,14 +9,9 @@ import sys
 from typing import Dict, Iterable, List, Optional, Tuple
 
 try:
-    from importlib.metadata import PackageNotFoundError
-    from importlib.metadata import version as _version
-except ImportError:  # Python 3.7, whose setuptools knows the same
-    from pkg_resources import DistributionNotFound as PackageNotFoundError  # type: ignore
-    from pkg_resources import get_distribution
-
-    def _version(name: str) -> str:
-        return get_distribution(name).version
+    from importlib import metadata
+except ImportError:  # Python 3.7
+    metadata = None  # type: ignore[assignment]
 
 
 def processor() -> str:
@@ -43,9 +38,24 @@ def version(distributions: Iterable[str]) -> Optional[str]:
     for name in distributions:
         try:
             return f"{name} {_version(name)}"
-        except PackageNotFoundError:
+        except LookupError:
             continue
     return None
+
+
+def _version(name: str) -> str:
+    """The version of an installed distribution. Raises: LookupError."""
+    if metadata is not None:
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError as error:
+            raise LookupError(name) from error
+    import pkg_resources  # of setuptools
+
+    found = pkg_resources.working_set.by_key.get(name)
+    if found is None:
+        raise LookupError(name)
+    return found.version
 
 
 def libjpeg_version() -> str:
