@@ -1,20 +1,25 @@
-# Every target does all of its own set-up: system packages where they are missing and it is
-# permitted, a virtual environment, the build.
+# Every target sets itself up: it installs missing system packages (if it may), makes a virtual
+# environment and builds the core.
 #
-#   make demo     from photographs to a trained network, in two to five minutes
-#   make test     the whole test suite on this Python with current TensorFlow; make test-tf1 on
-#                 Python 3.7 with TensorFlow 1.15, make test-tf26 on 3.9 with 2.6, as Ascend has
-#                 them; make test-backends with PyTorch and NVIDIA DALI; make test-lanes takes runs
-#                 from each of the three TensorFlows to the others; make test-wheel installs the
-#                 wheel alone
+#   make demo     from photographs to a trained network, in two minutes on two free cores
+#   make test     the whole test suite on this Python with current TensorFlow
+#   make test-tf1, make test-tf26
+#                 the suite on Python 3.7 with TensorFlow 1.15, and on Python 3.9 with 2.6, which
+#                 Ascend's plugins are built for
+#   make test-backends
+#                 the tests that need PyTorch or NVIDIA DALI
+#   make test-lanes
+#                 runs that continue on another of the three TensorFlows
+#   make test-wheel
+#                 the wheel alone, in new virtual environments
 #   make lint     formatting, lint, types and compiler warnings
 #   make bench    this loader against the others, on DATA=folder-of-shards
 #   make wheel    a wheel that needs nothing but NumPy, in dist/
 #   make clean    removes all that the targets made
 #
-# Proof: make sanitize (the C++ tests under AddressSanitizer and UBSan, then under ThreadSanitizer),
-# make fuzz SECONDS=60 (that long for each parser), make bench-instructions (that nothing has become
-# slower, in instructions an image).
+# More checks: make sanitize (the C++ tests under AddressSanitizer and UBSan, then under
+# ThreadSanitizer), make fuzz SECONDS=60 (so many seconds for each parser), make bench-instructions
+# (nothing has become slower, counted in instructions an image).
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -29,8 +34,8 @@ QUIET := -q
 .PHONY: demo test test-tf1 test-tf26 test-backends test-lanes test-wheel sanitize fuzz lint bench \
   bench-instructions wheel clean
 
-# $(call INSTALL,interpreter,extras,packages): an editable install with these extras in the virtual
-# environment that the target stands in, then these packages. Done again when the C++ sources change.
+# $(call INSTALL,interpreter,extras,packages): an editable install with these extras, in the virtual
+# environment that contains the target; then these packages. It runs again if the C++ sources change.
 define INSTALL
 @scripts/system_packages.sh build
 @test -x $(@D)/bin/python || { python=$(1) && $$python -m venv $(@D); }
@@ -42,8 +47,8 @@ endef
 
 , := ,
 
-# A server that speaks S3, installed last: both s3fs and moto want a certain boto3, and pip gets lost
-# among the combinations unless s3fs is there already.
+# An S3 server for the tests. It is installed last: s3fs and moto each want a certain boto3, and pip
+# does not find a combination unless s3fs is installed already.
 S3_SERVER := s3fs "moto[server]>=5.0; python_version >= '3.10'"
 
 $(VENV)/demo: QUIET :=
@@ -62,7 +67,7 @@ $(VENV)/dev: $(SOURCES)
 $(LANES:%=%/dev): $(SOURCES)
 	$(call INSTALL,$$(scripts/find_python.sh $(OLD_PYTHON)),dev$(,)tensorflow-cpu)
 
-# A worker for each core takes tests from the others when it has done its own.
+# One test process for each core; a process that has finished takes tests from the others.
 PYTEST = python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 test: $(VENV)/dev
@@ -71,7 +76,7 @@ test: $(VENV)/dev
 test-tf1 test-tf26: test-%: .venv-%/dev
 	.venv-$*/bin/$(PYTEST) tests
 
-# The tests that need PyTorch or DALI, which no other target installs; both run on a CPU as well.
+# The tests that need PyTorch or DALI. No other target installs them; both run without a GPU.
 test-backends: .venv-backends/dev
 	.venv-backends/bin/$(PYTEST) -k "dali or torch" tests/loader tests/scripts
 
@@ -93,7 +98,7 @@ sanitize: $(VENV)/dev
 	$(call SANITIZE,sanitize,PRETEXTURE_SANITIZE)
 	$(call SANITIZE,tsan,PRETEXTURE_TSAN)
 
-# The parsers get inputs that libFuzzer, or Atheris for those in Python, makes up.
+# libFuzzer makes up inputs for the parsers in C++, Atheris for those in Python.
 fuzz: $(VENV)/dev
 	@scripts/system_packages.sh clang
 	@$(call PIP_INSTALL,$(VENV)) cmake ninja
@@ -104,7 +109,7 @@ fuzz: $(VENV)/dev
 	$(VENV)/bin/cmake --build build/fuzz
 	PYTHONPATH=build/fuzz/python $(VENV)/bin/python tests/fuzz/run.py --seconds $(SECONDS)
 
-# mypy looks for the packages where they are installed: under `pretexture`.
+# mypy finds the packages by their installed names, under `pretexture`.
 lint: $(VENV)/dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -118,7 +123,7 @@ lint: $(VENV)/dev
 bench: $(VENV)/dev
 	$(VENV)/bin/python scripts/benchmark.py --data $(DATA)
 
-# Instructions an image of each preset under valgrind, against the figures kept in the repository.
+# Instructions an image for each preset, counted by valgrind and compared with the kept figures.
 bench-instructions: $(VENV)/dev
 	@scripts/system_packages.sh valgrind
 	$(VENV)/bin/python scripts/bench_instructions.py
@@ -129,8 +134,8 @@ wheel: $(VENV)/dev
 	rm -rf build/wheel dist && $(VENV)/bin/python -m build -q --wheel --outdir build/wheel .
 	PATH="$(abspath $(VENV))/bin:$$PATH" $(VENV)/bin/python -m auditwheel repair -w dist build/wheel/*.whl
 
-# The wheel alone, in new virtual environments: without TensorFlow it prepares and previews data,
-# with it it trains.
+# The wheel alone, in new virtual environments: it prepares and previews data without TensorFlow, and
+# trains with it.
 test-wheel: wheel
 	PRETEXTURE_WHEEL="$$(echo $(CURDIR)/dist/*.whl)" $(VENV)/bin/python -m pytest tests/test_wheel.py
 
