@@ -28,7 +28,7 @@ using namespace test;
 constexpr int kRecords = 23;
 constexpr int kSide = 16;
 
-// Records in two shards, with the index that the batcher reads.
+// Records in two shards, and their index.
 struct Data {
   explicit Data(const std::vector<Bytes>& examples) {
     const auto middle = examples.begin() + static_cast<std::ptrdiff_t>(examples.size() / 2);
@@ -184,7 +184,7 @@ TEST(batches_that_are_kept_are_not_overwritten_and_buffers_come_back) {
   CHECK_EQ(places.size(), kept.size());
   kept.clear();
   for (int i = 0; i < 60; ++i) places.insert(Next(&batcher)->image.get());
-  // Those under way while the others were kept may be new.
+  // The batches under way while the others were kept may have new buffers.
   CHECK(places.size() <= copies.size() + 4);
 }
 
@@ -248,7 +248,7 @@ TEST(statistics_can_be_read_while_batches_are_made) {
   CHECK(stats.decode > 0 && stats.resample > 0 && stats.color > 0 && stats.read > 0);
 }
 
-// Of each three records one is broken, each in another way.
+// Every third record is broken, in one of four ways.
 std::vector<Bytes> BrokenExamples() {
   std::vector<Bytes> examples = GoodExamples();
   for (size_t i = 0; i < examples.size(); i += 3) {
@@ -313,7 +313,7 @@ TEST(skipped_records_are_replaced_by_the_same_others_on_any_number_of_threads) {
 TEST(of_records_that_fail_alike_the_first_is_reported) {
   std::vector<Bytes> examples = GoodExamples();
   Data data(examples);
-  // The last byte of each record's data, in the first shard.
+  // Damages the last byte of each record's data in the first shard.
   Bytes shard = Shard({examples.begin(), examples.begin() + kRecords / 2});
   for (size_t i = 0; i < kRecords / 2; ++i) ++shard[data.offsets[i] + 12 + data.lengths[i] - 1];
   data.shards[0].Write(shard);
@@ -326,7 +326,7 @@ TEST(of_records_that_fail_alike_the_first_is_reported) {
   CHECK_EQ(batcher.TakeSkipped().size(), size_t{1});
 }
 
-TEST(an_index_that_makes_no_sense_is_refused) {
+TEST(an_inconsistent_index_is_refused) {
   Data data(GoodExamples());
   for (const std::vector<uint64_t>& begin : {std::vector<uint64_t>{0, kRecords},
                                              {0, kRecords + 1, kRecords},
@@ -355,15 +355,16 @@ TEST(a_batch_beyond_all_memory_is_refused) {
   CHECK_THROWS(Batcher(GoodData().records, options), "more memory than any machine has");
 }
 
-// Batches that are sought in mid-epoch by one thread and taken by others, while further ones read
-// statistics and forget files, until someone closes the batcher: for ThreadSanitizer above all.
+// One thread seeks batches in mid-epoch and two take them, while another reads statistics and
+// forgets files, until the batcher is closed. This is mainly for ThreadSanitizer.
 TEST(eight_threads_make_the_same_batches_whoever_seeks_takes_and_closes) {
   const Data data(BrokenExamples());
   for (const bool skip : {false, true}) {
     BatcherOptions options = Options(1, 5);
     options.skip_errors = skip;
     options.share.drop_remainder = false;
-    std::vector<std::pair<uint32_t, Content>> expected;  // the place of a fault; where none is, all
+    std::vector<std::pair<uint32_t, Content>>
+        expected;  // the place of the fault; without one, the content
     const auto outcome = [](const Batch& batch) {
       const bool sound = batch.fault_place == UINT32_MAX;
       return std::make_pair(batch.fault_place, sound ? Of(batch) : Content());
@@ -425,7 +426,7 @@ TEST(eight_threads_make_the_same_batches_whoever_seeks_takes_and_closes) {
   }
 }
 
-TEST(where_nothing_can_be_used_skipping_ends_with_an_error) {
+TEST(if_no_record_can_be_used_skipping_ends_with_an_error) {
   const Data data(std::vector<Bytes>(kRecords, ImageExample(Text("no image"), 1)));
   BatcherOptions options = Options(3);
   options.skip_errors = true;
@@ -452,7 +453,7 @@ TEST(a_shard_that_is_cut_or_gone_after_its_scan_is_an_error) {
   CHECK(Next(&other)->fault.reason.find("No such file") != std::string::npos);
 }
 
-// Few files may be open while this lives.
+// Limits the number of open files while it exists.
 class FileLimit {
  public:
   explicit FileLimit(rlim_t files) {
@@ -491,7 +492,7 @@ TEST(more_shards_than_may_be_open_at_a_time_are_read) {
   for (int i = 0; i < 24; ++i) CHECK_EQ(Next(&batcher)->fault_place, UINT32_MAX);
 }
 
-// Shards that come from somewhere: opening one waits until it may be opened.
+// Shards that are opened by a function, which waits until the test lets it open them.
 class Gates {
  public:
   explicit Gates(bool open) : open_{open, open} {}
@@ -515,7 +516,7 @@ class Gates {
     open_[shard] = true;
     changed_.notify_all();
   }
-  // Nobody waits any longer, and nothing is opened any more.
+  // From now on, opening fails at once.
   void Shut() {
     const std::lock_guard<std::mutex> lock(mutex_);
     shut_ = true;
@@ -547,7 +548,7 @@ TEST(shards_that_a_function_opens_give_the_same_batches) {
     batcher.Seek(epoch, static_cast<uint32_t>(i) - epoch * batcher.BatchesPerEpoch());
     CHECK(Of(*Next(&batcher)) == expected[i]);
   }
-  CHECK(gates.asked(0) <= 3 && gates.asked(1) <= 3);  // at most once a thread
+  CHECK(gates.asked(0) <= 3 && gates.asked(1) <= 3);  // at most once per thread
 }
 
 TEST(a_shard_that_cannot_be_opened_is_an_error_and_no_record_takes_its_place) {
@@ -577,7 +578,7 @@ TEST(other_shards_are_read_while_one_is_being_opened) {
   Batcher batcher(gates.Through(GoodData()), options);
   batcher.Seek(0, kRecords - 1);
   gates.WaitUntilAsked(1);
-  batcher.Seek(0, 0);  // the other thread goes on, this one waits for shard 1
+  batcher.Seek(0, 0);  // the other thread continues, this one waits for shard 1
   for (int64_t i = 0; i < kRecords / 2; ++i) CHECK_EQ(Next(&batcher)->index.front(), i);
   gates.Open(1);
   CHECK_EQ(Next(&batcher)->index.front(), int64_t{kRecords / 2});
@@ -597,7 +598,7 @@ TEST(a_batcher_can_be_closed_while_a_shard_is_being_opened) {
   }
 }
 
-TEST(a_shard_that_is_forgotten_is_opened_anew) {
+TEST(a_shard_that_is_forgotten_is_opened_again) {
   Gates gates(true);
   BatcherOptions options = Options(1);
   options.order.shuffle = Shuffle::kNone;
@@ -627,7 +628,7 @@ TEST(a_shard_that_is_forgotten_while_it_is_being_opened_is_not_kept) {
   Next(&batcher);
   Next(&batcher);
   CHECK_EQ(gates.asked(0), 2);
-  gates.Shut();  // for the thread, which may have gone on to the other shard
+  gates.Shut();  // for the thread, which may be waiting for the other shard
 }
 
 }  // namespace

@@ -50,7 +50,7 @@ Bytes Decoded(ImageDecoder* decoder, const Bytes& data, const Rect* wanted = nul
   return pixels;
 }
 
-TEST(what_is_no_image_is_named) {
+TEST(data_that_are_not_an_image_are_named) {
   ImageDecoder decoder;
   const auto open = [&](const std::string& text) {
     const Bytes data(text.begin(), text.end());
@@ -138,7 +138,7 @@ TEST(decoding_ends_when_it_is_told_to) {
   }
 }
 
-// With the scan that begins at the last SOS marker once more, `times` times.
+// Repeats the scan that begins at the last SOS marker `times` more times.
 Bytes WithScans(const Bytes& data, int times) {
   const Bytes marker = {0xff, 0xda};
   const auto scan = std::find_end(data.begin(), data.end(), marker.begin(), marker.end());
@@ -157,7 +157,7 @@ TEST(the_scans_of_a_progressive_image_are_limited_by_what_they_cost) {
   const Bytes whole = Decoded(&decoder, data);
   CHECK(!whole.empty());
   CHECK_THROWS(Decoded(&decoder, WithScans(data, 100)), "64x64 pixels, which would take too long");
-  // Of an image that is small beside the limit, more scans are decoded.
+  // An image that is small compared with the limit may have more scans.
   ImageDecoder patient(DecodeOptions{64 * 64 * 100, nullptr});
   Decoded(&patient, WithScans(data, 100));
 }

@@ -121,7 +121,7 @@ TEST(of_entries_with_one_key_the_last_counts_in_one_features_or_in_two) {
   CHECK_EQ(Parse(Field(1, other) + Field(1, kImage)).image, "pixels");
 }
 
-// As protocol buffers merge what comes in two pieces.
+// Protocol buffers merge a message that comes in two pieces.
 TEST(a_list_in_two_pieces_is_one_list) {
   const Bytes twice = BytesFeature(Text("pixels")) + BytesFeature(Text("more"));
   CHECK_EQ(Parse(Field(1, Entry("image/encoded", twice))).image, "pixels");

@@ -1,5 +1,5 @@
-// Our Huffman decoder against libjpeg's: the same pixels, and on broken streams the same
-// complaints.
+// Our Huffman decoder compared with libjpeg's: the same pixels, and for broken data the same errors
+// and warnings.
 
 #include <algorithm>
 #include <memory>
@@ -20,7 +20,7 @@ using namespace test;
 
 using Bytes = std::vector<uint8_t>;
 
-// Pixels, or what was wrong, and the number of warnings.
+// Pixels or an error message, and the number of warnings.
 struct Result {
   Bytes pixels;
   std::string error;
@@ -75,7 +75,7 @@ std::vector<JpegOptions> Kinds() {
 }
 
 TEST(every_kind_of_sequential_jpeg_decodes_as_with_libjpeg) {
-  JpegDecoder decoder;  // One for all, so that no table may outlive its image.
+  JpegDecoder decoder;  // One for all images, so that a table that outlives its image shows.
   Random random(1);
   for (const JpegOptions& options : Kinds()) {
     const int width = random.Between(1, 90), height = random.Between(1, 90);
@@ -90,7 +90,7 @@ TEST(every_kind_of_sequential_jpeg_decodes_as_with_libjpeg) {
   CHECK_EQ(decoder.given_up(), 0u);
 }
 
-// A single table entry that is wrong would show.
+// Even one wrong table entry would show.
 TEST(a_large_image_of_every_quality_decodes_as_with_libjpeg) {
   JpegDecoder decoder;
   for (int quality = 1; quality <= 100; quality += 3) {
@@ -171,10 +171,10 @@ TEST(what_comes_behind_the_codes_matters_as_it_does_to_libjpeg) {
       }
     }
   }
-  CHECK_EQ(errors.size(), size_t{2});  // none, and that the data end early
+  CHECK_EQ(errors.size(), size_t{2});  // no error, and "the data end early"
 }
 
-// Such a table is what a decoder has before it has read any.
+// A decoder has such a table before it has read any.
 TEST(tables_without_a_code_decode_as_with_libjpeg) {
   Random random(5);
   for (int i = 0; i < 20; ++i) {
@@ -215,7 +215,7 @@ TEST(broken_streams_give_what_libjpeg_gives) {
       case 2:  // A marker in the middle.
         data[static_cast<size_t>(random.Between(begin, last - 1))] = 0xff;
         break;
-      default:  // Bytes too many.
+      default:  // Extra bytes.
         data.insert(data.begin() + random.Between(begin, last),
                     static_cast<size_t>(random.Between(1, 9)),
                     static_cast<uint8_t>(random.Between(0, 255)));

@@ -15,7 +15,7 @@ using namespace test;
 
 using Bytes = std::vector<uint8_t>;
 
-// A region's pixels without gaps between rows.
+// The pixels of a region without gaps between rows.
 Bytes Pixels(const Region& region) {
   Bytes pixels;
   for (int y = region.rect.y0; y < region.rect.y1; ++y) {
@@ -137,7 +137,7 @@ TEST(every_region_of_a_small_image_is_a_part_of_the_full_decode) {
   }
 }
 
-// libjpeg smooths what a progressive JPEG without its last scans has of them, over blocks around.
+// If the last scans of a progressive JPEG are missing, libjpeg smooths across neighbouring blocks.
 TEST(a_region_of_a_progressive_image_that_lacks_scans_is_a_part_of_the_full_decode) {
   for (const Kind& kind : Kinds()) {
     JpegOptions options;
@@ -147,7 +147,7 @@ TEST(a_region_of_a_progressive_image_that_lacks_scans_is_a_part_of_the_full_deco
     const Bytes data = EncodeJpeg(72, 50, options);
     const std::vector<size_t> scans = FindMarkers(data, 0xda);
     for (size_t n = 1; n < scans.size(); ++n) {
-      // A scan's Huffman tables stand before it.
+      // The Huffman tables of a scan come before it.
       size_t end = scans[n];
       for (const size_t table : FindMarkers(data, 0xc4)) {
         if (scans[n - 1] < table && table < end) end = table;
@@ -263,7 +263,7 @@ TEST(a_decoder_keeps_no_tables_from_one_file_to_the_next) {
   ImageSize size;
   DecodeWhole(&used, before, &size);
   CHECK_THROWS(DecodeWhole(&used, without_quantisation, &size), "Quantization table");
-  other.progressive = true;  // Its Huffman tables are made for it alone.
+  other.progressive = true;  // It has its own Huffman tables.
   DecodeWhole(&used, EncodeJpeg(33, 21, other), &size);
   CHECK(DecodeWhole(&used, without_huffman, &size) == DecodeWhole(&fresh, without_huffman, &size));
 }

@@ -1,4 +1,4 @@
-// JPEGs to test with, encoded by libjpeg: any size, sampling, coding and colour space.
+// JPEGs for tests, encoded by libjpeg with any size, sampling, coding and colour space.
 #pragma once
 
 #include <array>
@@ -89,14 +89,14 @@ inline std::vector<uint8_t> EncodeJpeg(int width, int height, const JpegOptions&
   return data;
 }
 
-// How many codes there are of each length from 1 to 16 bits, and what each code stands for. No code
-// may have ones only.
+// The number of codes of each length from 1 to 16 bits, and the symbol of each code. No code may
+// consist of ones only.
 struct CodeTable {
   std::array<uint8_t, 16> counts{};
   std::vector<uint8_t> symbols;
 };
 
-// A JPEG put together byte by byte, for what no encoder writes.
+// A JPEG built byte by byte, for files that no encoder writes.
 struct CraftedJpeg {
   int width = 8, height = 8;
   std::vector<int> sampling = {0x11};  // of each component: horizontal factor * 16 + vertical one
@@ -148,7 +148,7 @@ class CodeWriter {
     }
   }
 
-  // The code of a table's nth symbol, and random bits as its value.
+  // Writes the code of a table's nth symbol, and random bits as its value.
   void PutSymbol(const CodeTable& table, int n, Random* random) {
     unsigned code = 0;
     int number = 0;
@@ -165,7 +165,7 @@ class CodeWriter {
     std::abort();
   }
 
-  // Ones fill up the last byte.
+  // Fills up the last byte with ones.
   std::vector<uint8_t> Finish() {
     while (filled_ > 0) Put(1, 1);
     return std::move(codes_);
@@ -177,16 +177,16 @@ class CodeWriter {
   int filled_ = 0;  // bits of it
 };
 
-// A sound stream of symbols that no encoder writes, since no pixels have such coefficients: AC
-// values of up to 15 bits behind codes of 16; in some images most are such, in others few.
+// Sound data with symbols that no encoder writes, because no pixels have such coefficients: AC
+// values of up to 15 bits after codes of 16 bits. Some images have mostly such symbols, others few.
 inline CraftedJpeg LongSymbols(Random* random) {
   CraftedJpeg jpeg;
   jpeg.width = random->Between(1, 40);
   jpeg.height = random->Between(1, 40);
   jpeg.dc.counts[1] = 3;
   jpeg.dc.symbols = {0, 4, 11};
-  // The end of a block, a run of zeros, short symbols, and long ones. Few bits are no code, so that
-  // a decoder that has lost its place does not notice.
+  // The end of a block, a run of zeros, short symbols, and long ones. Almost all bits form codes,
+  // so a decoder that has lost its place does not notice it.
   constexpr int kShort = 16, kLong = 240;
   for (const size_t length : {5, 6, 7, 8}) jpeg.ac.counts[length - 1] = 1;
   jpeg.ac.counts[2] = 3;
@@ -215,7 +215,7 @@ inline CraftedJpeg LongSymbols(Random* random) {
   return jpeg;
 }
 
-// The place of each marker of one kind among the segments, such as 0xda for the starts of scans.
+// The places of the markers of one kind, such as 0xda for the starts of scans.
 inline std::vector<size_t> FindMarkers(const std::vector<uint8_t>& data, uint8_t kind) {
   std::vector<size_t> places;
   for (size_t i = 2; i + 1 < data.size(); ++i) {

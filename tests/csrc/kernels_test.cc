@@ -19,7 +19,7 @@ using test::Random;
 const size_t kSizes[] = {0,  1,  2,  3,  4,  5,  7,  8,  9,   15,  16,  17,  23,  31,   32,
                          33, 47, 48, 63, 64, 65, 95, 97, 127, 128, 129, 255, 257, 1000, 2049};
 
-// Values with room before and behind them: what a kernel writes there is an error.
+// Values with guard values before and after them. A kernel that writes there is wrong.
 template <typename T>
 class Guarded {
  public:
@@ -56,8 +56,8 @@ std::vector<const Kernels*> Fast() {
 
 const Kernels& Baseline() { return KernelsByName("baseline"); }
 
-// Calls `run(kernels, random, size, shift)`, which returns what it wrote, for the plain kernels and
-// each faster set with the same random numbers; all of them must write the same bits.
+// Calls `run(kernels, random, size, shift)`, which returns what it wrote, for the baseline kernels
+// and each faster set, with the same random numbers. All must write the same bits.
 template <typename Run>
 void CompareAll(Run run) {
   for (const Kernels* kernels : Fast()) {
@@ -210,7 +210,7 @@ TEST(colours_are_the_same_on_every_instruction_set) {
   }
 }
 
-// In one go or step by step, brightness and saturation give the same.
+// Brightness and saturation give the same values in one pass as step by step.
 TEST(the_fast_distortion_is_its_steps) {
   Random random(4);
   for (const bool brightness_first : {true, false}) {
@@ -287,7 +287,7 @@ uint16_t ToHalf(const Kernels& kernels, float value) {
   return half;
 }
 
-// Between each two neighbouring halves: what is nearer, and in the middle the even one.
+// A value between two neighbouring halves becomes the nearer one, and in the middle the even one.
 TEST(float16_is_the_nearest_and_of_two_the_even_one) {
   std::vector<const Kernels*> all = Fast();
   all.push_back(&Baseline());

@@ -61,8 +61,8 @@ TEST(orders_of_other_seeds_and_epochs_differ) {
   CHECK(Epoch(order, 0) != Epoch(Make(Shuffle::kGlobal, 1000, 1024, 16, 8), 0));
 }
 
-// Over many epochs each record comes to each place about equally often: chi-squared with n - 1
-// degrees of freedom, within five standard deviations of its mean.
+// Over many epochs each record is in each place about equally often: chi-squared with (n - 1)^2
+// degrees of freedom is within five standard deviations of its mean.
 TEST(a_record_is_as_likely_in_any_place) {
   constexpr uint32_t kRecords = 50, kEpochs = 5000;
   std::vector<double> seen(kRecords * kRecords);
@@ -109,7 +109,7 @@ TEST(huge_windows_and_blocks_do_not_overflow) {
   }
 }
 
-// Against lists of positions, dealt out one by one.
+// Compared with lists of positions that are dealt out one by one.
 TEST(workers_share_the_positions_of_an_epoch) {
   test::Random random(3);
   for (int round = 0; round < 500; ++round) {

@@ -5,7 +5,7 @@
 namespace pretexture {
 namespace {
 
-// From kat_vectors of Random123, the authors' own implementation.
+// From kat_vectors of Random123, the authors' implementation.
 TEST(the_known_answers_of_philox4x32_10) {
   CHECK((Philox(0, {0, 0, 0, 0}) == Words{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}));
   CHECK((Philox(~uint64_t{0}, {~0u, ~0u, ~0u, ~0u}) ==

@@ -60,7 +60,7 @@ TEST(inception_crops_keep_to_their_area_and_aspect) {
   for (uint32_t record = 0; record < 3000; ++record) {
     const View view = Draw(plan, 375, 500, record).views[0];
     const double rows = view.row.count, columns = view.column.count;
-    // At least a tenth of the image must be seen, though 0.05 is asked for.
+    // A crop shows at least a tenth of the image, even though the range begins at 0.05.
     CHECK(rows * columns >= 0.1 * 375 * 500);
     if (rows == 375 && columns == 500) continue;
     // The width is rounded to whole pixels.
@@ -89,7 +89,7 @@ TEST(a_crop_that_does_not_fit_is_refused) {
 
 TEST(resize_small_rounds_half_to_even) {
   const Plan plan({op::ResizeSmall{0, 2}});
-  // Longer sides of 2.5, 3.5 and 4.5 pixels.
+  // The longer sides before rounding are 2.5, 3.5 and 4.5 pixels.
   for (const auto& sides : {std::pair<int, int>{5, 2}, {7, 4}, {9, 4}}) {
     const View view = Draw(plan, 4, sides.first).views[0];
     CHECK_EQ(view.row.resized, 2);
@@ -106,8 +106,8 @@ TEST(rotations_are_quarter_turns_of_the_same_pixels) {
     const View& view = drawing.views[i];
     CHECK(view.SamePixels(drawing.views[0]));
     CHECK_EQ(view.turned, i % 2 == 1);
-    // Counter-clockwise: the first row is the first row, the last column, the last row, the first
-    // column backwards.
+    // Counter-clockwise, the first row of turn i is the first row of the view, its last column, its
+    // last row backwards and its first column backwards.
     CHECK_EQ(view.row.reversed, i == 1 || i == 2);
     CHECK_EQ(view.column.reversed, i == 2 || i == 3);
   }

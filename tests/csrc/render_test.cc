@@ -171,7 +171,7 @@ TEST(damaged_images_never_crash_and_never_write_beyond_their_place) {
     for (uint32_t round = 0; round < 400; ++round) {
       Bytes damaged = good;
       Mutate(&random, &damaged);
-      // Damage to the size may ask for much memory and time.
+      // A damaged size can need much memory and time.
       JpegDecoder decoder;
       ImageSize size = {0, 0};
       Thrown([&] { size = decoder.Open(ToSpan(damaged)); });

@@ -16,7 +16,7 @@ using namespace test;
 std::vector<Bytes> SomeRecords() {
   std::vector<Bytes> records;
   Random random(1);
-  // Around the sizes at which the scan's window of 4096 bytes ends within a header.
+  // Sizes at which the scan's window of 4096 bytes ends within or near a header.
   for (const int size :
        {0, 1, 5, 4000, 4063, 4064, 4065, 4079, 4080, 4081, 10000, 3, 0, 0, 70000}) {
     Bytes record(static_cast<size_t>(size));
@@ -109,7 +109,7 @@ TEST(a_length_beyond_the_file_is_refused_though_its_checksum_fits) {
   }
 }
 
-TEST(what_is_no_tfrecord_file_is_refused) {
+TEST(files_that_are_not_tfrecords_are_refused) {
   TemporaryFile file;
   CheckContains(__FILE__, __LINE__, ScanShard(file.path()).fault, "empty");
   file.Write(Text("These are words, not records.\n"));
@@ -212,7 +212,7 @@ TEST(damaged_shards_never_crash_the_scan_or_the_reader) {
     CHECK(end <= damaged.size());
     CHECK(index.fault.empty() == (end == damaged.size() && end > 0));
     if (!index.fault.empty()) CHECK_EQ(index.fault_offset, end);
-    // And an index that does not belong to the file.
+    // Also with an index that does not belong to the file.
     const auto offset = static_cast<uint64_t>(random.Between(0, 7000));
     Thrown([&] { Read(file.path(), offset, static_cast<uint32_t>(random.Between(0, 7000))); });
   }

@@ -1,4 +1,4 @@
-// tf.train.Example: our parser against a plain one, which builds all of a message.
+// tf.train.Example: our parser compared with a simple one, which reads the whole message.
 #include <cstring>
 #include <map>
 #include <optional>
@@ -66,7 +66,7 @@ struct Feature {
   std::vector<Bytes> bytes;
   std::vector<int64_t> integers;
   size_t floats = 0;  // bytes of them
-  // Lists of several kinds, or a list that holds other things: no writer makes such.
+  // Whether there are lists of several types, or a list with other contents. No writer makes these.
   bool odd = false;
 };
 
@@ -158,8 +158,8 @@ void Compare(const Bytes& data, const LabelRule& rule) {
             "the image is not within the record");
     image.assign(span.data, span.data + span.size);
   }
-  // Ours passes over parts that it does not need, so it may accept a record that is malformed
-  // elsewhere.
+  // Our parser skips parts that it does not need, so it may accept a record that is malformed
+  // there.
   std::map<std::string, Feature> features;
   try {
     features = ParseAll(data);
@@ -183,8 +183,8 @@ void Compare(const Bytes& data, const LabelRule& rule) {
 }  // namespace fuzz
 }  // namespace pretexture
 
-// The input is a record, and behind it a byte that chooses how labels are stored. Keys are short,
-// so that mutations find them.
+// The input is a record followed by a byte that chooses how labels are stored. Keys are short, so
+// that mutations find them.
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace pretexture;
   using namespace pretexture::fuzz;

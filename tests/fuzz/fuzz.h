@@ -1,4 +1,4 @@
-// What the fuzz targets share.
+// Helpers that all fuzz targets use.
 #pragma once
 
 #include <cstddef>
@@ -15,20 +15,20 @@ namespace fuzz {
 
 using Bytes = std::vector<uint8_t>;
 
-// Ends the run as a finding if `good` is false; libFuzzer then keeps the input.
+// Ends the run if `good` is false. libFuzzer then keeps the input as a finding.
 inline void Require(bool good, const std::string& what) {
   if (good) return;
   std::fprintf(stderr, "FINDING: %s\n", what.c_str());
   std::abort();
 }
 
-// Takes small numbers from the end of the input, so that what remains is the file under test.
+// Takes small numbers from the end of the input. The rest is the file under test.
 class Choices {
  public:
   Choices(const uint8_t* data, size_t size) : data_(data), size_(size) {}
 
   uint8_t Byte() { return size_ > 0 ? data_[--size_] : 0; }
-  // What is left, in memory of exactly its size: ASan then sees a read beyond it.
+  // The rest, in memory of exactly its size, so that ASan sees a read beyond it.
   Bytes Rest() const { return Bytes(data_, data_ + size_); }
 
  private:
@@ -36,10 +36,10 @@ class Choices {
   size_t size_;
 };
 
-// A region, chosen before the image's size is known.
+// A region that is chosen before the size of the image is known.
 struct RegionChoice {
   bool all_columns, all_rows;
-  int x0, x1, y0, y1;  // from 0 on
+  int x0, x1, y0, y1;  // 0 or more
 
   Rect Of(int width, int height) const {
     Rect rect{0, 0, width, height};

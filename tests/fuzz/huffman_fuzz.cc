@@ -1,7 +1,7 @@
-// Streams of Huffman codes: JPEGs whose headers are always sound, so that all of the input goes
-// into the Huffman tables and the coded data. Decoded by us and by libjpeg alone.
+// Huffman codes: JPEGs whose headers are always sound, so that all of the input becomes Huffman
+// tables and coded data. Decoded by us and by libjpeg alone.
 //
-// The input is the coded data, and behind them what chooses the rest, from the end on.
+// The input is the coded data, followed by the bytes that choose the rest, read from the end.
 #include <algorithm>
 
 #include "jpeg_reference.h"
@@ -18,7 +18,7 @@ test::CodeTable Table(Choices* choices, bool ac) {
   unsigned room = 1;  // codes of this length that no shorter one has taken
   for (size_t length = 1; length <= 16; ++length) {
     room *= 2;
-    // Long codes are the many ones of a real table.
+    // Most codes of a real table are long ones.
     const int wanted = choices->Byte() % (length < 16 ? 8 : 200);
     const int count =
         std::min({wanted, static_cast<int>(std::min(room - 1, 256u)), (ac ? 256 : 16) - total});

@@ -1,6 +1,6 @@
 // JPEG files: a region decoded by us and by libjpeg alone.
 //
-// The input is a file, and behind it five bytes that choose the region.
+// The input is a file followed by five bytes that choose the region.
 #include "jpeg_reference.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {

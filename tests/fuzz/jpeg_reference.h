@@ -1,5 +1,5 @@
-// A JPEG decoded by libjpeg as its documentation describes, and by nothing of ours: all columns,
-// and all rows down to the region's last.
+// A JPEG decoded by libjpeg alone, as its documentation describes: all columns, and all rows down
+// to the last one of the region.
 #pragma once
 
 #include <csetjmp>
@@ -20,11 +20,11 @@
 namespace pretexture {
 namespace fuzz {
 
-// Of images with more pixels, or more scans than of 64 such images, no more is asked than an error.
+// Images with more pixels, or with more scans than 64 such images, only have to give an error.
 constexpr uint64_t kMaxPixels = uint64_t{1} << 14;
 constexpr uint64_t kMaxScans = 64;
 
-// Pixels, or what was wrong, and the number of warnings.
+// Pixels or an error message, and the number of warnings.
 struct Decoded {
   Bytes pixels;  // RGB, of the region
   std::string error;
@@ -66,7 +66,7 @@ class ReferenceDecoder {
     std::longjmp(jump_, 1);
   }
 
-  // Holds no C++ objects that a longjmp could skip.
+  // Holds no C++ objects whose destructors a longjmp would skip.
   bool Run(const RegionChoice& choice) {
     if (setjmp(jump_)) return false;
     jpeg_create_decompress(&info_);
@@ -159,7 +159,7 @@ inline Decoded DecodeWithOurs(const Bytes& data, const RegionChoice& choice) {
   return decoded;
 }
 
-// The region of a JPEG as this project decodes it, against the same part as libjpeg decodes it.
+// Compares the region of a JPEG that we decode with the same region decoded by libjpeg alone.
 inline void CompareJpeg(const Bytes& data, const RegionChoice& choice) {
   const Decoded ours = DecodeWithOurs(data, choice);
   ReferenceDecoder reference;

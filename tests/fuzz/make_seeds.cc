@@ -1,7 +1,7 @@
-// Writes the files that fuzzing begins with, a folder for each target: make_seeds FOLDER
+// Writes the files that fuzzing begins with, in a folder for each target: make_seeds FOLDER
 //
-// They are made, not kept, because they say of themselves what they are: small files of every kind
-// that the parsers know. What fuzzing has found since is kept in corpus/.
+// They are small files of every kind that the parsers know. They are generated and not kept,
+// because this code says what they are. Files that fuzzing has found are kept in corpus/.
 #include <png.h>
 #include <sys/stat.h>
 
@@ -42,7 +42,7 @@ class Folder {
   std::string path_;
 };
 
-// Behind an image: all columns and rows, or some.
+// Follows an image in the input: all columns and rows, or some.
 const Bytes kWhole = {0, 0, 0, 0, 3};
 const Bytes kPart = {9, 4, 7, 3, 0};
 
@@ -242,7 +242,7 @@ void AddPermutations(const Folder& folder) {
   folder.Add("huge", file(0x7fffffff, 0x7fffffff, {1, 2}));
 }
 
-// loader/index.py describes the format.
+// loader/shards/index.py describes the format.
 void AddIndexes(const Folder& folder) {
   const auto file = [](const std::vector<std::vector<uint64_t>>& shards, uint64_t sizes_off = 0) {
     Bytes begins = LittleEndian(0, 8), offsets, lengths, sizes;

@@ -1,6 +1,6 @@
-// PNG files: a region decoded by us against the whole image decoded by libpng's high-level reader.
+// PNG files: a region decoded by us, compared with libpng's high-level reader.
 //
-// The input is a file, and behind it five bytes that choose the region.
+// The input is a file followed by five bytes that choose the region.
 #include <png.h>
 #include <zlib.h>
 
@@ -19,7 +19,7 @@ constexpr uint64_t kMaxPixels = uint64_t{1} << 14;
 
 class Reference {
  public:
-  // The whole image's pixels; false, and why, if libpng refuses it.
+  // Decodes the whole image. Returns false and sets `error` if libpng refuses it.
   bool Decode(const Bytes& data) {
     data_ = &data;
     png_ = png_create_read_struct(
@@ -44,7 +44,7 @@ class Reference {
   uint64_t warnings = 0;
 
  private:
-  // Holds no C++ objects that a longjmp could skip.
+  // Holds no C++ objects whose destructors a longjmp would skip.
   bool Run() {
     if (setjmp(jump_)) return false;
     png_set_read_fn(png_, this, [](png_structp png, png_bytep out, size_t size) {
@@ -95,7 +95,7 @@ void Compare(const Bytes& data, const RegionChoice& choice) {
   if (size.width == 0) return;  // Its header is refused, or it is too large for this target.
   Reference reference;
   const bool good = reference.Decode(data);
-  // What is below the region is not read.
+  // Rows below the region are not read.
   const bool whole = rect.y1 == size.height;
   if (!good && !whole && error.empty()) return;
   Require(error.empty() == good, good ? error : "libpng says '" + reference.error + "'");
@@ -120,7 +120,7 @@ void Compare(const Bytes& data, const RegionChoice& choice) {
 
 extern "C" size_t LLVMFuzzerMutate(uint8_t* data, size_t size, size_t max_size);
 
-// A mutation, and most of the time chunks' checksums that fit: no mutation would ever find them.
+// A mutation that usually gets correct checksums, which no mutation would find by chance.
 extern "C" size_t LLVMFuzzerCustomMutator(uint8_t* data, size_t size, size_t max_size,
                                           unsigned seed) {
   size = LLVMFuzzerMutate(data, size, max_size);

@@ -1,4 +1,4 @@
-// TFRecord framing: scanning a shard and reading its records, against a plain reader.
+// TFRecord framing: scanning a shard and reading its records, compared with a simple reader.
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -33,7 +33,7 @@ void Store(uint64_t value, int bytes, uint8_t* data) {
   for (int i = 0; i < bytes; ++i) data[i] = static_cast<uint8_t>(value >> 8 * i);
 }
 
-// Whether a sound record header stands at `offset`, and its record is all there.
+// Whether there is a sound record header at `offset`, and its record is complete.
 bool RecordAt(const Bytes& file, uint64_t offset, uint64_t* length) {
   const uint64_t left = file.size() - offset;
   if (left < 16) return false;
@@ -42,7 +42,7 @@ bool RecordAt(const Bytes& file, uint64_t offset, uint64_t* length) {
   return Load(at + 8, 4) == PlainMaskedCrc(at, 8) && *length <= left - 16;
 }
 
-// A file in memory, so that nothing waits for a disk.
+// A file in memory, so that no test waits for a disk.
 class MemoryFile {
  public:
   MemoryFile() : fd_(memfd_create("shard", MFD_CLOEXEC)) {
@@ -99,7 +99,7 @@ void Compare(const Bytes& data, uint64_t stale_offset, uint32_t stale_length) {
     }
   }
 
-  // As if the index were of another file.
+  // With an index entry that may be of another file.
   const bool there = stale_offset < data.size() && data.size() - stale_offset >= 16 &&
                      data.size() - stale_offset - 16 >= stale_length &&
                      Load(data.data() + stale_offset, 8) == stale_length;
@@ -118,7 +118,7 @@ void Compare(const Bytes& data, uint64_t stale_offset, uint32_t stale_length) {
 
 extern "C" size_t LLVMFuzzerMutate(uint8_t* data, size_t size, size_t max_size);
 
-// A mutation, and most of the time checksums that fit: no mutation would ever find them.
+// A mutation that usually gets correct checksums, which no mutation would find by chance.
 extern "C" size_t LLVMFuzzerCustomMutator(uint8_t* data, size_t size, size_t max_size,
                                           unsigned seed) {
   using namespace pretexture::fuzz;
@@ -134,7 +134,7 @@ extern "C" size_t LLVMFuzzerCustomMutator(uint8_t* data, size_t size, size_t max
   return size;
 }
 
-// The input is a shard, and behind it what a stale index says of a record.
+// The input is a shard followed by the place of a record in an outdated index.
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace pretexture::fuzz;
   Choices choices(data, size);
