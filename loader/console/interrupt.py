@@ -1,6 +1,6 @@
 """Ctrl-C ends a process within two seconds, and a training run with a checkpoint.
 
-One of several workers may take longer, because they wait for one another to save that checkpoint.
+With several workers it may take longer, because they wait for each other to save that checkpoint.
 
 Python handles a signal in the main thread, and only between two steps of Python code. So a signal
 does not end a wait in compiled code, such as a step of TensorFlow that waits for another worker.
@@ -19,10 +19,10 @@ from typing import Any, Callable, Iterator, Optional, TypeVar
 T = TypeVar("T")
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-# Seconds that the main thread has to handle a signal, and a batch or a step to end after one.
+# Seconds after a signal in which the main thread must handle it, and a batch or a step must end.
 _PATIENCE = 1.0
-# The same for a batch or a step that other workers wait for. On a busy machine all may be slow,
-# and they can save a checkpoint only if each of them finishes the step.
+# The same for a batch or a step that other workers wait for. It is longer, because the workers can
+# save a checkpoint only if all of them finish the step, and on a busy machine all may be slow.
 _SHARED_PATIENCE = 10.0
 _POLL = 0.05
 
@@ -105,12 +105,13 @@ class Interrupt:
     Only the main thread gets signals; in other threads nothing is noted.
 
     Args:
-        close: ends the wait for a batch, which then raises an error; None if none is waited for.
-        workers: number of processes that wait for one another's batches and steps. After a signal
-            a batch or a step may take one second, but ten seconds if there are several workers.
+        close: function that ends the wait for a batch, which then raises an error; None if there is
+            no such wait.
+        workers: number of processes that wait for each other's batches and steps. After a signal a
+            batch or a step may take one second, but ten seconds if there are several workers.
 
     Attributes:
-        signal: the number of the one that came; None before.
+        signal: number of the signal that came; None before.
         closed: whether `close` was called, because a batch took too long after a signal.
     """
 
@@ -141,7 +142,7 @@ class Interrupt:
             signal.signal(number, handler)
 
     def awaited(self, batches: Iterator[T]) -> Iterator[T]:
-        """The same batches; after a signal it ends if the next one takes too long."""
+        """The same batches; after a signal they end if the next one takes too long."""
         try:
             while True:
                 self._waits_since = time.monotonic()
@@ -160,9 +161,9 @@ class Interrupt:
     def stepping(self) -> Iterator[None]:
         """A context for a step in which this process waits for other workers.
 
-        After a signal the process ends if the step takes too long, and three times as long as the
-        longest one before: another worker is stuck or gone. No checkpoint can be made then, because
-        a checkpoint takes all workers.
+        After a signal the process ends if the step takes too long and more than three times as long
+        as the longest step before, because another worker is stuck or gone. There is no checkpoint
+        then, because a checkpoint needs all workers.
         """
         began = self._steps_since = time.monotonic()
         try:
