@@ -63,7 +63,7 @@ def cmyk_jpeg(height, width, ycck=False):
 
 
 def sample_images(every):
-    """Some of the real JPEGs beside the checkout; skips the test where they are absent."""
+    """Some of the real JPEGs beside the checkout; skips the test if they are missing."""
     if not SAMPLE.is_dir():
         pytest.skip(f"no {SAMPLE.name} beside the checkout")
     count = 0

@@ -86,7 +86,7 @@ def rendered(plan, planner, views, place, image):
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("text", PIPELINES)
 def test_a_batch_is_drawn_as_the_reference_draws_each_image(text, training):
-    # Normalisation is no part of this.
+    # Batch views leave normalisation out, so it is undone here.
     plan = Pipeline(text).compile(training)
     planner = Planner(plan, SEED)
     numbers = [7, 2**31, 0, 100, 5, 6]

@@ -115,7 +115,7 @@ def difference(batch, other):
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("name", presets.ALL)
 def test_presets_give_the_native_views(name, training, kinds):
-    """Random ones too: the draws are the same. Area averaging is where the two differ."""
+    """Random views, too, because the draws are the same. Only area averaging differs."""
     preset = presets.ALL[name]
     native, dali_ = pair(TFRecords(kinds), preset, 11, training=training, seed=5)
     with native, dali_, warnings.catch_warnings():
@@ -521,7 +521,7 @@ def test_an_operation_that_is_not_known_is_refused_by_step(shards, monkeypatch):
 @needs_dali
 @pytest.mark.parametrize("text", [*map(str, presets.ALL.values()), *PIPELINES])
 def test_the_graph_for_a_gpu_ends_there(text):
-    """Where it cannot be run: that it can be put together of operators that take one another's."""
+    """It cannot be run here, so this only builds it: every operator accepts its inputs."""
     from nvidia.dali import fn
     from pretexture.loader.backends import Config
     from pretexture.loader.backends.dali.batch_views import Planner

@@ -269,7 +269,7 @@ def test_a_folder_or_a_pipe_among_the_shards_is_refused(write_shards, images, tm
 
 
 def broken_jpegs(image):
-    """Bytes that are no image, by what is said of them; None where it is enough that it fails."""
+    """Bytes that are not an image, by the reason in the error; None if any reason will do."""
     frame = max(image.find(b"\xff\xc0"), image.find(b"\xff\xc2"))
     size = frame + 5
     return {
@@ -502,7 +502,7 @@ def test_after_an_error_the_next_epoch_can_be_run(write_shards, images, tmp_path
 
 @pytest.fixture
 def spoilt(write_shards, images, tmp_path):
-    """Shards of which a third of the records is broken in one way or another."""
+    """Shards in which a third of the records is broken, in several ways."""
     kinds = [images[0][: len(images[0]) // 2], GIF, b"", None, b"BM", images[1][:40]]
     mixed = [kinds[i // 3 % 6] if i % 3 == 0 else image for i, image in enumerate(images)]
     paths = write_shards(tmp_path, mixed, 2)

@@ -18,7 +18,7 @@ def parse(data):
 
 
 def by_protobuf(data):
-    """What protobuf makes of it; ValueError where it makes nothing or there is no image."""
+    """The image and label that protobuf reads; ValueError if it fails or there is no image."""
     features = example_proto.parse_example(data)
     images, labels = features.get(IMAGE, []), features.get(LABEL, [])
     if not images or not isinstance(images[0], bytes) or not images[0]:

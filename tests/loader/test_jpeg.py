@@ -78,13 +78,13 @@ def test_photographs_decode_fast_as_in_tensorflow(tf, tmp_path):
 
 
 def skip_where_smoothing_differs(tf):
-    """Where scans are missing, libjpeg-turbo smooths in another way since 2.1."""
+    """If scans are missing, libjpeg-turbo 2.1 and later smooths in another way than before."""
     if tuple(map(int, tf.__version__.split(".")[:2])) < (2, 7):
         pytest.skip("this TensorFlow has libjpeg-turbo 2.0")
 
 
 def outcome(function, *args):
-    """The pixels, or None where the data are refused."""
+    """The pixels, or None if the data is refused."""
     try:
         return function(*args)
     except Exception as error:
@@ -98,7 +98,7 @@ def same(a, b):
 
 
 def segments(data, *kinds):
-    """Where the marker segments of these kinds begin."""
+    """The offsets of the marker segments of these kinds."""
     return [i for i in range(len(data) - 1) if data[i] == 0xFF and data[i + 1] in kinds]
 
 
@@ -186,7 +186,7 @@ def test_a_region_beyond_the_image_is_refused():
         (0, most, 1, most),
         (5, 5, most, most),
     ]:
-        with pytest.raises(ValueError, match="does not lie within"):
+        with pytest.raises(ValueError, match="the region is not within the image"):
             _core.decode_jpeg(data, region)
 
 

@@ -129,7 +129,7 @@ def test_nearest(source, target, coords):
 
 
 def on_an_edge(source, target, coords):
-    """Where a position falls on the border of two source pixels, if not by exact arithmetic."""
+    """Whether each position is on the border of two pixels and subject to rounding errors."""
     if (source / target * 4) % 1 == 0:
         return np.zeros(target, bool)
     twice = 2 * np.arange(target) + (0 if coords == "tf1" else 1)
@@ -145,7 +145,7 @@ def test_bicubic(source, target, coords):
     else:
         expected = tf.image.resize(image, target, "bicubic")
     difference = np.abs(ours(image, target, "bicubic", coords) - expected)
-    # Fractions are rounded to 1/1024. Where TensorFlow's float32 fraction rounds the other way, a
+    # Fractions are rounded to 1/1024. If TensorFlow's float32 fraction rounds the other way, a
     # kernel as steep as 1.5 a pixel changes by 0.0015 an axis of up to 255 grey levels.
     assert np.quantile(difference, 0.9) < TOLERANCE
     assert difference.max() < 1

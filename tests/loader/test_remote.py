@@ -148,7 +148,7 @@ def test_every_backend_reads_them(s3, shards, tmp_path, backend):
 
 
 def test_the_reader_of_whole_batches_reads_them(s3, shards, tmp_path):
-    """Which the backend dali is made of."""
+    """The DALI backend reads with it."""
     options = dict.fromkeys(("training", "shuffle", "drop_remainder"), True)
     options.update(batch_size=5, seed=3, worker=0, workers=1, threads=2, prefetch=1)
     options.update(dtype="float32", layout="NHWC", device="cpu")
@@ -211,7 +211,7 @@ def test_the_cache_stays_within_its_size(s3, many, tmp_path, monkeypatch):
     for shuffle in (WindowShuffle(7, 2), False, True):
         options = {"shuffle": shuffle, "prefetch": 1}
         assert _batches(records, **options) == _batches(TFRecords(many), **options)
-    assert len(seen) > len(many)  # some were removed and fetched anew
+    assert len(seen) > len(many)  # some were removed and fetched again
     assert max(seen) <= size
 
 

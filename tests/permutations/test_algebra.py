@@ -51,7 +51,7 @@ def test_there_is_no_field_of_another_size(q):
 
 
 def composed(rows, first, second):
-    """Row numbers of the products, or an error where a product is not in the group."""
+    """Row numbers of the products, or an error if a product is not in the group."""
     number = {tuple(row): i for i, row in enumerate(rows.tolist())}
     return number[tuple(rows[first][rows[second]].tolist())]
 

@@ -14,7 +14,7 @@ def distances(rows):
 
 
 def largest_mean(n, k):
-    """Pairs agree least often where the n values of each place are spread as evenly as can be."""
+    """Pairs agree least often if the n values of each place are spread as evenly as possible."""
     counts = np.full(k, n // k)
     counts[: n % k] += 1
     agreements = k * (counts * (counts - 1) // 2).sum()
