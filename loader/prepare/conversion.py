@@ -324,7 +324,7 @@ def _finish(
         )
     reencoded = sum(counts.encoded_anew for counts in written.values())
     if reencoded:
-        say(f"  {reencoded} images were encoded again as JPEG")
+        say(f"  {reencoded} images were encoded anew as JPEG")
     if skipped:
         say(f"  {len(skipped)} images or folders left out; dataset.json lists all of them:")
         for reason in list(skipped.values())[:5]:
