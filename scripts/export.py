@@ -41,6 +41,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
 def _source(args: argparse.Namespace) -> Any:
     from pretexture.trainers.exports import published
     from pretexture.trainers.exports import saved_model as export
+    from pretexture.trainers.recipes import Network
     from pretexture.trainers.runs.mirror import fetched
 
     if args.workdir:
@@ -49,12 +50,14 @@ def _source(args: argparse.Namespace) -> Any:
     return published.source(
         published.Published(
             path=args.published,
-            architecture=args.architecture,
+            network=Network(
+                architecture=args.architecture,
+                mode=args.mode,
+                filters_factor=args.filters_factor,
+                last_relu=args.last_relu,
+                patch_strides=args.patch_strides,
+            ),
             num_classes=args.num_classes,
-            filters_factor=args.filters_factor,
-            mode=args.mode,
-            last_relu=args.last_relu,
-            patch_strides=args.patch_strides,
             pipeline=args.pipeline,
         )
     )

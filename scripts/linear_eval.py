@@ -7,7 +7,6 @@ interruption, run the same command again to resume.
 """
 
 import argparse
-import dataclasses
 import os
 import sys
 from typing import List, Optional
@@ -38,7 +37,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
         options = run_flags.run_options(args)
         network = Representation(fetched(args.module, options.storage, "module"))
         published = LINEAR_EVAL_PAPER if args.paper else LINEAR_EVAL
-        module = dataclasses.replace(published, pipeline=network.pipeline)
+        module = published.replace(pipeline=network.pipeline)
         recipe = run_flags.chosen_recipe(args, module, run_flags.LINEAR_FIELDS)
         outcome = linear.linear_eval(
             recipe, options, args.module, args.end_points, args.cache, args.ray

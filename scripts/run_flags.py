@@ -20,7 +20,7 @@ from pretexture.scripts.flags import (
 )
 from pretexture.trainers.engines.npu_options import DEFAULTS as NPU
 from pretexture.trainers.engines.npu_options import DUMP_MODES, PRECISION_MODES, NpuOptions
-from pretexture.trainers.recipes import Recipe
+from pretexture.trainers.recipes import FIELDS, Recipe
 
 # The fields of a recipe that linear evaluation uses, and the ones that pretraining uses.
 LINEAR_FIELDS = (
@@ -47,23 +47,23 @@ LINEAR_FIELDS = (
 
 
 PRETRAIN_FIELDS = tuple(
-    field.name
-    for field in dataclasses.fields(Recipe)
-    if field.name not in ("task", "pooling", "max_features", "hidden_units", "combine_patches")
+    name
+    for name in FIELDS
+    if name not in ("task", "pooling", "max_features", "hidden_units", "combine_patches")
 )
 
 
 def add_recipe_flags(parser: argparse.ArgumentParser, names: Sequence[str], title: str) -> None:
     """Adds a group of flags, one for each named field of a recipe; they are None by default."""
     group = parser.add_argument_group(title)
-    fields = {field.name: field for field in dataclasses.fields(Recipe)}
     for name in names:
-        bare: Dict[str, Any] = {"nargs": "?", "const": True} if fields[name].type is bool else {}
+        kind = FIELDS[name].type
+        bare: Dict[str, Any] = {"nargs": "?", "const": True} if kind is bool else {}
         group.add_argument(
             f"--{name.replace('_', '-')}",
-            type=_PARSERS[fields[name].type],
-            metavar=_METAVARS[fields[name].type],
-            help=fields[name].metadata["help"].replace("%", "%%"),
+            type=_PARSERS[kind],
+            metavar=_METAVARS[kind],
+            help=FIELDS[name].metadata["help"].replace("%", "%%"),
             **bare,
         )
 
@@ -71,7 +71,7 @@ def add_recipe_flags(parser: argparse.ArgumentParser, names: Sequence[str], titl
 def chosen_recipe(flags: argparse.Namespace, recipe: Recipe, names: Sequence[str]) -> Recipe:
     """The recipe, with the fields that flags set. Raises: ValueError."""
     given = {name: getattr(flags, name) for name in names if getattr(flags, name) is not None}
-    return dataclasses.replace(recipe, **given)
+    return recipe.replace(**given)
 
 
 def add_run_flags(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""Self-supervised pretraining: models, pretext tasks, recipes and the engines that run them.
+"""Self-supervised pretraining: networks, pretext tasks, recipes and the engines that run them.
 
 One source runs on TensorFlow 1.15, 2.6 and current. `recipes` needs no TensorFlow.
 """

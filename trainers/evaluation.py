@@ -1,4 +1,4 @@
-"""Evaluation of a checkpoint on its pretext task, each image of a split once."""
+"""Evaluates a checkpoint on its pretext task, with each image of a split once."""
 
 import json
 import os
@@ -16,6 +16,7 @@ from pretexture.loader.shards.record_options import RecordOptions
 from pretexture.loader.shards.remote import DEFAULT_STORAGE, FetchError, Storage
 
 from . import engines, tasks
+from .engines.engine import Batches, Engine
 from .engines.npu_options import DEFAULTS, NpuOptions
 from .exports.saved_model import export_run
 from .runs.checkpoints import CheckpointError, Checkpoints, checkpoint_path
@@ -29,22 +30,22 @@ from .runs.splits import overlap
 class Evaluation:
     """A run's model and the images that it is evaluated on.
 
+    With `on_error="skip"`, records that cannot be used are left out: they count neither as images
+    nor in the means.
+
     Args:
-        workdir: of the run; a path.
+        workdir: path of the run's folder.
         data: folder of shards; a path or a URL.
-        split: None for the recipe's `eval_split`.
-        batch_size: None for the recipe's `eval_batch_size`; the result does not depend on it, but
-            for `exemplar`, whose loss compares the images of a batch.
-        threads: of the loader; None for one a core.
+        split: split to evaluate on; None for the recipe's `eval_split`.
+        batch_size: images in a step; None for the recipe's `eval_batch_size`. Only the result of
+            `exemplar` depends on it, because its loss compares the images of a batch.
+        threads: number of the loader's threads; None for one per core.
         device: "auto", "cpu", "gpu" or "npu".
         npu: how an NPU runs.
         storage: how URLs are reached and where copies are kept.
         records: fields of `RecordOptions` that differ from how the run reads its records.
-        pipeline: how an image becomes views, or the name of a preset; None for the recipe's. The
-            result of another one is not written.
-
-    With `on_error="skip"`, records that cannot be used are left out: they count neither as images
-    nor in the means.
+        pipeline: how an image becomes views, or the name of a preset; None for the recipe's. With
+            another pipeline, results are not written.
 
     Raises: WorkdirError if there is no run, and as `pretrain`.
     """
@@ -77,7 +78,7 @@ class Evaluation:
         else:
             views = presets.find(pipeline)
         task.check(views)
-        # Where a task is evaluated on random views, they are the same ones each time.
+        # Random views, for tasks that are evaluated on such, are the same in every evaluation.
         reading = RecordOptions(**{**config.features, **(records or {})})
         self._loader = Loader(
             imagenet(data, self._split, **vars(storage), **reading.features),
@@ -101,15 +102,15 @@ class Evaluation:
             print(printable(warning), file=sys.stderr)
 
     def run(self, step: int) -> Dict[str, Any]:
-        """The metrics of a step's checkpoint, also written as `eval-SPLIT.json`.
+        """Evaluates a step's checkpoint and writes the metrics to `eval-SPLIT.json`.
 
-        Besides, `eval-SPLIT.jsonl` has a line for each step evaluated, and the folder `eval-SPLIT`
-        TensorBoard events.
+        The metrics also become a line of `eval-SPLIT.jsonl`, which has one for each step, and
+        TensorBoard events in the folder `eval-SPLIT`.
 
         Returns: `step`, `data`, `split`, `images`, and the means over all images of the task's loss
-            and metrics. Besides, `pipeline` if it was given; and if there were any, `skipped`:
-            records that could not be used, and `broken_shards`: shards of which a part could not be
-            read.
+            and metrics; `pipeline` if it was given; `skipped`, the number of records that could not
+            be used, and `broken_shards`, the number of shards that could only be read in part, if
+            there were any.
 
         Raises: CheckpointError.
         """
@@ -137,7 +138,7 @@ class Evaluation:
         return {line["step"] for line in read_lines(path)}
 
     def close(self) -> None:
-        """Ends the loader."""
+        """Closes the loader."""
         self._loader.close()
 
     def __enter__(self) -> "Evaluation":
@@ -155,11 +156,11 @@ def evaluate(
     storage: Storage = DEFAULT_STORAGE,
     **how: Any,
 ) -> Dict[str, Any]:
-    """The pretext metrics of a run's newest checkpoint; arguments as for `Evaluation`.
+    """Evaluates a run's newest checkpoint; arguments and result as for `Evaluation`.
 
     The run may be at a URL.
 
-    Raises: WorkdirError where there is no run or no checkpoint, and as `pretrain`.
+    Raises: WorkdirError if there is no run or no checkpoint, and as `pretrain`.
     """
     with open_workdir(workdir, storage, "evaluate") as opened:
         folder = opened.folder
@@ -188,12 +189,12 @@ def follow(
 
     Args:
         workdir, data, storage, how: as for `Evaluation`.
-        timeout: seconds to wait for another checkpoint; None for as long as it takes.
-        poll: seconds between two looks.
+        timeout: seconds to wait for another checkpoint; None to wait forever.
+        poll: seconds between two looks for checkpoints.
 
     Yields: as `Evaluation.run`.
 
-    Raises: WorkdirError where the time is out, and as `Evaluation`.
+    Raises: WorkdirError after `timeout`, and as `Evaluation`.
     """
     with open_workdir(workdir, storage, "evaluate") as opened:
         yield from _follow(opened, data, timeout, poll, {"storage": storage, **how})
@@ -214,7 +215,7 @@ def _follow(
         while True:
             try:
                 opened.pull()
-            except FetchError as error:  # the run may last longer than that
+            except FetchError as error:  # the URL may be reachable again before the run ends
                 print(printable(f"warning: {error}"), file=sys.stderr)
             steps, total = _progress(workdir)
             for step in steps:
@@ -231,7 +232,7 @@ def _follow(
                 except CheckpointError:
                     if step in Checkpoints(workdir).steps:
                         raise
-                    continue  # the run has removed it meanwhile
+                    continue  # the run has removed the checkpoint meanwhile
                 opened.push()
                 yield result
                 seen = time.monotonic()
@@ -248,7 +249,7 @@ def _follow(
 
 
 def _progress(workdir: str) -> Tuple[List[int], Optional[int]]:
-    """The steps whose checkpoints there are, and how many the run is to make; None if unknown."""
+    """The steps that have a checkpoint, and the total number of steps; None if unknown."""
     try:
         return Checkpoints(workdir).steps, read_config(workdir).steps
     except WorkdirError:
@@ -264,11 +265,10 @@ def _export(workdir: str, step: int) -> None:
             shutil.rmtree(os.path.join(folder, name))
 
 
-def measure(engine: Any, loader: Any) -> Tuple[int, Dict[str, float]]:
-    """How many images a loader's epoch has, and the means over them of loss and metrics.
+def measure(engine: Engine, loader: Batches) -> Tuple[int, Dict[str, float]]:
+    """The number of images in a loader's epoch, and the means over them of loss and metrics.
 
-    A last batch that is smaller is padded. Neither the padding counts, nor a record that took the
-    place of one that could not be used.
+    Neither padding counts, nor a record that took the place of one that could not be used.
     """
     bar = Bar(len(loader))
 
@@ -282,11 +282,11 @@ def measure(engine: Any, loader: Any) -> Tuple[int, Dict[str, float]]:
 
 
 def left_out(loader: Loader, images: int) -> Dict[str, int]:
-    """What an epoch in which each record counts once could not count; {} if that is nothing.
+    """What is missing from an epoch that counts each record once; {} if nothing is.
 
     Args:
-        loader: of the epoch.
-        images: that were counted.
+        loader: the epoch's loader.
+        images: number of images that were counted.
     """
     counts = {
         "skipped": loader.num_records - images,

@@ -4,41 +4,42 @@ A recipe says everything that decides what is learned, except the data and the s
 """
 
 import dataclasses
-from typing import Any, Dict, Tuple
+from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
 
 from pretexture.loader import Pipeline, presets
 
 
-def _field(text: str, **options: Any) -> Any:
-    """A field of a recipe with its help text."""
-    return dataclasses.field(metadata={"help": text}, **options)
+def _field(text: str, choices: Sequence[Any] = (), **options: Any) -> Any:
+    """A field of a recipe with its help text and, if there are only a few, its possible values."""
+    return dataclasses.field(metadata={"help": text, "choices": choices}, **options)
 
 
-# What fields of a few values may be.
-CHOICES = {
-    "precision": ("float32", "mixed"),
-    "normalize_axis": (0, 1),
-    "pooling": ("adaptive_max", "adaptive_avg", "max", "avg"),
-    "combine_patches": ("avg_pool", "max_pool", "concat"),
-    "optimizer": ("sgd", "adam"),
-    "dct": ("accurate", "fast"),
-}
+def _check(
+    values: Any,
+    from_1: Sequence[str] = (),
+    above_0: Sequence[str] = (),
+    from_0: Sequence[str] = (),
+) -> None:
+    """Raises ValueError for a field that is too small, or has a value that is not possible."""
+    limits = (
+        (from_1, lambda value: value >= 1, "be 1 or more"),
+        (above_0, lambda value: value > 0, "be above 0"),
+        (from_0, lambda value: value >= 0, "not be negative"),
+    )
+    for names, fits, words in limits:
+        for name in names:
+            if not fits(getattr(values, name)):
+                raise ValueError(f"{name} must {words}, not {getattr(values, name)}")
+    for field in dataclasses.fields(values):
+        choices, value = field.metadata.get("choices"), getattr(values, field.name)
+        if choices and value not in choices:
+            name = "optimizer" if field.name == "name" else field.name
+            raise ValueError(f"{name} must be {' or '.join(map(str, choices))}, not {value}")
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
-    """How to train a network on a pretext task. `metadata["help"]` of each field describes it."""
-
-    task: str = _field("the pretext task")
-    pipeline: str = _field("how an image becomes views, as step(args)|step(args)|…")
-    batch_size: int = _field("images a step")
-    eval_batch_size: int = _field(
-        "images a step of evaluation; only exemplar's result depends on it"
-    )
-    epochs: float = _field("passes over the training split, may be fractional")
-
-    train_split: str = _field("train, val, trainval or test", default="train")
-    eval_split: str = _field("the split that evaluation uses by default", default="val")
+class Network:
+    """What a network is. `metadata["help"]` of each field describes it."""
 
     architecture: str = _field("the network", default="resnet50")
     mode: str = _field("ResNet v1 or v2 (pre-activated)", default="v2")
@@ -56,49 +57,16 @@ class Recipe:
     reversible: bool = _field(
         "a RevNet's backward pass recomputes activations: less memory, more time", default=False
     )
-    precision: str = _field(
-        "float32, or mixed: activations of 16 bits, variables of 32", default="float32"
-    )
-    loss_scale: float = _field(
-        "of gradients of 16 bits: a fixed factor, or 0 for one that is found while training",
-        default=0.0,
-    )
-    eval_pipeline: str = _field(
-        "how an image becomes views in evaluation, if not as pipeline says for it", default=""
-    )
-    representation_pipeline: str = _field(
-        "how an image becomes what linear evaluation shows the network", default=str(presets.EVAL)
-    )
-    dct: str = _field(
-        "how JPEGs are decoded: accurate, or fast as TensorFlow does it", default="accurate"
-    )
 
-    num_classes: int = _field("class labels of the data (supervised)", default=1000)
-    embed_dim: int = _field("length of an embedding (exemplar, patches)", default=1000)
-    margin: float = _field("of the triplet loss (exemplar)", default=0.5)
-    normalize_axis: int = _field(
-        "embeddings have length 1 per example (1), or per channel over the batch (0), as in the "
-        "published code (exemplar)",
-        default=1,
-    )
-    pooling: str = _field(
-        "of end points to max_features: adaptive_max, adaptive_avg, max or avg (linear)",
-        default="adaptive_max",
-    )
-    max_features: int = _field(
-        "features of an end point; adaptive pooling may exceed it (linear)", default=9000
-    )
-    hidden_units: int = _field("of a head; 0 for a linear one (linear)", default=0)
-    combine_patches: str = _field(
-        "an image's patches: avg_pool, max_pool or concat (linear)", default="avg_pool"
-    )
-    permutations: str = _field(
-        "jigsaw's set: maximal-N, published, or the path of a file", default="maximal-100"
-    )
-    head_units: int = _field("hidden units of the head on patches' embeddings", default=4096)
-    permutations_per_batch: int = _field("of the set, in a training step", default=8)
+    def __post_init__(self):
+        _check(self, above_0=("filters_factor",))
 
-    optimizer: str = _field("sgd (momentum 0.9) or adam", default="sgd")
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """How a network's weights are updated. `metadata["help"]` of each field describes it."""
+
+    name: str = _field("sgd (momentum 0.9) or adam", ("sgd", "adam"), default="sgd")
     lr: float = _field("learning rate for a batch of lr_scale_batch_size images", default=0.1)
     lr_scale_batch_size: int = _field(
         "the rate is lr x batch_size / lr_scale_batch_size", default=256
@@ -113,36 +81,145 @@ class Recipe:
     )
 
     def __post_init__(self):
-        for name in (
-            "batch_size",
-            "eval_batch_size",
-            "num_classes",
-            "embed_dim",
-            "max_features",
-            "head_units",
-            "permutations_per_batch",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be 1 or more, not {getattr(self, name)}")
-        for name in ("epochs", "lr", "lr_scale_batch_size", "filters_factor"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
-        for name in (
-            "warmup_epochs",
-            "weight_decay",
-            "lr_decay_factor",
-            "margin",
-            "hidden_units",
-            "loss_scale",
-        ):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
+        _check(
+            self,
+            above_0=("lr", "lr_scale_batch_size"),
+            from_0=("warmup_epochs", "weight_decay", "lr_decay_factor"),
+        )
         if list(self.decay_epochs) != sorted(self.decay_epochs):
             raise ValueError(f"decay_epochs must ascend, not {self.decay_epochs}")
-        for name, values in CHOICES.items():
-            if getattr(self, name) not in values:
-                words = " or ".join(map(str, values))
-                raise ValueError(f"{name} must be {words}, not {getattr(self, name)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How to train a network on a pretext task. `metadata["help"]` of each field describes it."""
+
+    task: str = _field("the pretext task")
+    pipeline: str = _field("how an image becomes views, as step(args)|step(args)|…")
+    batch_size: int = _field("images in a step")
+    eval_batch_size: int = _field(
+        "images in a step of evaluation; only exemplar's result depends on it"
+    )
+    epochs: float = _field("passes over the training split, may be fractional")
+
+    train_split: str = _field("train, val, trainval or test", default="train")
+    eval_split: str = _field("the split that evaluation uses by default", default="val")
+
+    network: Network = Network()
+    precision: str = _field(
+        "float32, or mixed: activations of 16 bits, variables of 32",
+        ("float32", "mixed"),
+        default="float32",
+    )
+    loss_scale: float = _field(
+        "factor on the loss if gradients have 16 bits; 0 to find one while training",
+        default=0.0,
+    )
+    eval_pipeline: str = _field(
+        "how an image becomes views in evaluation, if not as pipeline says for it", default=""
+    )
+    representation_pipeline: str = _field(
+        "how an image becomes what linear evaluation shows the network", default=str(presets.EVAL)
+    )
+    dct: str = _field(
+        "how JPEGs are decoded: accurate, or fast as TensorFlow does it",
+        ("accurate", "fast"),
+        default="accurate",
+    )
+
+    num_classes: int = _field("class labels of the data (supervised)", default=1000)
+    embed_dim: int = _field("length of an embedding (exemplar, patches)", default=1000)
+    margin: float = _field("margin of the triplet loss (exemplar)", default=0.5)
+    normalize_axis: int = _field(
+        "embeddings have length 1 per example (1), or per channel over the batch (0), as in the "
+        "published code (exemplar)",
+        (0, 1),
+        default=1,
+    )
+    pooling: str = _field(
+        "how end points are pooled to max_features: adaptive_max, adaptive_avg, max or avg "
+        "(linear)",
+        ("adaptive_max", "adaptive_avg", "max", "avg"),
+        default="adaptive_max",
+    )
+    max_features: int = _field(
+        "features of an end point; adaptive pooling may exceed it (linear)", default=9000
+    )
+    hidden_units: int = _field("hidden units of a head; 0 for a linear head (linear)", default=0)
+    combine_patches: str = _field(
+        "how an image's patches are combined: avg_pool, max_pool or concat (linear)",
+        ("avg_pool", "max_pool", "concat"),
+        default="avg_pool",
+    )
+    permutations: str = _field(
+        "jigsaw's set: maximal-N, published, or the path of a file", default="maximal-100"
+    )
+    head_units: int = _field("hidden units of the head on patches' embeddings", default=4096)
+    permutations_per_batch: int = _field("permutations of the set in a training step", default=8)
+
+    optimizer: Optimizer = Optimizer()
+
+    def __post_init__(self):
+        _check(
+            self,
+            from_1=(
+                "batch_size",
+                "eval_batch_size",
+                "num_classes",
+                "embed_dim",
+                "max_features",
+                "head_units",
+                "permutations_per_batch",
+            ),
+            above_0=("epochs",),
+            from_0=("margin", "hidden_units", "loss_scale"),
+        )
+
+    def replace(self, **changes: Any) -> "Recipe":
+        """A recipe with some fields changed, by the names of their flags. Raises ValueError."""
+        given = nested(changes)
+        for part in given.keys() & _PARTS.keys():
+            given[part] = dataclasses.replace(getattr(self, part), **given[part])
+        return dataclasses.replace(self, **given)
+
+    def flat(self) -> Dict[str, Any]:
+        """The values of all fields, by the names of their flags."""
+        values: Dict[str, Any] = {}
+        for name, (part, field) in _FLAGS.items():
+            values[name] = getattr(getattr(self, part) if part else self, field.name)
+        return values
+
+
+_PARTS = {"network": Network, "optimizer": Optimizer}
+
+
+def _flags() -> Dict[str, Tuple[Optional[str], Any]]:
+    """By the name of its flag: in which part of a recipe a field stands, and the field."""
+    found: Dict[str, Tuple[Optional[str], Any]] = {}
+    for field in dataclasses.fields(Recipe):
+        if field.name not in _PARTS:
+            found[field.name] = None, field
+            continue
+        for inner in dataclasses.fields(_PARTS[field.name]):
+            found[field.name if inner.name == "name" else inner.name] = field.name, inner
+    return found
+
+
+_FLAGS = _flags()
+# Every field of a recipe and its parts, by the name of its flag.
+FIELDS = {name: field for name, (_, field) in _FLAGS.items()}
+
+
+def nested(flat: Mapping[str, Any]) -> Dict[str, Any]:
+    """Values by the names of flags, with those of a recipe's parts in a dict for each part."""
+    values: Dict[str, Any] = {}
+    for name, value in flat.items():
+        part, field = _FLAGS.get(name, (None, None))
+        if part is None:
+            values[name] = value
+        else:
+            values.setdefault(part, {})[field.name] = value
+    return values
 
 
 SUPERVISED = Recipe(
@@ -153,14 +230,13 @@ SUPERVISED = Recipe(
     batch_size=256,
     eval_batch_size=32,
     epochs=90.0,
-    decay_epochs=(30.0, 60.0, 80.0),
+    optimizer=Optimizer(decay_epochs=(30.0, 60.0, 80.0)),
 )
 
 ROTATION = Recipe(
     task="rotation",
     pipeline=str(presets.ROTATION),
-    architecture="revnet50",
-    filters_factor=16.0,
+    network=Network("revnet50", filters_factor=16.0),
     batch_size=64,
     eval_batch_size=16,
     epochs=35.0,
@@ -169,8 +245,7 @@ ROTATION = Recipe(
 EXEMPLAR = Recipe(
     task="exemplar",
     pipeline=str(presets.EXEMPLAR),
-    mode="v1",
-    filters_factor=12.0,
+    network=Network("resnet50", "v1", filters_factor=12.0),
     batch_size=64,
     eval_batch_size=8,
     epochs=35.0,
@@ -179,18 +254,16 @@ EXEMPLAR = Recipe(
 JIGSAW = Recipe(
     task="jigsaw",
     pipeline=str(presets.PATCHES),
-    mode="v1",
-    filters_factor=8.0,
-    patch_strides=True,
+    network=Network("resnet50", "v1", filters_factor=8.0, patch_strides=True),
     representation_pipeline=str(presets.EVAL_PATCHES),
     batch_size=128,
     eval_batch_size=8,
     epochs=35.0,
 )
 
-RELATIVE_PATCH_LOCATION = dataclasses.replace(JIGSAW, task="relative_patch_location")
+RELATIVE_PATCH_LOCATION = JIGSAW.replace(task="relative_patch_location")
 
-# Of a frozen module; the network's fields and the pipeline are those of its export.
+# The network and the pipeline are those of the export.
 LINEAR_EVAL = Recipe(
     task="linear",
     pipeline=str(presets.EVAL),
@@ -199,31 +272,27 @@ LINEAR_EVAL = Recipe(
     batch_size=512,
     eval_batch_size=64,
     epochs=70.0,
-    warmup_epochs=0.0,
-    decay_epochs=(30.0, 50.0),
-    weight_decay=0.0,
+    optimizer=Optimizer(warmup_epochs=0.0, decay_epochs=(30.0, 50.0), weight_decay=0.0),
 )
 
 # As the published scripts ran it.
-LINEAR_EVAL_PAPER = dataclasses.replace(LINEAR_EVAL, pooling="max", eval_batch_size=32, dct="fast")
+LINEAR_EVAL_PAPER = LINEAR_EVAL.replace(pooling="max", eval_batch_size=32, dct="fast")
 
 # For small images, of 32 to 96 pixels, or small machines: narrow networks on views of 64 pixels,
-# patches of 16. Two minutes on two cores for the thousand photographs of `prepare.py --demo`.
+# patches of 16. They take two minutes on two cores for the thousand photographs of
+# `pretexture prepare --demo`.
 ROTATION_SMALL = Recipe(
     task="rotation",
     pipeline="inception_crop(area=(0.3, 1))|resize(64)|flip|distort|range(-1, 1)|rotate",
     representation_pipeline="resize(64)|range(-1, 1)",
-    filters_factor=1.0,
+    network=Network("resnet50", filters_factor=1.0),
     batch_size=16,
     eval_batch_size=64,
     epochs=9.0,
-    lr=1.0,
-    warmup_epochs=0.5,
-    decay_epochs=(6.0, 8.0),
+    optimizer=Optimizer(lr=1.0, warmup_epochs=0.5, decay_epochs=(6.0, 8.0)),
 )
 
-SUPERVISED_SMALL = dataclasses.replace(
-    ROTATION_SMALL,
+SUPERVISED_SMALL = ROTATION_SMALL.replace(
     task="supervised",
     pipeline="inception_crop(area=(0.3, 1))|resize(64)|flip|distort|range(-1, 1)",
     num_classes=10,
@@ -231,8 +300,7 @@ SUPERVISED_SMALL = dataclasses.replace(
     lr=0.4,
 )
 
-EXEMPLAR_SMALL = dataclasses.replace(
-    ROTATION_SMALL,
+EXEMPLAR_SMALL = ROTATION_SMALL.replace(
     task="exemplar",
     pipeline="gray(0.66)|inception(64, views=4)|standardize",
     representation_pipeline="resize(64)|standardize",
@@ -243,8 +311,7 @@ EXEMPLAR_SMALL = dataclasses.replace(
     lr=0.4,
 )
 
-JIGSAW_SMALL = dataclasses.replace(
-    ROTATION_SMALL,
+JIGSAW_SMALL = ROTATION_SMALL.replace(
     task="jigsaw",
     pipeline="resize(72)|gray(0.66)|crop(63)|patches(3, jitter=5)|standardize",
     representation_pipeline="resize(64)|crop(63)|patches(3, jitter=5)|standardize",
@@ -259,16 +326,16 @@ JIGSAW_SMALL = dataclasses.replace(
     lr=0.2,
 )
 
-RELATIVE_PATCH_LOCATION_SMALL = dataclasses.replace(JIGSAW_SMALL, task="relative_patch_location")
+RELATIVE_PATCH_LOCATION_SMALL = JIGSAW_SMALL.replace(task="relative_patch_location")
 
 
 def _paper(recipe: Recipe, names: str, **fields: Any) -> Recipe:
     """The recipe with the published code's preprocessing, as TensorFlow 1 carried it out.
 
     Args:
-        recipe: to change.
-        names: the published code's, with `_PUBLISHED_FLAGS`.
-        **fields: what else differs.
+        recipe: the recipe to change.
+        names: the published code's names of steps, whose flags are `_PUBLISHED_FLAGS`.
+        **fields: further changes.
     """
     read = {
         flag: value
@@ -276,7 +343,7 @@ def _paper(recipe: Recipe, names: str, **fields: Any) -> Recipe:
         for flag, value in _PUBLISHED_FLAGS.get(name, {}).items()
     }
     pipeline = Pipeline.from_legacy(names, **read)
-    return dataclasses.replace(recipe, pipeline=str(pipeline), dct="fast", **fields)
+    return recipe.replace(pipeline=str(pipeline), dct="fast", **fields)
 
 
 _PUBLISHED_FLAGS: Dict[str, Dict[str, Any]] = {
@@ -290,10 +357,9 @@ _PUBLISHED_FLAGS: Dict[str, Dict[str, Any]] = {
 _PUBLISHED_PATCHES = "resize,to_gray,crop,crop_patches,standardization"
 
 # What the port to Ascend NPU says of itself, sampled and decoded as in TensorFlow 1. Its code does
-# something else; see docs/ascend.md.
+# something else; see https://github.com/pretexture/pretexture/blob/main/docs/ascend.md.
 _NPU_EVAL = "resize_small(256)|crop(224)|normalize('imagenet')"
-SUPERVISED_NPU = dataclasses.replace(
-    SUPERVISED,
+SUPERVISED_NPU = SUPERVISED.replace(
     pipeline="inception_crop(aspect=(0.75, 1.33), last_position=False)|resize(224, coords='tf1')"
     "|flip|normalize('imagenet')",
     dct="fast",

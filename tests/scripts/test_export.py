@@ -45,15 +45,19 @@ def test_a_run_and_its_checkpoint_as_if_published_give_the_same(run, tmp_path, c
     image = trained.images(2, 40, 40, 3)
     trained.assert_agree(*(trained.use(module, image)[0] for module in (own, published)), 1e-6)
     with open(os.path.join(published, "pretexture.json")) as file:
-        assert json.load(file)["recipe"] == {
-            "architecture": "vgg19",
-            "mode": "v2",
-            "filters_factor": 0.125,
-            "last_relu": True,
-            "patch_strides": False,
-            "representation_pipeline": "resize(32)",
-            "pipeline": "resize(32)",  # the size that the kernels tell
-        }
+        described = json.load(file)
+    assert described["network"] == {
+        "architecture": "vgg19",
+        "mode": "v2",
+        "filters_factor": 0.125,
+        "last_relu": True,
+        "small_root": False,
+        "patch_strides": False,
+        "reversible": False,
+    }
+    assert described["representation_pipeline"] == "resize(32)"
+    assert described["pipeline"] == "resize(32)"  # the size that the kernels tell
+    assert described["recipe"] is None
 
 
 def test_the_offline_compiler_is_given_the_frozen_graph(run, tmp_path, atc, capfd):
@@ -126,9 +130,9 @@ def test_flags_that_make_no_sense_are_refused(flags, message, capsys):
     [
         (["--workdir", "{}"], "error: .* holds no run: there is no config.json"),
         (["--workdir", "{run}", "--step", "5"], "error: .* has no checkpoint of step 5"),
-        (["--workdir", "{run}", "--out", "{run}"], "error: .* exists and is no export"),
+        (["--workdir", "{run}", "--out", "{run}"], "error: .* exists and is not an export"),
         (["--workdir", "{run}", "--out", "{run}/config.json/out"], "error: .*config.json"),
-        (["--published", "{}/none", *PUBLISHED], "error: .*none is no checkpoint"),
+        (["--published", "{}/none", *PUBLISHED], "error: .*none is not a checkpoint"),
         (["--published", "{run}", *PUBLISHED, "--pipeline", "turn"], "error: .* no step 'turn'"),
         (
             ["--published", "{run}/model.ckpt-3", *PUBLISHED, "--filters-factor", "0.25"],

@@ -5,7 +5,7 @@ import pytest
 from pretexture.loader.shards.record_options import RecordOptions
 from pretexture.loader.shards.writer import TFRecordWriter, example
 from pretexture.scripts import evaluate, flags, linear_eval, pretrain, run_flags
-from pretexture.trainers.recipes import CHOICES, RECIPES, Recipe
+from pretexture.trainers.recipes import FIELDS, RECIPES
 
 
 def _recipe(*arguments):
@@ -24,19 +24,16 @@ def _written(value):
 CHANGED = {str: "changed", int: 7, float: 2.5, bool: None, tuple: (3.0, 4.5)}
 
 
-@pytest.mark.parametrize(
-    "field",
-    [field for field in dataclasses.fields(Recipe) if field.name in run_flags.PRETRAIN_FIELDS],
-    ids=lambda field: field.name,
-)
-def test_any_field_of_a_recipe_is_a_flag(field):
-    before = getattr(RECIPES["jigsaw"], field.name)
+@pytest.mark.parametrize("name", run_flags.PRETRAIN_FIELDS)
+def test_any_field_of_a_recipe_is_a_flag(name):
+    before = RECIPES["jigsaw"].flat()[name]
     value = not before if isinstance(before, bool) else CHANGED[type(before)]
-    if field.name in CHOICES:
-        (value,) = set(CHOICES[field.name]) - {before}
+    if FIELDS[name].metadata["choices"]:
+        (value,) = set(FIELDS[name].metadata["choices"]) - {before}
     assert before != value
-    recipe = _recipe("jigsaw", f"--{field.name.replace('_', '-')}", _written(value))
-    assert recipe == dataclasses.replace(RECIPES["jigsaw"], **{field.name: value})
+    recipe = _recipe("jigsaw", f"--{name.replace('_', '-')}", _written(value))
+    assert recipe == RECIPES["jigsaw"].replace(**{name: value})
+    assert recipe.flat() == {**RECIPES["jigsaw"].flat(), name: value}
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -45,7 +42,7 @@ def test_without_flags_a_recipe_is_as_it_is(name):
 
 
 def test_an_empty_list_of_decay_epochs_is_none():
-    assert _recipe("rotation", "--decay-epochs", "").decay_epochs == ()
+    assert _recipe("rotation", "--decay-epochs", "").optimizer.decay_epochs == ()
 
 
 @pytest.mark.parametrize(

@@ -71,12 +71,13 @@ def test_the_commands_of_a_network_are_understood(name, seed):
     )
     if entry.epochs:
         assert recipe.epochs == entry.epochs and pretraining.steps is None
-        assert recipe.warmup_epochs < recipe.decay_epochs[0] < recipe.decay_epochs[1] < entry.epochs
+        decays = recipe.optimizer.decay_epochs
+        assert recipe.optimizer.warmup_epochs < decays[0] < decays[1] < entry.epochs
     else:
         assert pretraining.steps == 0
     heads = run_flags.chosen_recipe(linear, LINEAR_EVAL, run_flags.LINEAR_FIELDS)
     assert (heads.train_split, heads.eval_split, heads.num_classes) == ("trainval", "test", 10)
-    assert heads.decay_epochs[-1] < heads.epochs == study.LINEAR["epochs"]
+    assert heads.optimizer.decay_epochs[-1] < heads.epochs == study.LINEAR["epochs"]
     assert linear.cache and linear.module == flags["export"].out
     assert pretraining.seed == linear.seed == seed
     assert pretraining.workdir == flags["export"].workdir == "F" != linear.workdir

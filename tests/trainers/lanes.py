@@ -6,7 +6,6 @@ JOBS is a JSON list: of runs to make or to take up again, {"recipe", "data", "wo
 and of networks to export, {"workdir", "out"}.
 """
 
-import dataclasses
 import json
 import sys
 
@@ -19,23 +18,21 @@ from pretexture.trainers.run import Options, pretrain
 # Gentle: of little depth and at low rates, so that rounding does not grow to other signs within
 # ReLUs, which makes a difference at once.
 UNITS = (1, 2, 1, 1)  # of the RevNet
-_ROTATION = dataclasses.replace(tiny.ROTATION, lr=0.1, warmup_epochs=0.0, batch_size=12)
+_ROTATION = tiny.ROTATION.replace(lr=0.1, warmup_epochs=0.0, batch_size=12)
 GENTLE = {
     "rotation": _ROTATION,
-    "adam": dataclasses.replace(_ROTATION, optimizer="adam"),
-    "jigsaw": dataclasses.replace(
-        tiny.JIGSAW, lr=3.0, warmup_epochs=0.0, batch_size=12, head_units=32, weight_decay=1e-4
+    "adam": _ROTATION.replace(optimizer="adam"),
+    "jigsaw": tiny.JIGSAW.replace(
+        lr=3.0, warmup_epochs=0.0, batch_size=12, head_units=32, weight_decay=1e-4
     ),
-    "exemplar": dataclasses.replace(
-        RECIPES["exemplar"],
+    "exemplar": RECIPES["exemplar"].replace(
         pipeline="inception(12, views=3)|standardize",
         architecture="tiny",
         embed_dim=5,
         batch_size=12,
         warmup_epochs=0.0,
     ),
-    "reversible": dataclasses.replace(
-        RECIPES["rotation"],
+    "reversible": RECIPES["rotation"].replace(
         pipeline="inception_crop(area=(0.5, 1))|resize(16)|range(-1, 1)|rotate",
         reversible=True,
         small_root=True,

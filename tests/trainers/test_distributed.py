@@ -232,7 +232,7 @@ def test_tf_config_says_which_worker_this_is(monkeypatch, config, found):
         (
             '{"cluster": {"worker": ["a:1"], "ps": ["b:1"]}, '
             '"task": {"type": "worker", "index": 0}}',
-            "there is no use for ps",
+            "ps cannot be used",
         ),
         (
             '{"cluster": {"worker": ["a", "b"]}, "task": {"type": "worker", "index": 0}}',

@@ -78,8 +78,10 @@ def test_a_description_says_what_the_network_is(run, tmp_path):
     description = read_description(export_run(run, str(tmp_path / "out")))
     recipe = dataclasses.asdict(trained.VGG)
     assert description.recipe == json.loads(json.dumps(recipe))
+    assert description.network == trained.VGG.network
+    assert description.pipeline == trained.VGG.pipeline
     assert description.representation_pipeline == trained.VGG.representation_pipeline
-    assert (description.step, description.channels, description.patches) == (12, 3, False)
+    assert (description.step, description.patches) == (12, False)
     assert description.tensorflow == tf.__version__
     assert list(description.end_points) == VGG_POINTS
     assert description.end_points["block2"] == (None, None, None, 2)
@@ -97,7 +99,7 @@ def test_a_description_says_what_the_network_is(run, tmp_path):
 )
 def test_whether_a_network_embeds_patches_is_its_tasks_matter(name, patches, outputs, tmp_path):
     fields = {"architecture": "vgg19", "filters_factor": 0.125, "num_classes": 9, "embed_dim": 6}
-    recipe = dataclasses.replace(RECIPES[name], **fields)
+    recipe = RECIPES[name].replace(**fields)
     trained.run(tmp_path / "run", recipe)
     source = export.run_source(str(tmp_path / "run"))
     assert (source.patches, source.outputs) == (patches, outputs)
@@ -123,7 +125,7 @@ def test_what_is_no_export_is_not_replaced(run, what, tmp_path):
         out.mkdir()
         (out / "config.json" if what == "a run" else out / "notes").write_text("{}")
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(ExportError, match=f"{out} exists and is no export: give another --out"):
+    with pytest.raises(ExportError, match=f"{out} exists and is not an export: give another --out"):
         export_run(run, str(out))
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -157,7 +159,7 @@ def test_an_export_that_fails_leaves_the_former_one(run, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "name,text,message",
     [
-        ("other", "", r"is no export of scripts/export\.py: there is no pretexture\.json"),
+        ("other", "", r"is not an export of pretexture export: there is no pretexture\.json"),
         ("pretexture.json", "{", r"pretexture\.json is not an export's description"),
         ("pretexture.json", "[]", "is not an export's description"),
         ("pretexture.json", '{"step": 1}', "KeyError.*end_points"),
@@ -170,7 +172,7 @@ def test_a_folder_that_is_no_export_is_said_to_be_none(name, text, message, tmp_
         read_description(str(tmp_path))
     if name == "other":
         for path in ("other", "none"):
-            with pytest.raises(ExportError, match=f"{path} is no export"):
+            with pytest.raises(ExportError, match=f"{path} is not an export"):
                 read_description(str(tmp_path / path))
 
 
@@ -216,7 +218,7 @@ KNOWN = {
 
 @pytest.mark.parametrize("architecture", ["revnet50", "vgg19"])
 def test_a_frozen_graph_has_fixed_shapes_and_plain_operations(architecture, tmp_path):
-    recipe = dataclasses.replace(trained.VGG, architecture=architecture, filters_factor=0.25)
+    recipe = trained.VGG.replace(architecture=architecture, filters_factor=0.25)
     values = trained.run(tmp_path, recipe)
     path = tmp_path / "graphs" / "frozen.pb"
     names = frozen.write_frozen(export.run_source(str(tmp_path)), str(path), IMAGE.shape)

@@ -1,6 +1,5 @@
 """Evaluation beside a training run: every checkpoint once, until the run is done."""
 
-import dataclasses
 import json
 import threading
 
@@ -16,7 +15,7 @@ from pretexture.trainers.runs.checkpoints import CheckpointError, Checkpoints
 from pretexture.trainers.runs.folder import WorkdirError
 
 # One that can be exported.
-SMALL = dataclasses.replace(trained.VGG, batch_size=4, eval_batch_size=5)
+SMALL = trained.VGG.replace(batch_size=4, eval_batch_size=5)
 
 
 def _train(shards, folder, steps, recipe=tiny.ROTATION, **options):

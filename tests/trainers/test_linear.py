@@ -23,7 +23,7 @@ from pretexture.trainers.exports import published
 from pretexture.trainers.exports import saved_model as export
 from pretexture.trainers.exports.saved_model import ExportError, export_run
 from pretexture.trainers.networks.layers import Scope, l2_penalty
-from pretexture.trainers.recipes import LINEAR_EVAL, RECIPES
+from pretexture.trainers.recipes import LINEAR_EVAL, RECIPES, Network
 from pretexture.trainers.run import Options
 from pretexture.trainers.runs import mirror as remote_workdir
 from pretexture.trainers.runs.checkpoints import Checkpoints
@@ -35,8 +35,7 @@ from pretexture.trainers.transfer import extraction, features, linear, represent
 from pretexture.trainers.transfer.representation import Representation, combine, pool
 
 CLASSES, TRAIN, TEST = 7, 42, 13
-RECIPE = dataclasses.replace(
-    LINEAR_EVAL,
+RECIPE = LINEAR_EVAL.replace(
     pipeline="resize(32)|range(-1, 1)",
     num_classes=CLASSES,
     batch_size=6,
@@ -48,11 +47,10 @@ RECIPE = dataclasses.replace(
 )
 POINTS = ("block1", "fc6", "logits")
 
-RESNET = dataclasses.replace(
-    RECIPES["supervised-small"], pipeline="resize(32)", filters_factor=0.25, small_root=True
+RESNET = RECIPES["supervised-small"].replace(
+    pipeline="resize(32)", filters_factor=0.25, small_root=True
 )
-PATCHES = dataclasses.replace(
-    trained.VGG,
+PATCHES = trained.VGG.replace(
     task="jigsaw",
     pipeline="resize(96)|patches(3)",
     representation_pipeline="resize(96)|patches(3)|range(-1, 1)",
@@ -177,12 +175,12 @@ def test_maps_are_pooled_to_the_sides_that_the_published_code_pools_to(shape):
     ],
 )
 def test_every_end_point_is_pooled_to_as_many_features_as_published(recipe, side, mode):
-    vgg = dataclasses.replace(RECIPES["supervised"], architecture="vgg19", filters_factor=8.0)
+    vgg = RECIPES["supervised"].replace(architecture="vgg19", filters_factor=8.0)
     recipe = RECIPES.get(recipe, vgg)
-    recipe = dataclasses.replace(recipe, reversible=False)
+    recipe = recipe.replace(reversible=False)
     with tf.Graph().as_default():
         image = tf.compat.v1.placeholder(tf.float32, [1, side, side, 3])
-        network = networks.build(recipe, Scope("module", 0), (side, side, 3), 1000)
+        network = networks.build(recipe.network, Scope("module", 0), (side, side, 3), 1000, 0.0)
         _, points = network(image, False)
         assert len(points) >= 6
         for name, point in points.items():
@@ -223,7 +221,7 @@ def test_adaptive_pooling_cuts_a_map_evenly():
 @pytest.mark.parametrize("how", ["avg_pool", "max_pool", "concat"])
 def test_the_maps_of_an_images_patches_are_made_one(how):
     x = np.random.RandomState(0).randn(2, 9, 3, 4, 5).astype(np.float32)
-    recipe = dataclasses.replace(RECIPE, combine_patches=how)
+    recipe = RECIPE.replace(combine_patches=how)
     found = value(combine(tf.constant(x), recipe))
     expected = {
         "avg_pool": sum(x[:, patch] for patch in range(9)) / 9,
@@ -261,9 +259,8 @@ def test_a_published_hub_module_is_a_module_too(tmp_path):
     source = published.source(
         published.Published(
             str(tmp_path / "hub"),
-            architecture="vgg19",
+            Network("vgg19", filters_factor=0.125),
             num_classes=4,
-            filters_factor=0.125,
             pipeline="resize(32)|range(-1, 1)",
         )
     )
@@ -323,7 +320,7 @@ def _assert_same(found, expected, tolerance=1e-4):
 @pytest.fixture(scope="module")
 def wider_module(tmp_path_factory):
     """An export of a VGG whose first block has channels enough to tell colours."""
-    recipe = dataclasses.replace(trained.VGG, filters_factor=1.0)
+    recipe = trained.VGG.replace(filters_factor=1.0)
     return _export(tmp_path_factory.mktemp("wider"), recipe)
 
 
@@ -332,9 +329,7 @@ def wider_module(tmp_path_factory):
 def test_heads_learn_and_the_results_are_those_of_numpy(
     data, wider_module, tmp_path, hidden, cache
 ):
-    recipe = dataclasses.replace(
-        RECIPE, hidden_units=hidden, epochs=20.0, lr=1.0, pooling="adaptive_avg"
-    )
+    recipe = RECIPE.replace(hidden_units=hidden, epochs=20.0, lr=1.0, pooling="adaptive_avg")
     points = ("block1", "logits")
     results = _run(data, tmp_path, wider_module, recipe, points, cache)
     steps = 20 * TRAIN // 6
@@ -357,7 +352,7 @@ FOUND = {
 
 @pytest.mark.parametrize("cache", [False, True])
 def test_linear_evaluation_finds_the_same_on_every_tensorflow(data, wider_module, tmp_path, cache):
-    recipe = dataclasses.replace(RECIPE, epochs=6.0, pooling="adaptive_avg")
+    recipe = RECIPE.replace(epochs=6.0, pooling="adaptive_avg")
     found = _run(data, tmp_path, wider_module, recipe, ("block1", "block3", "logits"), cache)
     for name, (top1, top5, loss) in FOUND[cache].items():
         values = found.end_points[name]
@@ -369,9 +364,9 @@ def test_nothing_of_the_network_is_trained(data, module, tmp_path, monkeypatch):
     scopes = []
     build = networks.build
 
-    def remember(recipe, scope, image, outputs):
+    def remember(network, scope, *how, **more):
         scopes.append(scope)
-        return build(recipe, scope, image, outputs)
+        return build(network, scope, *how, **more)
 
     monkeypatch.setattr(networks, "build", remember)
     _run(data, tmp_path, module, steps=6)
@@ -401,7 +396,7 @@ def test_the_loss_is_the_sum_of_the_end_points_losses(data, module, tmp_path):
 
 
 def test_weight_decay_is_of_all_heads_kernels():
-    recipe = dataclasses.replace(RECIPE, weight_decay=0.1, hidden_units=3)
+    recipe = RECIPE.replace(weight_decay=0.1, hidden_units=3)
     task = Linear(recipe, lambda image: {"a": image, "b": 2 * image}, {"a": 4, "b": 4})
 
     def penalty():
@@ -417,7 +412,7 @@ def test_weight_decay_is_of_all_heads_kernels():
 
 
 def test_hidden_units_are_dropped_in_training_by_the_key():
-    recipe = dataclasses.replace(RECIPE, hidden_units=50)
+    recipe = RECIPE.replace(hidden_units=50)
     task = Linear(recipe, lambda image: {"a": image, "b": image}, {"a": 4, "b": 4})
 
     def losses(image):
@@ -437,7 +432,7 @@ def test_hidden_units_are_dropped_in_training_by_the_key():
 
 @pytest.mark.parametrize("cache", [False, True])
 def test_a_stopped_run_goes_on_to_the_same_results(data, module, tmp_path, monkeypatch, cache):
-    recipe = dataclasses.replace(RECIPE, hidden_units=5)
+    recipe = RECIPE.replace(hidden_units=5)
     whole = _run(data, tmp_path / "whole", module, recipe, ["block1"], cache)
     with monkeypatch.context() as patched:
         trained.interrupt_after(patched, 9)
@@ -456,7 +451,7 @@ def test_a_stopped_run_goes_on_to_the_same_results(data, module, tmp_path, monke
 
 def test_with_and_without_cache_the_heads_learn_the_same(data, module, tmp_path):
     # All images in one batch, so that their order does not matter.
-    recipe = dataclasses.replace(RECIPE, batch_size=TRAIN, epochs=20.0)
+    recipe = RECIPE.replace(batch_size=TRAIN, epochs=20.0)
     pair = [_run(data, tmp_path / str(c), module, recipe, cache=c) for c in (False, True)]
     _assert_same(pair[1].end_points, pair[0].end_points, 1e-3)
 
@@ -499,7 +494,7 @@ def test_other_features_are_computed_anew(data, module, tmp_path, computed, chan
         how["end_points"] = ["block2"]
     else:
         value = {"pipeline": "resize(40)|range(-1, 1)", "max_features": 20}[change]
-        how["recipe"] = dataclasses.replace(RECIPE, **{change: value})
+        how["recipe"] = RECIPE.replace(**{change: value})
     _run(data, folder, cache=True, steps=0, **how)
     assert sum(computed) == TRAIN + TEST
 
@@ -653,8 +648,8 @@ def test_cached_features_come_in_another_order_each_epoch():
 
 @pytest.mark.parametrize("cache", [False, True])
 def test_a_network_of_patches_is_evaluated_on_patches(data, patches_module, tmp_path, cache):
-    recipe = dataclasses.replace(
-        RECIPE, pipeline=PATCHES.representation_pipeline, combine_patches="concat", pooling="avg"
+    recipe = RECIPE.replace(
+        pipeline=PATCHES.representation_pipeline, combine_patches="concat", pooling="avg"
     )
     results = _run(data, tmp_path, patches_module, recipe, ["block5", "logits"], cache, steps=5)
     assert results.end_points["logits"]["features"] == 9 * 4
@@ -679,7 +674,7 @@ def test_a_network_of_patches_is_evaluated_on_patches(data, patches_module, tmp_
 )
 def test_what_cannot_be_evaluated_is_refused(data, module, tmp_path, fields, options, message):
     with pytest.raises(ValueError, match=message):
-        _run(data, tmp_path, module, dataclasses.replace(RECIPE, **fields), **options)
+        _run(data, tmp_path, module, RECIPE.replace(**fields), **options)
 
 
 def test_patches_are_not_replaced_by_a_view(data, patches_module, tmp_path):
@@ -688,19 +683,19 @@ def test_patches_are_not_replaced_by_a_view(data, patches_module, tmp_path):
 
 
 def test_gray_images_without_chance_may_be_cached(data, module, tmp_path):
-    recipe = dataclasses.replace(RECIPE, pipeline="gray(1)|resize(32)|range(-1, 1)")
+    recipe = RECIPE.replace(pipeline="gray(1)|resize(32)|range(-1, 1)")
     assert _run(data, tmp_path, module, recipe, ["block1"], cache=True, steps=1).images == TEST
 
 
 def test_another_modules_run_is_not_taken_up(data, module, patches_module, tmp_path):
     _run(data, tmp_path, module, end_points=["logits"], cache=True, steps=1)
-    recipe = dataclasses.replace(RECIPE, pipeline=PATCHES.representation_pipeline)
+    recipe = RECIPE.replace(pipeline=PATCHES.representation_pipeline)
     with pytest.raises(WorkdirError, match=f"evaluates {module}: give another --workdir"):
         _run(data, tmp_path, patches_module, recipe, ["logits"], steps=2)
 
 
 def test_a_folder_that_is_no_export_is_refused(data, tmp_path):
-    with pytest.raises(ExportError, match=r"is no export of scripts/export\.py"):
+    with pytest.raises(ExportError, match=r"is not an export of pretexture export"):
         _run(data, tmp_path / "work", str(tmp_path))
     assert not (tmp_path / "work").exists()
 

@@ -1,5 +1,3 @@
-import dataclasses
-
 import numpy as np
 import pytest
 
@@ -7,15 +5,18 @@ tf = pytest.importorskip("tensorflow")
 
 from evaluated import value
 from pretexture.trainers import networks
+from pretexture.trainers.exports.saved_model import build_trained
 from pretexture.trainers.networks.layers import Scope, l2_penalty
-from pretexture.trainers.recipes import RECIPES
+from pretexture.trainers.recipes import RECIPES, Network
 
-RECIPE = dataclasses.replace(RECIPES["rotation"], architecture="resnet50", filters_factor=4.0)
+RECIPE = RECIPES["rotation"].replace(architecture="resnet50", filters_factor=4.0)
 
 
 def _build(outputs, image=(224, 224, 3), seed=0, **fields):
     scope = Scope(seed=seed)
-    network = networks.build(dataclasses.replace(RECIPE, **fields), scope, image, outputs)
+    recipe = RECIPE.replace(**fields)
+    decay = recipe.optimizer.weight_decay
+    network = networks.build(recipe.network, scope, image, outputs, decay)
     return network, scope
 
 
@@ -147,13 +148,12 @@ def test_vgg19s_pre_logits_are_the_mean_of_fc7_over_places():
 
 
 def test_vgg19_in_a_graph_of_free_sizes_is_built_for_the_recipes_training_views():
-    fields = {"architecture": "vgg19", "filters_factor": 0.25}
-    fields["pipeline"] = "resize(80)|crop(70)|rotate"
+    vgg, scope = Network("vgg19", filters_factor=0.25), Scope()
     with tf.Graph().as_default():
         image = tf.compat.v1.placeholder(tf.float32, [None, None, None, 3])
-        network, scope = _build(5, (None, None, 3), **fields)
+        points = build_trained(vgg, "resize(80)|crop(70)|rotate", scope, 5)(image)
         assert scope.variables["module/conv2d_16/kernel"].shape.as_list() == [2, 2, 16, 128]
-        logits, points = network(image, False)
+        logits = points["logits"]
         with tf.compat.v1.Session() as session:
             session.run(tf.compat.v1.global_variables_initializer())
             for shape, fc6 in (((2, 70, 70, 3), (2, 1, 1, 128)), ((1, 96, 64, 3), (1, 2, 1, 128))):

@@ -208,7 +208,7 @@ def test_a_cpu_s_run_is_taken_up_by_an_npu_and_the_other_way_round(shards, tmp_p
 
 
 def test_a_scale_may_be_fixed(shards, tmp_path, calls):
-    _train(shards, tmp_path, dataclasses.replace(RECIPE, loss_scale=128.0), steps=2)
+    _train(shards, tmp_path, RECIPE.replace(loss_scale=128.0), steps=2)
     assert _asked(calls, "FixedLossScaleManager") == [{"loss_scale": 128.0}]
     assert not _asked(calls, "ExponentialUpdateLossScaleManager")
     assert [line["loss_scale"] for line in learned(tmp_path)] == [128, 128]
@@ -218,7 +218,7 @@ def test_a_step_that_overflows_is_left_out_and_halves_the_scale(
     shards, tmp_path, calls, monkeypatch
 ):
     # Gradients of weight decay are some hundreds; times the scale, infinity.
-    recipe = dataclasses.replace(RECIPE, weight_decay=1e3, lr=1e-6, warmup_epochs=0.0)
+    recipe = RECIPE.replace(weight_decay=1e3, lr=1e-6, warmup_epochs=0.0)
     monkeypatch.setattr(LossScale, "INITIAL", 2.0**127)
     _train(shards, tmp_path, recipe, steps=3, checkpoint_steps=1)
     scales = [line["loss_scale"] for line in learned(tmp_path)]
@@ -230,7 +230,7 @@ def test_a_step_that_overflows_is_left_out_and_halves_the_scale(
 
 @pytest.mark.parametrize("optimizer,loss_scale", resumed.KINDS)
 def test_every_optimizer_resumes(shards, tmp_path, calls, optimizer, loss_scale):
-    recipe = dataclasses.replace(RECIPE, optimizer=optimizer, loss_scale=loss_scale or 0.0, lr=0.1)
+    recipe = RECIPE.replace(optimizer=optimizer, loss_scale=loss_scale or 0.0, lr=0.1)
     npu = FULL if loss_scale is None else NpuOptions()
     for folder, steps in (("whole", 6), ("parts", resumed.BEFORE), ("parts", 6)):
         _train(shards, tmp_path / folder, recipe, steps=steps, npu=npu)
@@ -240,7 +240,7 @@ def test_every_optimizer_resumes(shards, tmp_path, calls, optimizer, loss_scale)
 
 @pytest.mark.parametrize("lacking", ["beta1_power", "module/conv2d/kernel/Adam_1"])
 def test_a_checkpoint_that_lacks_a_variable_is_refused(shards, tmp_path, calls, lacking):
-    adam = dataclasses.replace(RECIPE, optimizer="adam")
+    adam = RECIPE.replace(optimizer="adam")
     _train(shards, tmp_path, adam, steps=2)
     (path,) = (str(index)[: -len(".index")] for index in tmp_path.glob("model.ckpt-2.index"))
     values = several.variables(tmp_path, 2)

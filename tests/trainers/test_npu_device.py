@@ -3,7 +3,6 @@
 The device must be opened before anything else of TensorFlow, so each run has a process of its own.
 """
 
-import dataclasses
 import os
 import signal
 import subprocess
@@ -102,9 +101,7 @@ def plugin(monkeypatch):
 
 @pytest.mark.parametrize("optimizer,loss_scale", resumed.KINDS)
 def test_every_optimizer_resumes(tmp_path, plugin, optimizer, loss_scale):
-    recipe = dataclasses.replace(
-        tiny.ROTATION, optimizer=optimizer, loss_scale=loss_scale or 0.0, lr=0.1
-    )
+    recipe = tiny.ROTATION.replace(optimizer=optimizer, loss_scale=loss_scale or 0.0, lr=0.1)
     mode = "must_keep_origin_dtype" if loss_scale is None else "allow_fp32_to_fp16"
     place = places.Npu(plugin, NpuOptions(precision_mode=mode))
 

@@ -1,4 +1,3 @@
-import dataclasses
 import math
 
 import numpy as np
@@ -43,7 +42,7 @@ def test_the_rate_starts_at_zero_and_drops_one_step_after_the_decay_epoch():
 
 
 def test_the_rate_is_scaled_to_the_batch_size():
-    recipe = dataclasses.replace(RECIPES["rotation"], batch_size=64, lr=0.1)
+    recipe = RECIPES["rotation"].replace(batch_size=64, lr=0.1)
     assert schedule(recipe, 10).base == pytest.approx(0.025)
 
 
@@ -63,8 +62,7 @@ def _updates(recipe, gradients):
     return values, sorted(state(chosen, {"module/conv2d/kernel": variable}))
 
 
-RECIPE = dataclasses.replace(
-    RECIPES["rotation"],
+RECIPE = RECIPES["rotation"].replace(
     batch_size=256,
     lr=0.1,
     warmup_epochs=0.5,
@@ -86,7 +84,7 @@ def test_sgd_has_a_momentum_of_0_9_at_the_rate_of_each_step():
 
 
 def test_adam_is_as_kingma_and_ba_have_it():
-    values, names = _updates(dataclasses.replace(RECIPE, optimizer="adam"), GRADIENTS)
+    values, names = _updates(RECIPE.replace(optimizer="adam"), GRADIENTS)
     weight, m, v, expected = 1.0, 0.0, 0.0, []
     for t, (rate, gradient) in enumerate(zip(RATES, GRADIENTS), 1):
         m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
@@ -104,4 +102,4 @@ def test_adam_is_as_kingma_and_ba_have_it():
 
 def test_an_unknown_optimizer_is_refused():
     with pytest.raises(ValueError, match="optimizer must be sgd or adam, not lamb"):
-        dataclasses.replace(RECIPE, optimizer="lamb")
+        RECIPE.replace(optimizer="lamb")

@@ -1,4 +1,3 @@
-import dataclasses
 import functools
 
 import numpy as np
@@ -27,7 +26,7 @@ if not tf.executing_eagerly() or tf.config.list_physical_devices("GPU"):
 
 with_bfloat16 = pytest.mark.usefixtures("bfloat16")
 
-RECIPE = dataclasses.replace(tiny.ROTATION, warmup_epochs=0.0, decay_epochs=(), lr=1.0)
+RECIPE = tiny.ROTATION.replace(warmup_epochs=0.0, decay_epochs=(), lr=1.0)
 
 
 def _engine(recipe=RECIPE, seed=0):
@@ -50,7 +49,7 @@ def half(monkeypatch):
         )
         scale = functools.partial(LossScale, initial=initial, interval=interval)
         monkeypatch.setattr(optimization, "LossScale", scale)
-        return dataclasses.replace(RECIPE, precision="mixed")
+        return RECIPE.replace(precision="mixed")
 
     return make
 
@@ -65,12 +64,10 @@ def test_on_a_cpu_mixed_is_bfloat16():
 @pytest.mark.parametrize("architecture", ["resnet50", "revnet50", "vgg19"])
 def test_variables_and_logits_are_float32_and_what_is_between_is_not(architecture):
     side = 32
-    recipe = dataclasses.replace(
-        RECIPE, architecture=architecture, filters_factor=0.5, precision="mixed"
-    )
+    recipe = RECIPE.replace(architecture=architecture, filters_factor=0.5, precision="mixed")
     logits = {}
     for precision in ("float32", "mixed"):
-        recipe = dataclasses.replace(recipe, precision=precision)
+        recipe = recipe.replace(precision=precision)
         dtype = tf2.compute_dtype(precision)
         scope = Scope("module", 0)
         model = tasks.build(recipe).model(recipe, scope, (side, side, 3), dtype)
@@ -90,7 +87,7 @@ def test_variables_and_logits_are_float32_and_what_is_between_is_not(architectur
 def test_bfloat16_learns_as_float32_does():
     losses = {}
     for precision in ("float32", "mixed"):
-        engine = _engine(dataclasses.replace(RECIPE, precision=precision))
+        engine = _engine(RECIPE.replace(precision=precision))
         losses[precision] = [engine.train(tiny.turned(step))["loss"] for step in range(60)]
     assert losses["mixed"] != losses["float32"]
     np.testing.assert_allclose(losses["mixed"], losses["float32"], rtol=0.05, atol=0.01)
@@ -99,7 +96,7 @@ def test_bfloat16_learns_as_float32_does():
 
 @with_bfloat16
 def test_a_mixed_run_is_taken_up_again_and_evaluated(shards, tmp_path):
-    recipe = dataclasses.replace(RECIPE, precision="mixed")
+    recipe = RECIPE.replace(precision="mixed")
 
     def train(folder, steps):
         options = Options(shards, str(folder), steps=steps, log_steps=1, device="cpu")
@@ -119,7 +116,7 @@ def test_a_mixed_run_is_taken_up_again_and_evaluated(shards, tmp_path):
 def test_float16_learns_as_float32_does(half):
     losses = {}
     for precision in ("float32", "mixed"):
-        engine = _engine(dataclasses.replace(half(2.0**10, 2000), precision=precision))
+        engine = _engine(half(2.0**10, 2000).replace(precision=precision))
         losses[precision] = [engine.train(tiny.turned(step))["loss"] for step in range(30)]
     assert losses["mixed"] != losses["float32"]
     np.testing.assert_allclose(losses["mixed"], losses["float32"], rtol=0.02, atol=0.01)
@@ -188,7 +185,7 @@ def test_the_scale_is_part_of_the_checkpoint(half, tmp_path):
 @pytest.mark.parametrize("strategy", [False, True])
 @pytest.mark.parametrize("optimizer,loss_scale", resumed.KINDS)
 def test_every_optimizer_resumes(tmp_path, optimizer, loss_scale, strategy):
-    recipe = dataclasses.replace(RECIPE, optimizer=optimizer, loss_scale=loss_scale or 0.0, lr=0.1)
+    recipe = RECIPE.replace(optimizer=optimizer, loss_scale=loss_scale or 0.0, lr=0.1)
     place = Strategy(tf.distribute.MirroredStrategy(["CPU:0"]), "CPU") if strategy else Place()
     scaled = loss_scale is not None
     place.loss_scale = lambda *how: LossScale(recipe.loss_scale, 8.0, 2) if scaled else None

@@ -1,4 +1,3 @@
-import dataclasses
 import os
 
 import numpy as np
@@ -11,6 +10,7 @@ from pretexture.loader import presets
 from pretexture.trainers.exports import published
 from pretexture.trainers.exports import saved_model as export
 from pretexture.trainers.recipes import RECIPES
+from pretexture.trainers.recipes import Network as Described
 from pretexture.trainers.runs.checkpoints import CheckpointError
 from pretexture.trainers.transfer.representation import Representation
 from published_code import IMPLEMENTATIONS, Network, random_values
@@ -37,7 +37,8 @@ def _network(case, implementation="plain"):
 
 def _source(path, case, **fields):
     options = {"filters_factor": FACTOR, "num_classes": CLASSES, **CASES[case], **fields}
-    return published.source(published.Published(str(path), **options))
+    classes, pipeline = options.pop("num_classes"), options.pop("pipeline", None)
+    return published.source(published.Published(str(path), Described(**options), classes, pipeline))
 
 
 @pytest.mark.parametrize("implementation", ["plain", "tf.layers"])
@@ -58,8 +59,7 @@ def test_a_published_checkpoint_gives_the_published_end_points(case, implementat
 def test_the_published_code_reads_our_checkpoints(case, implementation, tmp_path):
     if implementation not in IMPLEMENTATIONS:
         pytest.skip("this TensorFlow has no tf.layers")
-    recipe = dataclasses.replace(
-        RECIPES["exemplar"],
+    recipe = RECIPES["exemplar"].replace(
         **{"mode": "v2", "pipeline": trained.VGG.pipeline, **CASES[case]},
         filters_factor=FACTOR,
         embed_dim=CLASSES,
@@ -83,7 +83,7 @@ def values():
 def test_the_folder_of_a_run_means_its_newest_checkpoint_and_a_file_its_own(values, tmp_path):
     trained.checkpoint(tmp_path / "model.ckpt-7", values)
     for name in ("", "model.ckpt-7.index", "model.ckpt-7.data-00000-of-00001"):
-        assert _source(tmp_path / name, "vgg").checkpoint == str(tmp_path / "model.ckpt-7")
+        assert _source(tmp_path / name, "vgg").weights.path == str(tmp_path / "model.ckpt-7")
 
 
 @pytest.mark.parametrize(
@@ -148,9 +148,9 @@ def test_what_does_not_fit_is_named(values, change, fields, message, tmp_path):
 
 def test_what_is_no_checkpoint_is_said_to_be_none(tmp_path):
     (tmp_path / "model.ckpt-7.index").write_text("nothing of the kind")
-    with pytest.raises(CheckpointError, match=r"model\.ckpt-7 is no checkpoint"):
+    with pytest.raises(CheckpointError, match=r"model\.ckpt-7 is not a checkpoint"):
         _source(tmp_path / "model.ckpt-7", "v2")
-    with pytest.raises(CheckpointError, match=r"model\.ckpt-8 is no checkpoint"):
+    with pytest.raises(CheckpointError, match=r"model\.ckpt-8 is not a checkpoint"):
         _source(tmp_path / "model.ckpt-8", "v2")
     with pytest.raises(CheckpointError, match="holds neither a checkpoint nor a hub module"):
         _source(tmp_path, "v2")
@@ -159,12 +159,10 @@ def test_what_is_no_checkpoint_is_said_to_be_none(tmp_path):
 def test_a_description_says_how_a_published_network_is_used(values, tmp_path):
     path = trained.checkpoint(tmp_path / "model.ckpt-7", values)
     whole, patches = (_source(path, case) for case in ("v1", "v1-patches"))
-    assert whole.described["representation_pipeline"] == str(presets.EVAL)
-    assert patches.described["representation_pipeline"] == str(presets.EVAL_PATCHES)
+    assert whole.representation_pipeline == str(presets.EVAL)
+    assert patches.representation_pipeline == str(presets.EVAL_PATCHES)
     assert (whole.patches, patches.patches) == (False, True)
     named = _source(path, "vgg", pipeline="eval_patches")
-    assert named.described["representation_pipeline"] == str(presets.EVAL_PATCHES)
+    assert named.representation_pipeline == str(presets.EVAL_PATCHES)
     assert named.patches
-    fields = {"architecture": "resnet50", "mode": "v1", "filters_factor": FACTOR}
-    fields.update(last_relu=True, patch_strides=True)
-    assert {name: patches.described[name] for name in fields} == fields
+    assert patches.network == Described("resnet50", "v1", FACTOR, patch_strides=True)

@@ -1,5 +1,4 @@
 import argparse
-import dataclasses
 
 import numpy as np
 import pytest
@@ -12,9 +11,7 @@ from pretexture.trainers.networks import revnet
 from pretexture.trainers.networks.layers import Scope, l2_penalty
 from pretexture.trainers.recipes import RECIPES
 
-RECIPE = dataclasses.replace(
-    RECIPES["rotation"], filters_factor=0.5, small_root=True, weight_decay=0.1
-)
+RECIPE = RECIPES["rotation"].replace(filters_factor=0.5, small_root=True, weight_decay=0.1)
 N, SIDE = 10, 16  # N is no other size in the network
 
 eagerly = pytest.mark.skipif(not tf.executing_eagerly(), reason="TensorFlow 1 has no tapes")
@@ -28,8 +25,8 @@ def few_units(monkeypatch):
 
 def _network(reversible):
     scope = Scope(seed=1)
-    recipe = dataclasses.replace(RECIPE, reversible=reversible)
-    network = networks.build(recipe, scope, (SIDE, SIDE, 3), 4)
+    recipe = RECIPE.replace(reversible=reversible)
+    network = networks.build(recipe.network, scope, (SIDE, SIDE, 3), 4, 1e-4)
     trained = [v for v in scope.variables.values() if v.trainable]
     averages = [v for v in scope.variables.values() if not v.trainable]
     return network, trained, averages
@@ -180,9 +177,9 @@ def test_a_graph_recomputes_a_unit_only_when_the_one_after_it_is_through():
 
 @pytest.mark.parametrize("architecture", ["resnet50", "vgg19"])
 def test_other_networks_cannot_be_reversible(architecture):
-    recipe = dataclasses.replace(RECIPE, architecture=architecture, reversible=True)
-    with pytest.raises(ValueError, match=f"needs architecture revnet50: {architecture} has no"):
-        networks.build(recipe, Scope(), (SIDE, SIDE, 3), 4)
+    recipe = RECIPE.replace(architecture=architecture, reversible=True)
+    with pytest.raises(ValueError, match=f"needs architecture revnet50: .* of {architecture} "):
+        networks.build(recipe.network, Scope(), (SIDE, SIDE, 3), 4, 1e-4)
 
 
 def test_the_flag_needs_no_value():

@@ -218,8 +218,7 @@ def test_a_stopped_extraction_with_skipped_records_goes_on_where_it_was(broken, 
 
 # Data of other names and labels
 
-SUPERVISED = dataclasses.replace(
-    tiny.ROTATION,
+SUPERVISED = tiny.ROTATION.replace(
     task="supervised",
     pipeline="resize(12)|range(-1, 1)",
     num_classes=3,
@@ -260,7 +259,7 @@ def test_data_of_other_names_and_labels_train_the_same_network(shards, tfds, tmp
 
 
 def test_a_label_beyond_the_classes_names_record_label_and_flag(shards, tmp_path):
-    recipe = dataclasses.replace(SUPERVISED, num_classes=2)
+    recipe = SUPERVISED.replace(num_classes=2)
     with pytest.raises(
         ValueError, match=r"record \d+ is of class 2, .* --num-classes is 2: give --num-classes"
     ):

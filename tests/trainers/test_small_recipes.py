@@ -1,4 +1,3 @@
-import dataclasses
 from typing import NamedTuple
 
 import numpy as np
@@ -70,12 +69,12 @@ LEARNING = {
 @pytest.mark.parametrize("name", LEARNING)
 def test_a_small_recipe_learns(name, data):
     learning, recipe = LEARNING[name], RECIPES[f"{name}-small"]
-    recipe = dataclasses.replace(
-        recipe,
+    recipe = recipe.replace(
         filters_factor=0.5,
         batch_size=8,
-        lr=recipe.lr * learning.rate,
-        lr_scale_batch_size=recipe.lr_scale_batch_size * 8 // recipe.batch_size,  # the same rate
+        lr=recipe.optimizer.lr * learning.rate,
+        # The same rate.
+        lr_scale_batch_size=recipe.optimizer.lr_scale_batch_size * 8 // recipe.batch_size,
         warmup_epochs=0.0,
         decay_epochs=(),
     )
@@ -99,7 +98,7 @@ GUESSES = {
 @pytest.mark.parametrize("name", GUESSES)
 def test_a_recipe_of_the_paper_trains_when_narrow(name, data):
     narrow = {"filters_factor": 0.25, "embed_dim": 100, "head_units": 64, "batch_size": 2}
-    losses = _losses(dataclasses.replace(RECIPES[name], **narrow), data, 2)
+    losses = _losses(RECIPES[name].replace(**narrow), data, 2)
     assert np.all(np.isfinite(losses))
     assert 0.5 * GUESSES[name] < losses[0] < 2 * GUESSES[name]
 
@@ -107,6 +106,6 @@ def test_a_recipe_of_the_paper_trains_when_narrow(name, data):
 @pytest.mark.slow  # five minutes on two cores, and 9 GB
 @pytest.mark.parametrize("name", GUESSES)
 def test_a_recipe_of_the_paper_trains_as_it_is(name, data):
-    losses = _losses(dataclasses.replace(RECIPES[name], batch_size=2), data, 3)
+    losses = _losses(RECIPES[name].replace(batch_size=2), data, 3)
     assert np.all(np.isfinite(losses))
     assert 0.5 * GUESSES[name] < losses[0] < 2 * GUESSES[name]

@@ -1,5 +1,3 @@
-import dataclasses
-
 import numpy as np
 import pytest
 
@@ -28,10 +26,11 @@ def _softmax_cross_entropy(logits, labels):
 
 
 def _model(name, seed=0, **fields):
-    recipe = dataclasses.replace(RECIPES[name], architecture="tiny", embed_dim=5, **fields)
+    recipe = RECIPES[name].replace(architecture="tiny", embed_dim=5, **fields)
     task = tasks.build(recipe)
     scope = Scope(seed=seed)
-    network = networks.build(recipe, scope, (12, 12, 3), task.outputs)
+    decay = recipe.optimizer.weight_decay
+    network = networks.build(recipe.network, scope, (12, 12, 3), task.outputs, decay)
     return task, Model(network, task.head(scope)), scope
 
 
@@ -205,7 +204,7 @@ def test_recipes_fit_their_tasks(name):
 )
 def test_impossible_tasks_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
-        tasks.build(dataclasses.replace(RECIPES["jigsaw"], **fields))
+        tasks.build(RECIPES["jigsaw"].replace(**fields))
 
 
 def _answering(values, labels=None, indexes=None):
@@ -225,7 +224,7 @@ def _answering(values, labels=None, indexes=None):
 
 
 def _supervised(classes):
-    return tasks.build(dataclasses.replace(RECIPES["supervised"], num_classes=classes))
+    return tasks.build(RECIPES["supervised"].replace(num_classes=classes))
 
 
 def test_supervised_classifies_the_image():
@@ -292,8 +291,7 @@ def test_a_label_that_is_no_class_names_its_record(labels, message):
     ],
 )
 def test_training_and_evaluation_refuse_a_label_that_is_no_class(shards, tmp_path, stored, message):
-    recipe = dataclasses.replace(
-        RECIPES["supervised"],
+    recipe = RECIPES["supervised"].replace(
         pipeline="resize(12)",
         architecture="tiny",
         num_classes=7,
@@ -403,7 +401,7 @@ def test_the_triplet_loss_has_the_gradient_of_its_formula():
 
 
 def _exemplar(**fields):
-    return tasks.build(dataclasses.replace(RECIPES["exemplar"], embed_dim=5, **fields))
+    return tasks.build(RECIPES["exemplar"].replace(embed_dim=5, **fields))
 
 
 @pytest.mark.parametrize("padding", [0, 2])
@@ -440,8 +438,7 @@ def test_exemplar_refuses_a_batch_of_one():
 
 
 def test_exemplar_is_evaluated_on_random_views_that_stay_the_same(shards, tmp_path):
-    recipe = dataclasses.replace(
-        RECIPES["exemplar-small"],
+    recipe = RECIPES["exemplar-small"].replace(
         pipeline="inception(12, views=3)|standardize",
         architecture="tiny",
         batch_size=4,
@@ -457,13 +454,12 @@ def test_exemplar_is_evaluated_on_random_views_that_stay_the_same(shards, tmp_pa
 
 @pytest.mark.parametrize("flag", ["batch_size", "eval_batch_size"])
 def test_a_batch_of_one_is_refused_in_words(shards, tmp_path, flag):
-    recipe = dataclasses.replace(
-        RECIPES["exemplar-small"],
+    recipe = RECIPES["exemplar-small"].replace(
         pipeline="inception(12, views=3)|standardize",
         architecture="tiny",
         batch_size=4,
     )
-    recipe = dataclasses.replace(recipe, **{flag: 1})
+    recipe = recipe.replace(**{flag: 1})
     options = Options(shards, str(tmp_path), steps=1, device="cpu")
     with pytest.raises(ValueError, match=r"^exemplar compares the images of a batch"):
         pretrain(recipe, options, say=lambda line: None)

@@ -94,7 +94,8 @@ def _config(folder, **changes):
         values = json.load(file)
     recipe = values["recipe"]
     for name, value in changes.items():
-        (recipe if name in recipe else values)[name] = value
+        parts = (recipe["network"], recipe["optimizer"], recipe)
+        next((part for part in parts if name in part), values)[name] = value
     with open(path, "w") as file:
         json.dump(values, file)
     return path

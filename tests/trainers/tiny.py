@@ -1,29 +1,25 @@
 """A network of one convolution, for tests of what goes on around a network."""
 
-import dataclasses
-
 import numpy as np
 import tensorflow as tf
 from pretexture.loader import ArraySpec, Batch
 from pretexture.trainers import networks
 from pretexture.trainers.networks.layers import BatchNorm, Conv
-from pretexture.trainers.recipes import RECIPES, Recipe
+from pretexture.trainers.recipes import RECIPES, Network, Optimizer, Recipe
 
 ROTATION = Recipe(
     task="rotation",
     pipeline="inception_crop(area=(0.5, 1))|resize(12)|range(-1, 1)|rotate",
-    architecture="tiny",
+    network=Network("tiny"),
     batch_size=6,
     eval_batch_size=5,
     epochs=3.0,
-    lr=2.0,
-    warmup_epochs=0.5,
-    decay_epochs=(2.0,),
+    optimizer=Optimizer(lr=2.0, warmup_epochs=0.5, decay_epochs=(2.0,)),
 )
 JIGSAW = Recipe(
     task="jigsaw",
     pipeline="resize(24)|crop(21)|patches(3, jitter=1)|standardize",
-    architecture="tiny",
+    network=Network("tiny"),
     embed_dim=3,
     batch_size=6,
     eval_batch_size=5,
@@ -33,9 +29,7 @@ JIGSAW = Recipe(
 
 # Without batch normalisation, a batch's gradient is the mean of its parts'. Gentle, so that
 # rounding does not grow.
-PLAIN = dataclasses.replace(
-    ROTATION, architecture="tiny-plain", batch_size=12, lr=0.5, warmup_epochs=0.0
-)
+PLAIN = ROTATION.replace(architecture="tiny-plain", batch_size=12, lr=0.5, warmup_epochs=0.0)
 
 
 def specification(images):
@@ -85,8 +79,8 @@ def register(setitem):
         setitem(
             networks.ARCHITECTURES,
             name,
-            lambda recipe, scope, image, outputs, norm=norm: Tiny(
-                scope, image[2], outputs, recipe.weight_decay, norm
+            lambda network, scope, image, outputs, weight_decay, norm=norm: Tiny(
+                scope, image[2], outputs, weight_decay, norm
             ),
         )
     setitem(RECIPES, "tiny-rotation", ROTATION)

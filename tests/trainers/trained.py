@@ -3,12 +3,12 @@
 Works on TensorFlow 1 too.
 """
 
-import dataclasses
 import os
 import signal
 
 import numpy as np
 import tensorflow as tf
+from pretexture.loader import Pipeline
 from pretexture.trainers import networks, tasks
 from pretexture.trainers import run as run_module
 from pretexture.trainers.networks.layers import Scope
@@ -30,12 +30,18 @@ def write_config(folder, recipe):
 
 
 # The quickest to build.
-VGG = dataclasses.replace(
-    RECIPES["rotation"],
+VGG = RECIPES["rotation"].replace(
     pipeline="resize(32)|range(-1, 1)|rotate",
     architecture="vgg19",
     filters_factor=0.125,
 )
+
+
+def _build(recipe, scope):
+    """The network of a recipe."""
+    plan = Pipeline(recipe.pipeline).compile(training=True)
+    image = (plan.height, plan.width, 3)
+    return networks.build(recipe.network, scope, image, tasks.build(recipe).outputs, 0.0)
 
 
 def run(folder, recipe=VGG, steps=(7,)):
@@ -46,7 +52,7 @@ def run(folder, recipe=VGG, steps=(7,)):
     write_config(folder, recipe)
     with tf.Graph().as_default():
         scope = Scope()
-        networks.build(recipe, scope, (None, None, 3), tasks.build(recipe).outputs)
+        _build(recipe, scope)
         shapes = {name: variable.shape.as_list() for name, variable in scope.variables.items()}
     for step in steps:
         values = {**random_values(shapes, seed=step), "global_step": np.int64(step)}
@@ -66,8 +72,8 @@ def checkpoint(path, values):
 def end_points(recipe, values, *images):
     """What the network gives for each batch in inference mode, by name."""
     with tf.Graph().as_default(), v1.Session() as session:
-        scope = Scope(values=values.__getitem__)
-        network = networks.build(recipe, scope, (None, None, 3), tasks.build(recipe).outputs)
+        scope = Scope(values=lambda name, shape: values[name], frozen=True)
+        network = _build(recipe, scope)
         image = v1.placeholder(tf.float32, [None, None, None, 3])
         _, points = network(image, False)
         session.run(v1.local_variables_initializer())
@@ -85,14 +91,14 @@ def use(module, *images, signature="representation"):
 
 def interrupt_after(monkeypatch, steps):
     """Lets runs be interrupted after so many steps, as by Ctrl-C."""
-    after = run_module._Loop.after
+    wishes = run_module._Loop.wishes
 
-    def interrupting(self, result):
-        if result.step == steps:
+    def interrupting(self):
+        if self._training.engine.step == steps:
             os.kill(os.getpid(), signal.SIGINT)
-        return after(self, result)
+        return wishes(self)
 
-    monkeypatch.setattr(run_module._Loop, "after", interrupting)
+    monkeypatch.setattr(run_module._Loop, "wishes", interrupting)
 
 
 def jpeg(pixels, quality=95):

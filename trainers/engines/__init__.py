@@ -1,10 +1,10 @@
-"""How a step is run on a device: `tf2` on TensorFlow 2, `estimator` on TensorFlow 1.15."""
+"""How a step runs on a device: `tf2` on TensorFlow 2, `estimator` on TensorFlow 1.15."""
 
 from typing import Any
 
 
 def choose() -> Any:
-    """The module whose `open_device` and `Engine` this TensorFlow takes."""
+    """The module whose `open_device` and `Engine` are for this TensorFlow."""
     import tensorflow as tf
 
     if tf.__version__.startswith("1."):
@@ -15,8 +15,8 @@ def choose() -> Any:
 
 
 def require_one_process(what: str) -> None:
-    """Raises ValueError where this process is one of several, as the environment says."""
+    """Raises ValueError if the environment says that this process is one of several."""
     from . import ascend, devices
 
     if devices.cluster().workers > 1 or ascend.several_ranks():
-        raise ValueError(f"{what} runs in one process: start it without scripts/launch.py")
+        raise ValueError(f"{what} runs in one process: start it without pretexture launch")

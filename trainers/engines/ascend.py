@@ -1,7 +1,8 @@
-"""Huawei's plugins, as the engines use them: `npu_bridge` and `npu_device`.
+"""How the engines use Huawei's plugins, `npu_bridge` and `npu_device`.
 
 Neither is on PyPI: they come with the CANN toolkit. Names and signatures are those of TF Adapter's
-documentation; `docs/ascend.md` says what of this has run on the hardware.
+documentation. What has run on the hardware is listed in
+https://github.com/pretexture/pretexture/blob/main/docs/ascend.md.
 """
 
 import importlib
@@ -17,6 +18,7 @@ from .devices import cluster
 from .npu_options import NpuOptions
 from .optimization import LossScale, Step
 
+_DOCUMENT = "https://github.com/pretexture/pretexture/blob/main/docs/ascend.md"
 _PLUGINS = {"npu_bridge.npu_init": "1.15", "npu_device": "2.6.5"}
 
 
@@ -26,14 +28,14 @@ def plugin(name: str) -> Any:
     Args:
         name: "npu_bridge.npu_init" or "npu_device".
 
-    Raises: ValueError where TensorFlow is not the version that it is for; ImportError where it is
-        not installed. Both say what to do.
+    Raises: ValueError if the plugin is for another TensorFlow; ImportError if it is not installed.
+        Both say what to do.
     """
     package, version = name.split(".")[0], _PLUGINS[name]
     if not tf.__version__.startswith(version):
         raise ValueError(
             f"--device npu needs npu_device (TensorFlow 2.6.5) or npu_bridge (TensorFlow 1.15), "
-            f"and this is TensorFlow {tf.__version__}; docs/ascend.md says how to set them up"
+            f"but this is TensorFlow {tf.__version__}; to set them up, see {_DOCUMENT}"
         )
     try:
         return importlib.import_module(name)
@@ -41,31 +43,33 @@ def plugin(name: str) -> Any:
         raise ImportError(
             f"--device npu needs {package}, Huawei's TF Adapter for TensorFlow {version}. It is "
             f"not on PyPI: its wheel comes with the CANN toolkit, whose set_env.sh puts it on "
-            f"PYTHONPATH; docs/ascend.md says how ({error})"
+            f"PYTHONPATH; see {_DOCUMENT} ({error})"
         ) from error
 
 
 def job_environment() -> None:
-    """Makes the environment what the plugins, which read it, can take.
+    """Sets or removes the variables of the environment that the plugins read.
 
-    Raises: ValueError where it names workers by TF_CONFIG, which is not for NPUs.
+    Raises: ValueError if TF_CONFIG, which is not for NPUs, names several workers.
     """
     if cluster().workers > 1:
         raise ValueError(
-            "TF_CONFIG names several workers, and NPUs are found by RANK_ID and RANK_SIZE: give "
-            "scripts/launch.py a command in which --device npu can be seen, or set these"
+            "TF_CONFIG names several workers, but NPUs are found by RANK_ID and RANK_SIZE: give "
+            "pretexture launch a command that contains --device npu, or set these variables"
         )
     if not os.environ.get("TF_CONFIG", "{}"):
         del os.environ["TF_CONFIG"]  # `NPURunConfig` reads it as JSON
     for name in ("LOCAL_CHECKPOINT_DIR", "RESTORE_FROM"):
-        os.environ.pop(name, None)  # it would start from there, and not where the run was
+        os.environ.pop(name, None)  # the plugin would start from there instead of the workdir
     for name, value in (("JOB_ID", "10086"), ("RANK_ID", "0"), ("RANK_SIZE", "1")):
         if not os.environ.get(name):
             os.environ[name] = value
 
 
 def ranks() -> Tuple[int, int]:
-    """Which rank this process is, and of how many, as RANK_ID and RANK_SIZE say; (0, 1) without.
+    """The number of this process's rank and of all ranks, from RANK_ID and RANK_SIZE.
+
+    Returns: (0, 1) if the variables are not set.
 
     Raises: ValueError for numbers that make no sense, or several ranks without RANK_TABLE_FILE.
     """
@@ -74,25 +78,25 @@ def ranks() -> Tuple[int, int]:
         return 0, 1
     if not os.environ.get("RANK_ID"):
         raise ValueError(
-            f"RANK_SIZE is {size} and RANK_ID is not set: start the run by scripts/launch.py"
+            f"RANK_SIZE is {size} and RANK_ID is not set: start the run with pretexture launch"
         )
     rank = environment.whole("RANK_ID", 0, 0, size)
     table = os.environ.get("RANK_TABLE_FILE", "")
     if not os.path.isfile(table):
         raise ValueError(
-            f"RANK_SIZE is {size}, and RANK_TABLE_FILE names no file ({table!r}): HCCL finds the "
-            f"devices by it; scripts/launch.py --rank-table FILE sets it"
+            f"RANK_SIZE is {size}, but RANK_TABLE_FILE names no file ({table!r}): HCCL finds the "
+            f"devices by it; pretexture launch --rank-table FILE sets it"
         )
     return rank, size
 
 
 def several_ranks() -> bool:
-    """Whether RANK_SIZE says so. Raises ValueError if it is not a number."""
+    """Whether RANK_SIZE says that there are several. Raises ValueError if it is not a number."""
     return environment.whole("RANK_SIZE", 1, 1) > 1
 
 
 def make_folders(options: NpuOptions) -> None:
-    """Makes the folders that the device writes to, without which the plugin ends the process.
+    """Makes the folders that the device writes to; without them the plugin ends the process.
 
     Raises: OSError.
     """
@@ -102,7 +106,7 @@ def make_folders(options: NpuOptions) -> None:
 
 
 def profiling_options(folder: str) -> str:
-    """What is profiled, and where to, as both plugins take it: JSON."""
+    """What is profiled and the folder for it, in JSON, as both plugins take it."""
     return json.dumps({"output": folder, "training_trace": "on", "task_trace": "on"})
 
 
@@ -114,9 +118,9 @@ def run_config(bridge: Any, options: NpuOptions, model_dir: str, several: bool) 
 
     Args:
         bridge: the plugin.
-        options: see there.
-        model_dir: of the Estimator.
-        several: whether the run has several devices, whose collective operations then may overlap.
+        options: how the NPU runs.
+        model_dir: folder of the Estimator.
+        several: whether there are several devices, whose collective operations may then overlap.
     """
     session = tf.compat.v1.ConfigProto(allow_soft_placement=True)
     off = session.graph_options.rewrite_options.OFF
@@ -152,17 +156,17 @@ def run_config(bridge: Any, options: NpuOptions, model_dir: str, several: bool) 
 def bridge_optimizer(
     bridge: Any, optimizer: Any, recipe: Recipe, options: NpuOptions, several: bool
 ) -> Tuple[Any, Any]:
-    """An optimiser that averages gradients over devices and scales the loss, as far as needed.
+    """An optimiser that averages gradients over devices and scales the loss, if needed.
 
     Args:
         bridge: the plugin.
         optimizer: a `tf.compat.v1.train.Optimizer`.
-        recipe: its `loss_scale` says how.
-        options: of the device.
+        recipe: its `loss_scale` says whether the scale is fixed.
+        options: how the NPU runs.
         several: whether there are several devices.
 
-    Returns: that, to be used by `compute_gradients` and `apply_gradients`, and the scale, a float32
-        tensor or variable, None where there is none.
+    Returns: the optimiser, with `compute_gradients` and `apply_gradients`, and the scale, a float32
+        tensor or variable; None if the loss is not scaled.
     """
     if several:
         optimizer = bridge.NPUDistributedOptimizer(optimizer)
@@ -187,13 +191,13 @@ def bridge_optimizer(
 
 
 def open_npu(device: Any, options: NpuOptions) -> None:
-    """Makes an NPU the default device; to be called before anything else of TensorFlow.
+    """Makes an NPU the default device; call it before anything else of TensorFlow.
 
     Args:
         device: the plugin.
-        options: see there. Which NPU is what ASCEND_DEVICE_ID says, 0 without it.
+        options: how the NPU runs. ASCEND_DEVICE_ID is its number; default 0.
 
-    Raises: ValueError for options that `npu_device` has not; OSError.
+    Raises: ValueError for options that `npu_device` does not have; OSError.
     """
     if options.iterations_per_loop != 1:
         raise ValueError(
@@ -218,12 +222,12 @@ def open_npu(device: Any, options: NpuOptions) -> None:
 class NpuLossScale:
     """`LossScale` by the plugin, which asks the device whether an operation overflowed.
 
-    Some NPUs saturate instead of giving infinities, so gradients alone do not tell.
+    Some NPUs saturate instead of giving infinities, so the gradients do not show it.
 
     Args:
         device: the plugin.
-        recipe: its `loss_scale` says how.
-        optimizer: that is to be scaled.
+        recipe: its `loss_scale` says whether the scale is fixed.
+        optimizer: applies the gradients.
     """
 
     def __init__(self, device: Any, recipe: Recipe, optimizer: Any):
@@ -250,23 +254,23 @@ class NpuLossScale:
         return self._optimizer.get_unscaled_gradients(gradients)
 
     def apply(self, place: Any, optimizer: Any, steps: Sequence[Step]) -> None:
-        """Makes a step by the optimiser, unless something overflowed, and takes note."""
+        """Makes a step unless something overflowed, and updates the scale."""
         self._optimizer.apply_gradients(steps)
 
     def state(self) -> Dict[str, tf.Variable]:
         """The variables that a checkpoint holds, by name."""
         if not self._dynamic:
             return {}
-        # Keras shows the scale as a tensor only.
+        # Keras has no public way to the variables.
         scale = self._optimizer._loss_scale
         return {"loss_scale": scale.current_loss_scale, "good_steps": scale.counter}
 
 
 def _keras(optimizer: Any) -> Any:
-    """A `tf.compat.v1.train.Optimizer` in the clothes of a Keras one, which the plugin asks for."""
+    """A `tf.compat.v1.train.Optimizer` as a Keras optimiser, which the plugin asks for."""
 
     class Wrapped(tf.keras.optimizers.Optimizer):
-        """Applies gradients by the other one."""
+        """Passes gradients on to the other optimiser."""
 
         def __init__(self):
             super().__init__("wrapped")

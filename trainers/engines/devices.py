@@ -1,4 +1,4 @@
-"""Choosing GPUs, and which process of how many this one is, by TF_CONFIG."""
+"""Which GPUs a process uses, and which of how many processes it is, by TF_CONFIG."""
 
 import os
 import re
@@ -9,20 +9,20 @@ from pretexture.loader.console.json_text import parse_object
 
 
 def choose_gpus(name: str, count: int) -> List[Any]:
-    """The first GPUs, the only ones that are then visible; [] for the CPU.
+    """The first GPUs, and hides all others from TensorFlow; [] for the CPU.
 
     Args:
-        name: "auto" takes GPUs where there are any; "cpu" or "gpu".
-        count: how many; CPUs may be any number, since they are all the same one.
+        name: "auto" takes GPUs if there are any; "cpu" or "gpu".
+        count: number of GPUs.
 
-    Raises: ValueError where too few GPUs are there.
+    Raises: ValueError if there are too few GPUs.
     """
     config = tf.config.experimental
     gpus = config.list_physical_devices("GPU")
     if name == "gpu" and not gpus:
         raise ValueError(
             f"--device gpu: TensorFlow {tf.__version__} sees no GPU "
-            f"({'it is' if tf.test.is_built_with_cuda() else 'and it is not'} built for CUDA)"
+            f"(it is {'' if tf.test.is_built_with_cuda() else 'not '}built for CUDA)"
         )
     if name == "cpu":
         config.set_visible_devices([], "GPU")
@@ -40,8 +40,8 @@ class Cluster(NamedTuple):
     """The workers of a run.
 
     Attributes:
-        worker: which one this process is.
-        addresses: HOST:PORT of each; () where there is only this one.
+        worker: number of this process.
+        addresses: HOST:PORT of each worker; () if there is only this one.
     """
 
     worker: int = 0
@@ -49,7 +49,7 @@ class Cluster(NamedTuple):
 
     @property
     def workers(self) -> int:
-        """How many there are."""
+        """Number of workers."""
         return max(1, len(self.addresses))
 
 
@@ -66,7 +66,7 @@ def cluster() -> Cluster:
             return Cluster()
         other = set(tasks) - {"chief", "worker"}
         if other:
-            raise ValueError(f"there is no use for {', '.join(sorted(other))}")
+            raise ValueError(f"{', '.join(sorted(other))} cannot be used")
         kind, index = config["task"]["type"], int(config["task"]["index"])
         chiefs, workers = (list(tasks.get(name, ())) for name in ("chief", "worker"))
         if not 0 <= index < len({"chief": chiefs, "worker": workers}.get(kind, ())):
@@ -85,5 +85,5 @@ def cluster() -> Cluster:
 
 
 def _begin(text: str) -> str:
-    """As much of a text as an error can show."""
+    """The beginning of a text, for an error message."""
     return text if len(text) <= 300 else text[:300] + "…"

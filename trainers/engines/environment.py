@@ -1,10 +1,10 @@
-"""What the environment holds: numbers, and the secret of a run; needs no TensorFlow."""
+"""Reads numbers and the secret of a run from the environment; needs no TensorFlow."""
 
 import os
 import re
 from typing import Optional
 
-# By which the workers of a run know one another.
+# The workers of a run know one another by this secret.
 SECRET = "PRETEXTURE_SECRET"
 _SHORTEST = 16  # characters, so that nobody guesses it
 
@@ -13,10 +13,10 @@ def whole(name: str, default: int, least: int = 0, below: Optional[int] = None) 
     """A whole number from a variable of the environment.
 
     Args:
-        name: of the variable.
-        default: what it is if the variable is not set, or empty.
-        least: the smallest number that makes sense.
-        below: one more than the largest; None if there is no largest.
+        name: name of the variable.
+        default: number to return if the variable is not set, or empty.
+        least: smallest possible number.
+        below: one more than the largest possible number; None for no limit.
 
     Raises: ValueError naming the variable and what it may be.
     """
@@ -39,8 +39,8 @@ def secret() -> bytes:
         found = f"has {len(text)} characters" if text else "is not set"
         raise ValueError(
             f"{SECRET} {found}: several workers need a secret of at least {_SHORTEST} characters, "
-            f"the same in the environment of all of them. scripts/launch.py makes one for the "
-            f"processes of a single machine; for several machines, set it on each to the same "
-            f"words, such as those of `openssl rand -hex 16`"
+            f"the same in the environment of all of them. pretexture launch makes one for the "
+            f"processes of a single machine; on several machines, set it to the same words on "
+            f"each of them, such as the output of `openssl rand -hex 16`"
         )
     return text.encode()

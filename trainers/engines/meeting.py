@@ -1,13 +1,14 @@
-"""Workers wait for one another before TensorFlow connects them, and miss those that are gone.
+"""Workers wait for one another before TensorFlow connects them.
 
-TensorFlow itself waits for workers that never come in silence, for an hour or for ever, and cannot
-be interrupted meanwhile. So they meet first, at the address of the first one, where its own server
+TensorFlow itself waits silently for workers that never come, for an hour or forever, and cannot be
+interrupted. So the workers meet first at the address of the first one, where TensorFlow's server
 listens afterwards.
 
 Both sides prove that they know the secret of the run without sending it. The first worker sends a
-random challenge; another one answers with its number, a challenge of its own, and the HMAC-SHA256
-of the run, both challenges and its number; the first one answers with an HMAC of the same. Whoever
-cannot, or says nothing for a few seconds, is not counted, and holds up nobody.
+random challenge. Another worker answers with its number, a challenge of its own, and the
+HMAC-SHA256 of the run, both challenges and its number. The first worker answers with an HMAC of the
+same. A connection that cannot do that, or is silent for a few seconds, does not count and delays
+nobody.
 """
 
 import contextlib
@@ -26,10 +27,10 @@ import tensorflow as tf
 from .environment import SECRET, secret
 
 _PATIENCE = 600.0  # seconds
-_SAY = 30.0  # seconds between two words about it
+_SAY = 30.0  # seconds between two messages about who is missing
 _POLL = 0.5
-_SILENCE = 5.0  # seconds that a connection may say nothing while it is expected to
-_STRANGERS = 500  # connections at a time that have proved nothing yet
+_SILENCE = 5.0  # seconds that a connection may be silent while an answer is expected
+_STRANGERS = 500  # most connections at a time that have not proved anything yet
 _LONGEST = 256  # bytes of a line
 _GO = b"go"
 _NO = "no"
@@ -43,11 +44,11 @@ def meet(addresses: Sequence[str], worker: int, patience: float = _PATIENCE) -> 
 
     Args:
         addresses: HOST:PORT of each worker.
-        worker: which one this is.
-        patience: seconds.
+        worker: number of this worker.
+        patience: seconds to wait.
 
-    Raises: ValueError without a secret in the environment; ConnectionError if others do not come in
-        time, or the port is taken.
+    Raises: ValueError if there is no secret in the environment; ConnectionError if others do not
+        come in time, or the port is taken.
     """
     waiting = _Waiting(addresses, worker, patience)
     if worker == 0:
@@ -58,9 +59,9 @@ def meet(addresses: Sequence[str], worker: int, patience: float = _PATIENCE) -> 
 
 @contextlib.contextmanager
 def together(workers: int) -> Iterator[None]:
-    """Around what several workers do at once: says that one may be missing where it fails.
+    """Around what several workers do together: if it fails, says that one may be gone.
 
-    Raises: ConnectionError instead of TensorFlow's own errors, but for a lack of memory.
+    Raises: ConnectionError instead of TensorFlow's own errors, except for too little memory.
     """
     try:
         yield
@@ -68,13 +69,13 @@ def together(workers: int) -> Iterator[None]:
         if workers == 1 or isinstance(error, tf.errors.ResourceExhaustedError):
             raise
         raise ConnectionError(
-            f"another worker is gone, or this one failed; started again, all of them go on from "
-            f"the last checkpoint ({_reason(error)})"
+            f"another worker is gone, or this one failed; start them again to resume from the "
+            f"last checkpoint ({_reason(error)})"
         ) from error
 
 
 def _reason(error: Exception) -> str:
-    """The first line of an error that is not about where in the graph it was."""
+    """The first line of an error that does not only say where in the graph it was."""
     lines = [line for line in str(error).splitlines() if line and not line[0].isspace()]
     about = ("Graph execution error", "Detected at node", "{{function_node", "Traceback")
     own = [line for line in lines if not line.startswith(about)]
@@ -82,11 +83,11 @@ def _reason(error: Exception) -> str:
 
 
 class _Waiting:
-    """For whom, and for how long.
+    """Whom a worker waits for, and for how long.
 
     Attributes:
         addresses, worker: see `meet`.
-        host, port: of the first worker.
+        host, port: address of the first worker.
     """
 
     def __init__(self, addresses: Sequence[str], worker: int, patience: float):
@@ -100,7 +101,7 @@ class _Waiting:
         self._patience = patience
 
     def go_on(self, missing: Sequence[int], why: str = "") -> None:
-        """Says now and then who is missing. Raises ConnectionError when the time is up."""
+        """Says now and then who is missing. Raises ConnectionError after too long a wait."""
         now = time.monotonic()
         names = ", ".join(f"{other} at {self.addresses[other]}" for other in missing) + why
         if now - self._began > self._patience:
@@ -113,24 +114,24 @@ class _Waiting:
             print(f"worker {self.worker} waits for worker {names}", file=sys.stderr, flush=True)
 
     def proof(self, role: str, challenges: Tuple[str, str], worker: int) -> str:
-        """What only one who knows the secret can say.
+        """A text that only someone who knows the secret can produce.
 
         Args:
-            role: "first" or "other", so that neither side can send back what the other one says.
-            challenges: the first worker's and the other one's.
-            worker: the other one's number.
+            role: "first" or "other", so that neither side can reuse the other side's proof.
+            challenges: the first worker's and the other worker's.
+            worker: the other worker's number.
         """
         words = " ".join((role, *challenges, str(worker), self._run))
         return hmac.new(self._secret, words.encode(), hashlib.sha256).hexdigest()
 
 
 class _Connection:
-    """A connection to the first worker, which has proved nothing yet or is that of a worker.
+    """A connection to the first worker, from another worker or from a stranger.
 
     Attributes:
         socket: the connection.
-        worker: its number; None before it has proved to be one.
-        since: when it was made.
+        worker: number of the worker; None until it has proved to be one.
+        since: time at which the connection was made.
     """
 
     def __init__(self, connection: socket.socket):
@@ -147,12 +148,12 @@ class _Connection:
         self.socket.sendall(words.encode() + b"\n")
 
     def hear(self, waiting: _Waiting) -> bool:
-        """Takes what has been said. Returns whether the connection is still of any use.
+        """Reads what has been said; returns False if the connection can be closed.
 
         Raises: OSError.
         """
         heard = self.socket.recv(_LONGEST)
-        if not heard or self.worker is not None:  # a worker that has come says nothing more
+        if not heard or self.worker is not None:  # a known worker says nothing more
             return False
         self._heard += heard
         if b"\n" not in self._heard:
@@ -172,21 +173,21 @@ class _Connection:
 
 
 def _receive(waiting: _Waiting) -> None:
-    """The first worker's part: lets all go on when all are there."""
+    """The first worker's part: lets all continue once all are there."""
     expected = set(range(1, len(waiting.addresses)))
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(_listen(waiting))
         visitors = _Visitors(waiting, server)
         stack.callback(visitors.close)
         while True:
-            # A last look at whether they are still there.
+            # If all are there, look once more whether they still are.
             busy = visitors.look(0.0 if visitors.workers == expected else _POLL)
             if not busy and visitors.workers == expected:
                 break
             waiting.go_on(sorted(expected - visitors.workers))
         others = [visitor for visitor in visitors.all if visitor.worker is not None]
-        # Who is let go connects to TensorFlow at this port, and must not be heard here, since that
-        # connection would be reset.
+        # Workers that are let go connect to TensorFlow at this port. This socket would accept and
+        # then reset these connections, so it closes first.
         server.close()
         for other in others:
             try:
@@ -197,13 +198,13 @@ def _receive(waiting: _Waiting) -> None:
                 raise ConnectionError(
                     f"worker {other.worker} at {waiting.addresses[other.worker]} has gone"
                 ) from error
-        for other in others:  # so that it is they who close, and the port is free at once
+        for other in others:  # they close the connections, so that the port is free at once
             other.socket.settimeout(_SAY)
             _read(other.socket, 1)
 
 
 def _listen(waiting: _Waiting) -> socket.socket:
-    """Listens at the address that is named, and at no other one of this machine."""
+    """Listens at the worker's address, and at no other address of this machine."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             waiting.host, waiting.port, type=socket.SOCK_STREAM
@@ -228,8 +229,8 @@ class _Visitors:
     """All connections to the first worker.
 
     Args:
-        waiting: who is expected.
-        server: the socket where they come.
+        waiting: the workers that are expected.
+        server: the socket that accepts connections.
 
     Attributes:
         all: the connections.
@@ -254,16 +255,16 @@ class _Visitors:
         return sorted(found, key=lambda visitor: visitor.since)
 
     def look(self, seconds: float) -> bool:
-        """Waits so long for something to happen, and sees to it; whether a worker came or went.
+        """Handles what happens within some seconds; returns whether a worker came or went.
 
-        Only workers count: strangers hold up nobody.
+        Strangers do not count, so they delay nobody.
         """
         ready = [key.data for key, _ in self._selector.select(seconds)]
         happened = False
         for visitor in ready:
             if visitor is None:
                 self._accept()
-            elif visitor in self.all:  # and has not been sent away meanwhile
+            elif visitor in self.all:  # it may have been closed meanwhile
                 known = visitor.worker is not None
                 self._hear(visitor)
                 happened = happened or known or visitor.worker is not None
@@ -283,7 +284,7 @@ class _Visitors:
     def _accept(self) -> None:
         try:
             connection = self._server.accept()[0]
-        except OSError:  # gone again, or too many files are open
+        except OSError:  # the connection is gone, or too many files are open
             if self._strangers:
                 self._leave(self._strangers[0])
             return
@@ -303,7 +304,7 @@ class _Visitors:
         if not stays:
             self._leave(visitor)
             return
-        for other in list(self.all):  # a worker that comes again was here before
+        for other in list(self.all):  # a worker that comes again replaces its old connection
             if other is not visitor and other.worker is not None and other.worker == visitor.worker:
                 self._leave(other)
 
@@ -314,7 +315,7 @@ class _Visitors:
 
 
 def _call(waiting: _Waiting) -> None:
-    """The others' part: come to the first one, and wait for its word."""
+    """The other workers' part: connect to the first one, and wait until it lets them go."""
     why = ""
     while True:
         waiting.go_on([0], why)
@@ -328,11 +329,11 @@ def _call(waiting: _Waiting) -> None:
                 known, why = False, ""
             if known and _is_let_go(waiting, first):
                 return
-        time.sleep(_POLL)  # somebody else was there, or the first worker has ended
+        time.sleep(_POLL)  # something else listens there, or the first worker has ended
 
 
 def _is_let_go(waiting: _Waiting, first: socket.socket) -> bool:
-    """Waits for the first worker's word; returns False if it has gone."""
+    """Waits until the first worker lets this one go; returns False if it has gone."""
     first.settimeout(_POLL)
     heard = b""
     while heard != _GO:
@@ -350,9 +351,9 @@ def _is_let_go(waiting: _Waiting, first: socket.socket) -> bool:
 
 
 def _introduce(waiting: _Waiting, first: socket.socket) -> Tuple[bool, str]:
-    """Proves to the first worker who this is, and has it prove the same.
+    """Proves to the first worker which one this is, and checks the first worker's proof.
 
-    Returns: whether both succeeded, and what to say if not.
+    Returns: whether both succeeded, and if not, words for the error message.
 
     Raises: OSError.
     """
@@ -370,7 +371,7 @@ def _introduce(waiting: _Waiting, first: socket.socket) -> Tuple[bool, str]:
 
 
 def _line(first: socket.socket) -> str:
-    """What the first worker says up to the end of a line, and nothing of what follows.
+    """A line from the first worker, without reading anything behind it.
 
     Raises: OSError.
     """
@@ -385,7 +386,7 @@ def _line(first: socket.socket) -> str:
 
 
 def _read(other: socket.socket, size: int) -> bytes:
-    """What has been said; b"" if the other one has gone."""
+    """What the other side has said; b"" if it has gone."""
     try:
         return other.recv(size)
     except OSError:

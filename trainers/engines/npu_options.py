@@ -1,9 +1,9 @@
-"""How an Ascend NPU is to run; needs no TensorFlow."""
+"""Options of an Ascend NPU; needs no TensorFlow."""
 
 import dataclasses
 from typing import Optional
 
-# What an NPU may do with float32 operations; the third leaves them alone.
+# How an NPU converts float32 operations; the third does not convert them.
 PRECISION_MODES = (
     "allow_fp32_to_fp16",
     "allow_mix_precision",
@@ -15,15 +15,15 @@ DUMP_MODES = ("output", "input", "all")
 
 @dataclasses.dataclass(frozen=True)
 class NpuOptions:
-    """How an Ascend NPU runs a graph; other devices do not look at it.
+    """How an Ascend NPU runs a graph; other devices ignore it.
 
     Attributes:
         precision_mode: one of `PRECISION_MODES`.
-        iterations_per_loop: steps that the device makes between two looks of the host.
-        profiling_dir: where the device writes a profile of the run; None for none.
-        dump_dir: where it writes what operations take and give; None for nothing.
-        dump_steps: which steps are dumped, such as "0|5|10"; None for all.
-        dump_mode: one of `DUMP_MODES`.
+        iterations_per_loop: number of steps that the device makes before the host sees a result.
+        profiling_dir: folder for a profile of the run; None for no profile.
+        dump_dir: folder for the inputs and outputs of operations; None for no dump.
+        dump_steps: steps that are dumped, such as "0|5|10"; None for all.
+        dump_mode: one of `DUMP_MODES`: which tensors are dumped.
 
     Raises: ValueError.
     """
@@ -50,7 +50,7 @@ class NpuOptions:
 
     @property
     def sixteen_bits(self) -> bool:
-        """Whether gradients may be of 16 bits, so that the loss wants a scale."""
+        """Whether gradients may have 16 bits, so that the loss needs a scale."""
         return self.precision_mode != "must_keep_origin_dtype"
 
 

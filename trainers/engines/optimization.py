@@ -15,7 +15,7 @@ Step = Tuple[tf.Tensor, tf.Variable]
 # What TensorFlow 1 called the variables that an optimiser keeps for each of the model's.
 _SLOTS = {"momentum": "Momentum", "m": "Adam", "v": "Adam_1"}
 
-# The products of Adam's decay rates over the steps made, for its correction of the bias.
+# Adam's decay rates to the power of the steps made, by which it corrects the bias.
 _POWERS = ("beta1_power", "beta2_power")
 
 
@@ -30,8 +30,8 @@ class Schedule:
 
     Attributes:
         base: the full rate.
-        steps_per_epoch: of the training split.
-        warmup_epochs, decay_epochs: may be fractional.
+        steps_per_epoch: number of steps in an epoch of the training split.
+        warmup_epochs, decay_epochs: numbers of epochs, which may be fractional.
         decay_factor: see above.
     """
 
@@ -58,19 +58,20 @@ class Schedule:
 
 def schedule(recipe: Recipe, steps_per_epoch: int) -> Schedule:
     """The schedule of a recipe, its rate scaled to the batch size (Goyal et al., 2017)."""
+    chosen = recipe.optimizer
     return Schedule(
-        recipe.lr * recipe.batch_size / recipe.lr_scale_batch_size,
+        chosen.lr * recipe.batch_size / chosen.lr_scale_batch_size,
         steps_per_epoch,
-        recipe.warmup_epochs,
-        recipe.decay_epochs,
-        recipe.lr_decay_factor,
+        chosen.warmup_epochs,
+        chosen.decay_epochs,
+        chosen.lr_decay_factor,
     )
 
 
 def optimizer(recipe: Recipe, rate: Schedule, step: tf.Variable) -> tf.compat.v1.train.Optimizer:
     """The optimiser of a recipe, at the schedule's rate for the value of `step`."""
-    # A function, so that where steps are compiled each one reads the step's value of its time.
-    if recipe.optimizer == "adam":
+    # The rate is a function, so that each call of a compiled step reads the current step.
+    if recipe.optimizer.name == "adam":
         return tf.compat.v1.train.AdamOptimizer(lambda: rate(step))
     return tf.compat.v1.train.MomentumOptimizer(lambda: rate(step), MOMENTUM)
 
@@ -78,15 +79,17 @@ def optimizer(recipe: Recipe, rate: Schedule, step: tf.Variable) -> tf.compat.v1
 class LossScale:
     """Scales the loss so that gradients of 16 bits neither vanish nor overflow.
 
-    A step whose gradients are not all finite is left out. A scale that is not fixed is then halved;
-    after `interval` good steps in a row it is doubled (Micikevicius et al., 2018, section 3.2).
+    A step whose gradients are not all finite is left out. Unless the scale is fixed, it is then
+    halved, and doubled after `interval` good steps in a row (Micikevicius et al., 2018, section
+    3.2).
 
     Args:
-        fixed: the scale; 0 for one that starts at `initial` and changes.
+        fixed: the scale; 0 for a scale that starts at `initial` and changes.
+        initial, interval: see above.
 
     Attributes:
         value: the scale, a float32 variable.
-        good_steps: since the scale last changed, an int32 variable.
+        good_steps: number of good steps since the scale last changed, an int32 variable.
     """
 
     INITIAL = 2.0**15
@@ -108,10 +111,10 @@ class LossScale:
         return [gradient / scale for gradient in gradients]
 
     def apply(self, place: Any, optimizer: Any, steps: Sequence[Step]) -> None:
-        """Makes a step where the gradients of all replicas are finite, and takes note.
+        """Makes a step if the gradients of all replicas are finite, and updates the scale.
 
         Args:
-            place: where; see `engines.places`.
+            place: where the step runs.
             optimizer: a `tf.compat.v1.train.Optimizer`.
             steps: gradients, `unscaled`, and their variables.
         """
@@ -128,10 +131,10 @@ class LossScale:
         self.update(finite)
 
     def update(self, finite: tf.Tensor) -> List[tf.Operation]:
-        """The operations that take note of a step.
+        """The operations that update the scale after a step.
 
         Args:
-            finite: whether all its gradients were, a boolean scalar.
+            finite: whether all its gradients were finite, a boolean scalar.
         """
         if self._fixed:
             return []
@@ -166,19 +169,19 @@ def state(
 ) -> Dict[str, tf.Variable]:
     """An optimiser's variables, under the names that they have in the published code.
 
-    That is `module/conv2d/kernel/Momentum`, or `/Adam` and `/Adam_1` with `beta1_power` and
+    These are `module/conv2d/kernel/Momentum`, or `/Adam` and `/Adam_1` with `beta1_power` and
     `beta2_power`. TensorFlow's own names depend on the place in the graph: within the condition of
     a loss scale they are `cond/beta1_power`, and several optimisers are numbered.
 
     Args:
-        optimizer: after its first update has been built.
-        variables: the trained ones, by name.
+        optimizer: the optimiser, whose first update has been built.
+        variables: the trained variables by name.
     """
     found = {}
     for slot in optimizer.get_slot_names():
         for name, variable in variables.items():
             found[f"{name}/{_SLOTS[slot]}"] = optimizer.get_slot(variable, slot)
     if isinstance(optimizer, tf.compat.v1.train.AdamOptimizer):
-        # There is no public way to them but by their names.
+        # The only public way to them is by their names.
         found.update(zip(_POWERS, optimizer._get_beta_accumulators()))
     return found

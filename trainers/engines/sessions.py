@@ -1,7 +1,7 @@
 """Sessions of TensorFlow 1.
 
-Importing `npu_bridge` makes every session of the process one on the NPU, unless its configuration
-says otherwise. So each one that is opened here says where it is.
+Once `npu_bridge` is imported, every session of the process runs on the NPU unless its configuration
+says otherwise. So each session that is opened here says where it runs.
 """
 
 import sys
@@ -15,10 +15,10 @@ _BRIDGE = "npu_bridge.npu_init"
 
 
 def on_host(graph: Optional[tf.Graph] = None) -> Any:
-    """A session on the CPU: for what reads and writes variables, and computes nothing large.
+    """A session on the CPU, to read and write variables.
 
     Args:
-        graph: the default one if None.
+        graph: the graph; None for the default graph.
     """
     config = tf.compat.v1.ConfigProto(device_count={"GPU": 0})
     if _BRIDGE in sys.modules:
@@ -32,8 +32,8 @@ def on_device(graph: Optional[tf.Graph] = None, npu: NpuOptions = DEFAULTS) -> A
     """A session on the NPU if `npu_bridge` is in use, otherwise on a GPU if there is one.
 
     Args:
-        graph: the default one if None.
-        npu: its precision mode is that of an NPU.
+        graph: the graph; None for the default graph.
+        npu: holds the precision mode of an NPU.
     """
     bridge: Any = sys.modules.get(_BRIDGE)
     config = None

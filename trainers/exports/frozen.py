@@ -1,7 +1,7 @@
-"""Frozen graphs, and offline models for Ascend NPUs made of them.
+"""Frozen graphs, and the offline models for Ascend NPUs that are compiled from them.
 
-A frozen graph is one file without variables: the weights are constants, the batch has one size. It
-is what Huawei's offline compiler `atc` takes.
+A frozen graph is one file without variables: the weights are constants, the batch has one size.
+Huawei's offline compiler `atc` takes such a file.
 """
 
 import shlex
@@ -13,6 +13,7 @@ import tensorflow as tf
 from pretexture.loader.console.files import write_bytes
 from pretexture.loader.console.paths import make_parent
 
+from ..engines import sessions
 from .saved_model import Source, inference
 
 
@@ -23,26 +24,30 @@ def write_frozen(source: Source, path: str, shape: Tuple[int, int, int, int]) ->
 
     Args:
         source: the network.
-        path: of the file to write; one that is there is replaced.
-        shape: of `image`: images, height, width, channels.
+        path: path of the file to write; an existing file is replaced.
+        shape: shape of `image`: images, height, width, channels.
 
     Returns: the names of the end points, `logits` among them.
 
-    Raises: CheckpointError where the checkpoint does not fit, OSError.
+    Raises: CheckpointError if the checkpoint does not fit, OSError.
     """
-    with tf.Graph().as_default() as graph:
+    with tf.Graph().as_default() as graph, sessions.on_host() as session:
         image = tf.compat.v1.placeholder(tf.float32, shape, "image")
-        _, points = inference(source, image, constants=True)
+        variables, points = inference(source, image)
         for name, point in points.items():
             tf.identity(point, name)
-        # Without attributes that are as by default: older TensorFlows do not know all of them.
+        source.weights.restore(session, variables)
+        # Without attributes that have their default: older TensorFlows do not know all of them.
         meta_graph = tf.compat.v1.train.export_meta_graph(graph=graph, strip_default_attrs=True)
-    write_bytes(make_parent(path), meta_graph.graph_def.SerializeToString())
+        frozen = tf.compat.v1.graph_util.convert_variables_to_constants(
+            session, meta_graph.graph_def, list(points)
+        )
+    write_bytes(make_parent(path), frozen.SerializeToString())
     return list(points)
 
 
 class CompilerError(OSError):
-    """`atc` is not there, or failed."""
+    """`atc` is not installed, or failed."""
 
 
 def compile_offline(
@@ -52,17 +57,16 @@ def compile_offline(
     shape: Tuple[int, int, int, int],
     end_points: Sequence[str],
 ) -> None:
-    """Compiles a frozen graph into an offline model by Huawei's `atc`, whose output passes through.
+    """Compiles a frozen graph into an offline model with Huawei's `atc`, whose output is shown.
 
     Args:
         frozen: path of the graph.
         out: path of the model, ending in `.om`.
-        soc_version: of the NPU, such as Ascend310.
-        shape: of `image`.
-        end_points: the model's outputs.
+        soc_version: version of the NPU, such as Ascend310.
+        shape: shape of `image`.
+        end_points: names of the model's outputs.
 
-    Raises: CompilerError where there is no `atc` on PATH, with the command to run where there is
-        one, or where `atc` fails.
+    Raises: CompilerError if `atc` fails, or is not on PATH; then it names the command to run.
     """
     outputs = ";".join(f"{name}:0" for name in end_points)
     command = [
@@ -77,8 +81,8 @@ def compile_offline(
     line = " ".join(map(shlex.quote, command))
     if shutil.which("atc") is None:
         raise CompilerError(
-            f"there is no atc on PATH. It comes with Huawei's CANN toolkit, whose set_env.sh puts "
-            f"it there. The command to run is: {line}"
+            f"there is no atc on PATH. It comes with Huawei's CANN toolkit, whose set_env.sh adds "
+            f"it. The command to run is: {line}"
         )
     status = subprocess.call(command)
     if status:

@@ -4,102 +4,65 @@ The graph is TensorFlow 1's on every TensorFlow, so there is one way to write it
 `tf.saved_model.load(path).signatures` has both signatures on TensorFlow 2.
 """
 
-import contextlib
 import dataclasses
 import json
 import os
 import tempfile
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 import tensorflow as tf
+from pretexture.loader import Pipeline
 from pretexture.loader.console.files import sync, write_text
-from pretexture.loader.console.json_text import parse_object
 from pretexture.loader.console.paths import make_parent
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 from .. import networks, tasks
 from ..engines import sessions
-from ..networks.layers import Initializer, Scope, constant
-from ..recipes import Recipe
-from ..runs.checkpoints import CheckpointError, Checkpoints, checkpoint_path
-from ..runs.disk import reason, writing
-from ..runs.folder import WorkdirError, made_of, read_config
+from ..networks.layers import Scope
+from ..recipes import Network
+from ..runs.checkpoints import Checkpoints, checkpoint_path
+from ..runs.disk import writing
+from ..runs.folder import WorkdirError, read_config
 from ..tasks.patches import PatchTask
+from .description import DESCRIPTION, Description, ExportError, read_description
+from .weights import Weights
 
-DESCRIPTION = "pretexture.json"
 SERVING = "serving_default"
 REPRESENTATION = "representation"
-PREFIX = "module/"
-
-Shape = Tuple[Optional[int], ...]
-
-
-class ExportError(ValueError):
-    """A folder that is no export, or that an export may not replace."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A trained network: what it is built from.
+    """A trained network.
 
     Attributes:
-        checkpoint: its path, without the files' endings.
-        prefix: of its variables' names; the model's own is "module/".
-        recipe: describes the network.
-        outputs: units of the logits.
-        described: the fields of the recipe that are known.
-        step: how many it was trained for, if that is known.
-        patches: whether it embeds patches of an image, not whole images.
+        weights: its variables.
+        outputs: number of its logits.
+        network, pipeline, representation_pipeline, step, patches, recipe: see `Description`.
     """
 
-    checkpoint: str
-    prefix: str
-    recipe: Recipe
+    weights: Weights
     outputs: int
-    described: Dict[str, Any]
+    network: Network
+    pipeline: str
+    representation_pipeline: str
     step: Optional[int]
     patches: bool
-
-
-@dataclasses.dataclass(frozen=True)
-class Description:
-    """What stands in an export's `pretexture.json`.
-
-    Attributes:
-        recipe: the recipe's fields; of a published checkpoint those that describe the network, and
-            `representation_pipeline`.
-        step: how many the network was trained for, if that is known.
-        patches: whether it embeds patches of an image, not whole images.
-        channels: of the input `image`.
-        end_points: shapes by name, None where a size is free.
-        tensorflow: the version that wrote the export.
-    """
-
-    recipe: Dict[str, Any]
-    step: Optional[int]
-    patches: bool
-    channels: int
-    end_points: Dict[str, Shape]
-    tensorflow: str
-
-    @property
-    def representation_pipeline(self) -> str:
-        """How an image becomes what the network takes."""
-        return self.recipe["representation_pipeline"]
+    recipe: Optional[Dict[str, Any]] = None
 
 
 def export_run(workdir: str, out: str, step: Optional[int] = None) -> str:
     """Writes a run's network as a SavedModel with a `pretexture.json`; see `write_saved_model`.
 
     Args:
-        workdir: of the run.
-        out: folder to make. An export that is there is replaced.
-        step: whose checkpoint to take; None for the newest.
+        workdir: folder of the run.
+        out: folder to make; an export that it holds is replaced.
+        step: step of the checkpoint; None for the newest.
 
     Returns: `out`.
 
-    Raises: WorkdirError where there is no run or no such checkpoint, CheckpointError, ExportError
-        where `out` is something else than an export.
+    Raises: WorkdirError if there is no run or no such checkpoint, CheckpointError, ExportError if
+        `out` is something other than an export.
     """
     return write_saved_model(run_source(workdir, step), out)
 
@@ -109,7 +72,9 @@ def run_source(workdir: str, step: Optional[int] = None) -> Source:
     config = read_config(workdir)
     recipe = config.recipe
     if config.module:
-        raise WorkdirError(f"{workdir} holds an evaluation of {config.module}, an export itself")
+        raise WorkdirError(
+            f"{workdir} holds an evaluation of {config.module}, which is an export already"
+        )
     steps = Checkpoints(workdir).steps
     if not steps:
         raise WorkdirError(f"{workdir} has no checkpoint yet")
@@ -120,34 +85,36 @@ def run_source(workdir: str, step: Optional[int] = None) -> Source:
         raise WorkdirError(f"{workdir} has no checkpoint of step {step}, but of {known}")
     task = tasks.build(recipe)
     return Source(
-        checkpoint=checkpoint_path(workdir, step),
-        prefix=PREFIX,
-        recipe=recipe,
+        weights=Weights(checkpoint_path(workdir, step)),
         outputs=task.outputs,
-        described=dataclasses.asdict(recipe),
+        network=recipe.network,
+        pipeline=recipe.pipeline,
+        representation_pipeline=recipe.representation_pipeline,
         step=step,
         patches=isinstance(task, PatchTask),
+        recipe=dataclasses.asdict(recipe),
     )
 
 
 def write_saved_model(source: Source, out: str) -> str:
     """Writes a SavedModel.
 
-    Its signature `serving_default` maps `image`, float32 [N, H, W, 3], to `logits`, its signature
-    `representation` to all end points by name, both in inference mode. N, H and W are free.
+    Its signature `serving_default` maps `image`, float32 [N, H, W, 3], to `logits`; its signature
+    `representation` maps it to all end points by name. Both run in inference mode. N, H and W are
+    free.
 
     Args:
         source: the network.
-        out: folder to make. It appears when it is whole. An export that is there is replaced.
+        out: folder to make. It appears when it is complete. An export that it holds is replaced.
 
     Returns: `out`.
 
-    Raises: CheckpointError where the checkpoint lacks something, ExportError where `out` is
-        something else than an export.
+    Raises: CheckpointError if the checkpoint does not fit, ExportError if `out` is something other
+        than an export.
     """
     out = os.path.abspath(out)
     if os.path.lexists(out) and not _replaceable(out):
-        raise ExportError(f"{out} exists and is no export: give another --out, or remove it")
+        raise ExportError(f"{out} exists and is not an export: give another --out, or remove it")
     parent, name = os.path.split(make_parent(out))
     with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=parent) as beside:
         new = os.path.join(beside, "new")
@@ -164,111 +131,48 @@ def write_saved_model(source: Source, out: str) -> str:
     return out
 
 
-def read_description(path: str) -> Description:
-    """Reads `pretexture.json` of an export. Raises: ExportError where `path` is no export."""
-    try:
-        described = os.path.join(path, DESCRIPTION)
-        with open(described, "rb") as file:
-            values = parse_object(file.read(), described)
-        points = {name: tuple(shape) for name, shape in values.pop("end_points").items()}
-        description = made_of(Description, {**values, "end_points": points}, "it")
-        if not isinstance(description.recipe["representation_pipeline"], str):
-            raise ValueError("its representation_pipeline is not a string")
-        return description
-    except (FileNotFoundError, NotADirectoryError):
-        raise ExportError(
-            f"{path} is no export of scripts/export.py: there is no {DESCRIPTION}"
-        ) from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ExportError(
-            f"{os.path.join(path, DESCRIPTION)} is not an export's description: {error!r}"
-        ) from error
-
-
-class Stored(Scope):
-    """A scope whose variables are those of a checkpoint.
-
-    Args:
-        source: names the checkpoint.
-        constants: make constants, which hold the values already, instead of variables.
-
-    Raises: CheckpointError for a checkpoint that cannot be read.
-    """
-
-    def __init__(self, source: Source, constants: bool = False):
-        super().__init__()
-        self._source = source
-        self._constants = constants
-        self._misfits: List[str] = []
-        try:
-            self._reader = tf.train.load_checkpoint(source.checkpoint)
-            self._shapes = self._reader.get_variable_to_shape_map()
-        except (tf.errors.OpError, ValueError) as error:
-            raise CheckpointError(f"{source.checkpoint} is no checkpoint: {error}") from error
-
-    def variable(
-        self, name: str, shape: Tuple[int, ...], initializer: Initializer, statistic: bool = False
-    ) -> tf.Variable:
-        """As `Scope.variable`; where the checkpoint lacks it, `check` will say so."""
-        stored = self.stored_name(name)
-        found = self._shapes.get(stored)
-        if found is None:
-            self._misfits.append(f"there is no variable {stored}; the model's has {list(shape)}")
-        elif list(found) != list(shape):
-            self._misfits.append(f"{stored} has shape {list(found)}, the model's has {list(shape)}")
-        elif self._constants:
-            with _reading(self._source.checkpoint):
-                value = self._reader.get_tensor(stored)
-            self.variables[name] = tf.constant(value, name=name)
-            return self.variables[name]
-        return super().variable(name, shape, constant(0), statistic)
-
-    def stored_name(self, name: str) -> str:
-        """What the checkpoint calls a variable of the model."""
-        return self._source.prefix + name[len(PREFIX) :]
-
-    def check(self) -> None:
-        """Raises CheckpointError where variables do not fit: names the first and counts them."""
-        if self._misfits:
-            raise CheckpointError(
-                f"{self._source.checkpoint}: {self._misfits[0]} ({len(self._misfits)} of the "
-                f"model's {len(self.variables)} variables do not fit)"
-            )
-
-
 def inference(
-    source: Source, image: tf.Tensor, constants: bool = False
-) -> Tuple[Stored, Dict[str, tf.Tensor]]:
-    """The network as a graph.
+    source: Source, image: tf.Tensor
+) -> Tuple[Dict[str, tf.Variable], Dict[str, tf.Tensor]]:
+    """Builds a network in the default graph, for `Source.weights` to restore.
 
     Args:
         source: the network.
         image: float32 [N, H, W, 3].
-        constants: see `Stored`.
 
-    Returns: the variables, and the end points by name.
-
-    Raises: CheckpointError where the checkpoint does not fit.
+    Returns: the variables and the end points, by name.
     """
-    scope = Stored(source, constants)
-    recipe = dataclasses.replace(source.recipe, reversible=False)  # without its backward pass
-    any_size: Any = (None, None, 3)
-    network: Any = networks.build(recipe, scope, any_size, source.outputs)
-    scope.check()
-    _, points = network(image, False)
-    return scope, points
+    # The initial values are never used. Zeros, unlike random values, are known to every TensorFlow.
+    scope = Scope(values=lambda name, shape: tf.zeros(shape))
+    network = build_trained(source.network, source.pipeline, scope, source.outputs)
+    return scope.variables, network(image)
+
+
+def build_trained(network: Network, pipeline: str, scope: Scope, outputs: int) -> Any:
+    """Builds a network that is not trained any more.
+
+    Args:
+        network: says what it is.
+        pipeline: makes the views that it was trained on, whose size decides a VGG's variables.
+        scope: makes the variables.
+        outputs: number of the logits.
+
+    Returns: a function from images, float32 [N, H, W, 3], to the end points by name.
+    """
+    plan = Pipeline(pipeline).compile(training=True)
+    image = (plan.height, plan.width, 3)
+    network = dataclasses.replace(network, reversible=False)  # only the backward pass needs it
+    module: Any = networks.build(network, scope, image, outputs, weight_decay=0.0)
+    return lambda image: module(image, False)[1]
 
 
 def _write(source: Source, folder: str) -> Description:
     """Writes the SavedModel itself."""
     with tf.Graph().as_default():
         image = tf.compat.v1.placeholder(tf.float32, [None, None, None, 3], "image")
-        scope, points = inference(source, image)
-        variables = {scope.stored_name(name): v for name, v in scope.variables.items()}
-        saver = tf.compat.v1.train.Saver(variables)
+        variables, points = inference(source, image)
         with sessions.on_host() as session:
-            with _reading(source.checkpoint):
-                saver.restore(session, source.checkpoint)
+            source.weights.restore(session, variables)
             builder = tf.compat.v1.saved_model.Builder(folder)
             builder.add_meta_graph_and_variables(
                 session,
@@ -282,12 +186,14 @@ def _write(source: Source, folder: str) -> Description:
             builder.save()
         _forget_debug_names(os.path.join(folder, "saved_model.pb"))
         return Description(
-            recipe=source.described,
+            network=source.network,
+            pipeline=source.pipeline,
+            representation_pipeline=source.representation_pipeline,
             step=source.step,
             patches=source.patches,
-            channels=3,
             end_points={name: tuple(point.shape.as_list()) for name, point in points.items()},
             tensorflow=tf.__version__,
+            recipe=source.recipe,
         )
 
 
@@ -300,15 +206,6 @@ def _forget_debug_names(path: str) -> None:
         node.attr.pop("debug_name", None)
     with open(path, "wb") as file:
         file.write(saved_model.SerializeToString())
-
-
-@contextlib.contextmanager
-def _reading(checkpoint: str) -> Iterator[None]:
-    """Names the checkpoint where a checksum is wrong or a file cut short."""
-    try:
-        yield
-    except (tf.errors.OpError, IndexError) as error:
-        raise CheckpointError(f"{checkpoint} is damaged: {reason(error)}") from error
 
 
 def _signature(image: tf.Tensor, outputs: Dict[str, tf.Tensor]) -> Any:

@@ -4,12 +4,12 @@ Variables carry the names that `tf.layers` gave them in the published code: a sc
 kind, numbered in order of creation, and the variable's own name, as in `module/conv2d_1/kernel`.
 So a checkpoint of either code is read by the other.
 
-Initial values are functions of the seed and the variable's name (stateless random numbers), the
-same on every TensorFlow and whatever else was made before.
+Initial values depend only on the seed and the variable's name (stateless random numbers), so they
+are the same on every TensorFlow and in any order of creation.
 
 Variables are float32. A layer computes in the type of its input, so a network whose image is cast
-to 16 bits computes in 16 bits (Micikevicius et al., 2018); batch normalisation takes its means and
-variances in float32 all the same.
+to 16 bits computes in 16 bits (Micikevicius et al., 2018). Batch normalisation still computes means
+and variances in float32.
 """
 
 import zlib
@@ -25,7 +25,7 @@ def glorot_uniform(shape: Shape, seed: Sequence[int]) -> tf.Tensor:
     """Uniform in +-sqrt(6 / (fan in + fan out)) (Glorot and Bengio, 2010).
 
     Args:
-        shape: of a kernel, [height, width, channels in, channels out].
+        shape: a kernel's shape, [height, width, channels in, channels out].
         seed: two numbers of 31 bits.
     """
     receptive = shape[0] * shape[1]
@@ -34,7 +34,7 @@ def glorot_uniform(shape: Shape, seed: Sequence[int]) -> tf.Tensor:
 
 
 def truncated_normal(stddev: float) -> Initializer:
-    """Normal with mean 0, values beyond two standard deviations drawn again."""
+    """Normal with mean 0; values beyond two standard deviations are drawn again."""
 
     def initialize(shape: Shape, seed: Sequence[int]) -> tf.Tensor:
         return tf.random.stateless_truncated_normal(shape, seed=seed, stddev=stddev)
@@ -52,28 +52,31 @@ def constant(value: float) -> Initializer:
 
 
 class Scope:
-    """Names layers, makes their variables and remembers these in order of creation.
+    """Names layers, makes their variables and remembers them in order of creation.
 
     Args:
-        name: what every variable's name starts with.
-        seed: of the initial values, 0 to 2**31 - 1.
-        values: by name, instead of initial values; the variables are then not trained, and in a
-            graph they are local ones, of which checkpoints know nothing.
+        name: beginning of every variable's name.
+        seed: random seed of the initial values, 0 to 2**31 - 1.
+        values: function from a variable's name and shape to its initial value; default: random.
+        frozen: whether the variables are not trained. In a graph they are then local variables, so
+            that neither savers nor checkpoints include them.
 
     Attributes:
-        variables: by name, as a checkpoint lists them.
+        variables: the variables by name, as a checkpoint lists them.
     """
 
     def __init__(
         self,
         name: str = "module",
         seed: int = 0,
-        values: Optional[Callable[[str], Any]] = None,
+        values: Optional[Callable[[str, Shape], Any]] = None,
+        frozen: bool = False,
     ):
         self.variables: Dict[str, tf.Variable] = {}
         self._name = name
         self._seed = seed
         self._values = values
+        self._frozen = frozen
         self._count: Dict[str, int] = {}
 
     def layer(self, kind: str) -> str:
@@ -84,7 +87,7 @@ class Scope:
 
     def child(self, name: str) -> "Scope":
         """A scope within this one, whose variables are also this one's."""
-        child = Scope(f"{self._name}/{name}", self._seed, self._values)
+        child = Scope(f"{self._name}/{name}", self._seed, self._values, self._frozen)
         child.variables = self.variables
         return child
 
@@ -94,8 +97,8 @@ class Scope:
         """A float32 variable.
 
         Args:
-            statistic: a running mean, which is not trained and which each replica of a distributed
-                run keeps for itself; reading it averages over replicas.
+            statistic: whether it is a running mean, which is not trained. Each replica of a
+                distributed run then keeps its own value; reading it averages over replicas.
         """
         seed = (self._seed, zlib.crc32(name.encode()) & 0x7FFFFFFF)
         values = self._values
@@ -103,7 +106,7 @@ class Scope:
         def initial() -> tf.Tensor:
             if values is None:
                 return initializer(shape, seed)
-            return tf.reshape(tf.convert_to_tensor(values(name), tf.float32), shape)
+            return tf.reshape(tf.convert_to_tensor(values(name, shape), tf.float32), shape)
 
         replicas = {}
         if statistic:
@@ -113,11 +116,11 @@ class Scope:
             }
         variable = tf.compat.v1.Variable(
             initial,
-            trainable=not statistic and values is None,
+            trainable=not (statistic or self._frozen),
             name=name,
             dtype=tf.float32,
             use_resource=True,
-            collections=None if values is None else [tf.compat.v1.GraphKeys.LOCAL_VARIABLES],
+            collections=[tf.compat.v1.GraphKeys.LOCAL_VARIABLES] if self._frozen else None,
             **replicas,
         )
         self.variables[name] = variable
@@ -129,18 +132,18 @@ class Conv(tf.Module):
 
     Args:
         scope: names it and makes its variables.
-        channels: of the input.
-        filters: channels of the output.
-        size: side of the square kernel, or its height and width.
-        stride: in both directions.
-        padding: "fixed" pads with (size - 1) // 2 zeros before and the rest after, whatever the
-            stride; "valid" does not pad.
+        channels: number of the input's channels.
+        filters: number of the output's channels.
+        size: side of the square kernel.
+        stride: stride in both directions.
+        padding: "fixed" pads with (size - 1) // 2 zeros before and the rest after, for any stride;
+            "valid" does not pad.
         weight_decay: scale x sum(kernel ** 2) / 2 is added to the loss; see `l2_penalty`.
-        initializer: of the kernel.
+        initializer: initial values of the kernel.
         bias: initial value of the bias; None for no bias.
 
-    Shapes: [N, H, W, channels] -> [N, ceil(H / stride), ceil(W / stride), filters] where padding is
-        "fixed".
+    Shapes: [N, H, W, channels] -> [N, ceil(H / stride), ceil(W / stride), filters] with "fixed"
+        padding.
     """
 
     def __init__(
@@ -169,7 +172,7 @@ class Conv(tf.Module):
         """Convolves `x`, [N, H, W, channels]."""
         padding = "VALID"
         if self._pad and self._stride == 1:
-            padding = "SAME"  # which then pads the same zeros
+            padding = "SAME"  # with stride 1, it pads the same zeros
         elif self._pad:
             x = pad(x, self._pad)
         kernel = tf.cast(self.kernel, x.dtype)
@@ -182,11 +185,11 @@ class BatchNorm(tf.Module):
 
     Args:
         scope: names it and makes its variables.
-        channels: of the input.
-        momentum: of the running mean and variance: new = momentum x old + (1 - momentum) x batch.
-        epsilon: added to the variance.
+        channels: number of the input's channels.
+        momentum: the running mean and variance are momentum x old + (1 - momentum) x batch.
+        epsilon: number that is added to the variance.
 
-    Where a graph is built without `tf.function`, running averages are updated by operations in the
+    In a graph built without `tf.function`, running averages are updated by operations in the
     collection UPDATE_OPS, as with `tf.layers`.
     """
 
@@ -206,7 +209,7 @@ class BatchNorm(tf.Module):
         """Normalises `x`, [N, H, W, channels], by its batch in training, else by the averages.
 
         Args:
-            update: whether training updates the averages; not where it sees a batch again.
+            update: whether training updates the averages; False if it sees a batch again.
         """
         if not training:
             return tf.compat.v1.nn.fused_batch_norm(
@@ -252,16 +255,16 @@ def dropout(x: tf.Tensor, rate: float, key: tf.Tensor) -> tf.Tensor:
     """Sets a share `rate` of the values to 0 and scales the others by 1 / (1 - rate).
 
     Args:
-        key: int32 [3]; the same key drops the same values. Replicas of a step drop others.
+        key: int32 [3]; equal keys drop the same values. The replicas of a step drop different ones.
     """
-    # Any number by which seeds of replicas lie apart.
+    # The factor is arbitrary: it only keeps the seeds of replicas apart.
     seed = key[:2] - tf.stack([key[2] * 1000003, 0])
     kept = tf.random.stateless_uniform(tf.shape(x), seed=seed) >= rate
     return tf.where(kept, x / (1 - rate), tf.zeros_like(x))
 
 
 def draws(count: int, key: tf.Tensor) -> tf.Tensor:
-    """Numbers uniform in [0, 1), float32 [count], the same ones in all replicas of a step.
+    """Uniform numbers in [0, 1), float32 [count], the same in all replicas of a step.
 
     Args:
         key: int32 [3].
@@ -270,11 +273,11 @@ def draws(count: int, key: tf.Tensor) -> tf.Tensor:
 
 
 def fold(key: tf.Tensor, stream: int) -> tf.Tensor:
-    """A key of its own for each kind of random decision in a step.
+    """A separate key for each kind of random decision in a step.
 
     Args:
-        key: int32 [3], the seed, the step and the replica; the step below 2**27.
-        stream: 0 to 15.
+        key: int32 [3]: the seed, the step (below 2**27) and the replica.
+        stream: number of the kind, 0 to 15.
     """
     return key + tf.constant([0, stream << 27, 0], tf.int32)
 

@@ -8,7 +8,8 @@ from typing import Dict, List, Tuple
 
 import tensorflow as tf
 
-from .layers import BatchNorm, Conv, Scope, max_pool
+from ..recipes import Network
+from .layers import BatchNorm, Conv, Scope, Shape, max_pool
 
 UNITS = (3, 4, 6, 3)
 
@@ -18,11 +19,11 @@ class BottleneckV1(tf.Module):
 
     Args:
         scope: names the layers and makes their variables.
-        channels: of the input.
-        filters: channels of the output; the inner convolutions have a quarter of them.
-        stride: of the 3x3 convolution. Where it is not 1, or the channels change, the shortcut is
-            projected and normalised.
-        weight_decay: of all kernels.
+        channels: number of the input's channels.
+        filters: number of the output's channels; the inner convolutions have a quarter of them.
+        stride: stride of the 3x3 convolution. If it is not 1, or if the number of channels changes,
+            the shortcut is projected and normalised.
+        weight_decay: weight decay of all kernels.
     """
 
     def __init__(self, scope: Scope, channels: int, filters: int, stride: int, weight_decay: float):
@@ -51,7 +52,7 @@ class BottleneckV1(tf.Module):
 
 
 class BottleneckV2(tf.Module):
-    """As `BottleneckV1`, but each convolution takes a normalised and activated input.
+    """As `BottleneckV1`, but each convolution's input is normalised and activated.
 
     A projected shortcut starts from that input too, and is not normalised.
 
@@ -97,11 +98,11 @@ class Root(tf.Module):
     """The first convolution and, on images of usual size, a max pooling.
 
     Args:
-        filters: channels of the output.
-        stride: of the convolution; not read where `small`.
-        small: for images of some 32 to 96 pixels a 3x3 convolution without stride or pooling;
-            otherwise 7x7 and a 3x3 pooling of stride 2.
-        activated: normalise and activate between convolution and pooling.
+        filters: number of the output's channels.
+        stride: stride of the convolution; a small root has stride 1.
+        small: whether images have only some 32 to 96 pixels, so that the convolution is 3x3 without
+            pooling; otherwise it is 7x7, with a 3x3 pooling of stride 2.
+        activated: whether to normalise and activate between convolution and pooling.
     """
 
     def __init__(
@@ -129,51 +130,34 @@ class Root(tf.Module):
 
 
 class ResNet50(tf.Module):
-    """A ResNet of 50 layers whose width is filters = 16 x filters_factor.
+    """A ResNet of 50 layers whose width is filters = 16 x filters_factor; see `networks.build`.
 
-    Args:
-        scope: names the layers and makes their variables.
-        channels: of the input image.
-        outputs: units of the logits.
-        mode: "v1" or "v2".
-        filters_factor: 4 is the usual ResNet-50.
-        last_relu: whether v2 ends in a ReLU (v1 always does).
-        small_root: see `Root`.
-        patch_strides: for patches, the root convolution has stride 1 and the blocks 1, 2, 2, 1;
-            otherwise 2 and 1, 2, 2, 2.
-        weight_decay: of all kernels.
+    With `patch_strides` the root convolution has stride 1 and the blocks 1, 2, 2, 1; otherwise 2
+    and 1, 2, 2, 2.
     """
 
     def __init__(
-        self,
-        scope: Scope,
-        channels: int,
-        outputs: int,
-        mode: str = "v2",
-        filters_factor: float = 4,
-        last_relu: bool = True,
-        small_root: bool = False,
-        patch_strides: bool = False,
-        weight_decay: float = 1e-4,
+        self, network: Network, scope: Scope, image: Shape, outputs: int, weight_decay: float
     ):
         super().__init__()
+        mode, last_relu = network.mode, network.last_relu
         if mode not in ("v1", "v2"):
             raise ValueError(f"mode must be v1 or v2, not {mode!r}")
         if mode == "v1" and not last_relu:
             raise ValueError("mode v1 always ends in a ReLU: last_relu=False needs mode v2")
-        filters = whole_filters(filters_factor)
+        width = whole_filters(network.filters_factor)
         bottleneck = BottleneckV1 if mode == "v1" else BottleneckV2
         self._root = Root(
             scope,
-            channels,
-            filters,
-            1 if patch_strides else 2,
-            small_root,
-            mode == "v1",
-            weight_decay,
+            image[2],
+            width,
+            stride=1 if network.patch_strides else 2,
+            small=network.small_root,
+            activated=mode == "v1",
+            weight_decay=weight_decay,
         )
-        channels, filters = filters, 4 * filters
-        strides = (1, 2, 2, 1) if patch_strides else (1, 2, 2, 2)
+        channels, filters = width, 4 * width
+        strides = (1, 2, 2, 1) if network.patch_strides else (1, 2, 2, 2)
         self._blocks: List[List[tf.Module]] = []
         for units, stride in zip(UNITS, strides):
             block = []
@@ -216,7 +200,7 @@ class ResNet50(tf.Module):
 
 
 def whole_filters(filters_factor: float, unit: int = 16) -> int:
-    """unit x filters_factor; ValueError where that is not a whole number from 1 on."""
+    """unit x filters_factor. Raises ValueError if that is not a positive whole number."""
     filters = unit * filters_factor
     if filters < 1 or filters != int(filters):
         raise ValueError(

@@ -8,7 +8,8 @@ from typing import Any, Dict, List, Sequence, Tuple
 
 import tensorflow as tf
 
-from .layers import BatchNorm, Conv, Scope, max_pool
+from ..recipes import Network
+from .layers import BatchNorm, Conv, Scope, Shape, max_pool
 from .resnet import UNITS, BottleneckV2, whole_filters
 
 Pair = Tuple[tf.Tensor, tf.Tensor]
@@ -18,11 +19,11 @@ class ReversibleUnit(tf.Module):
     """Maps x1 and x2 to x2 and x1 + F(x2), F a pre-activated bottleneck without shortcut.
 
     Args:
-        channels: of x1 and of x2.
-        weight_decay: of all kernels.
+        channels: number of channels of x1 and of x2.
+        weight_decay: weight decay of all kernels.
 
-    x1 and x2 are float32 [N, H, W, channels]. F may compute in 16 bits; the sums are float32 all
-    the same, for 16 bits would lose what the difference is to give back.
+    x1 and x2 are float32 [N, H, W, channels]. F may compute in 16 bits, but the sums stay float32:
+    in 16 bits, the difference would not give x1 back.
     """
 
     def __init__(self, scope: Scope, channels: int, weight_decay: float):
@@ -33,7 +34,7 @@ class ReversibleUnit(tf.Module):
         """The unit's output.
 
         Args:
-            dtype: in which F computes.
+            dtype: type in which F computes.
         """
         x1, x2 = x
         return x2, x1 + self._function(x2, training, dtype)
@@ -44,10 +45,10 @@ class ReversibleUnit(tf.Module):
         """From the unit's output in training to its input, and from its gradient to theirs.
 
         Args:
-            y: what the unit gave.
-            dy: the gradient of the loss with respect to `y`.
-            variables: with respect to which gradients are asked for.
-            dtype: in which F computes.
+            y: the unit's output.
+            dy: gradient of the loss with respect to `y`.
+            variables: variables whose gradients are wanted.
+            dtype: type in which F computes.
 
         Returns: x, its gradient, and those of the variables, None for variables of other units.
         """
@@ -68,12 +69,13 @@ class ReversibleBlock(tf.Module):
     """A sequence of reversible units; x1 and x2 are halves of the channels.
 
     Args:
-        units: how many.
-        reversible: whether training keeps, for the backward pass, the last unit's output and the
-            first one's x2 alone. The backward pass then evaluates each F once more. The output is
-            the same; gradients differ by the rounding of x1 + F(x2) - F(x2).
+        units: number of units.
+        reversible: whether training keeps only the last unit's output and the first unit's x2 for
+            the backward pass, which then evaluates each F once more. The output is the same;
+            gradients differ by the rounding of x1 + F(x2) - F(x2).
 
-    Run eagerly, `reversible` saves nothing: a tape outside records the units' operations, too.
+    In eager mode `reversible` saves nothing, because a tape outside records the units' operations
+    too.
 
     Shapes: float32 [N, H, W, channels] -> the same.
     """
@@ -115,15 +117,16 @@ class ReversibleBlock(tf.Module):
         """Gradients of the block's input and of the variables.
 
         Args:
-            x2: of the first unit. Between blocks, channels of zeros are added; these sit right
-                where ReLU's derivative jumps, so they must not come back with rounding errors.
+            x2: the first unit's x2. It holds the channels of zeros that are added between blocks.
+                ReLU's derivative jumps at zero, so these may not be recomputed with rounding
+                errors.
         """
         gradients: List[Any] = [None] * len(variables)
         found: List[tf.Tensor] = []
         for unit in reversed(self._units):
             if unit is self._units[0]:
                 y = (x2, y[1])
-            # Nothing else keeps a graph from evaluating F for all units at once, and early.
+            # Without these dependencies a graph may evaluate F early, for all units at once.
             y1, y2, dy1, dy2 = tf.tuple([*y, *dy], control_inputs=found)
             y, dy, dvariables = unit.backward((y1, y2), (dy1, dy2), variables, dtype)
             found = [value for value in dvariables if value is not None]
@@ -132,48 +135,28 @@ class ReversibleBlock(tf.Module):
 
 
 class RevNet50(tf.Module):
-    """A RevNet with a ResNet-50's units, whose width is filters = 16 x filters_factor.
+    """A RevNet with a ResNet-50's units, 16 x filters_factor wide; see `networks.build`.
 
-    The root convolution, which only widens the image to 4 x filters channels, has no weight decay.
-    Between blocks the image is halved by average pooling and gets as many channels of zeros as it
-    has, half of them before and half after.
-
-    Args:
-        scope: names the layers and makes their variables.
-        channels: of the input image.
-        outputs: units of the logits.
-        filters_factor: see above.
-        last_relu: whether the network ends in a ReLU.
-        small_root: a 3x3 root convolution without stride or pooling.
-        patch_strides: as for `ResNet50`.
-        weight_decay: of all kernels but the root's.
-        reversible: see `ReversibleBlock`.
+    The root convolution, which only widens the image to 64 x filters_factor channels, has no weight
+    decay. Between blocks the image is halved by average pooling and gets as many channels of zeros
+    as it has, half of them before and half after.
     """
 
     def __init__(
-        self,
-        scope: Scope,
-        channels: int,
-        outputs: int,
-        filters_factor: float = 4,
-        last_relu: bool = True,
-        small_root: bool = False,
-        patch_strides: bool = False,
-        weight_decay: float = 1e-4,
-        reversible: bool = False,
+        self, network: Network, scope: Scope, image: Shape, outputs: int, weight_decay: float
     ):
         super().__init__()
-        width = 4 * whole_filters(filters_factor)
-        size, stride = (3, 1) if small_root else (7, 1 if patch_strides else 2)
-        self._pooled = not small_root
-        self._root = Conv(scope, channels, width, size, stride)
-        self._strides = (2, 2, 1) if patch_strides else (2, 2, 2)
+        width = 4 * whole_filters(network.filters_factor)
+        size, stride = (3, 1) if network.small_root else (7, 1 if network.patch_strides else 2)
+        self._pooled = not network.small_root
+        self._root = Conv(scope, image[2], width, size, stride)
+        self._strides = (2, 2, 1) if network.patch_strides else (2, 2, 2)
         self._blocks = [
-            ReversibleBlock(scope, width << number, units, weight_decay, reversible)
+            ReversibleBlock(scope, width << number, units, weight_decay, network.reversible)
             for number, units in enumerate(UNITS)
         ]
         self._norm = BatchNorm(scope, width << 3)
-        self._last_relu = last_relu
+        self._last_relu = network.last_relu
         self._logits = Conv(scope, width << 3, outputs, 1, weight_decay=weight_decay, bias=0)
 
     def __call__(self, image: tf.Tensor, training: bool) -> Tuple[tf.Tensor, Dict[str, tf.Tensor]]:

@@ -4,7 +4,8 @@ from typing import Dict, List, Tuple
 
 import tensorflow as tf
 
-from .layers import BatchNorm, Conv, Scope, max_pool
+from ..recipes import Network
+from .layers import BatchNorm, Conv, Scope, Shape, max_pool
 from .resnet import whole_filters
 
 # Convolutions of each block, and their channels as multiples of the first block's.
@@ -16,7 +17,7 @@ class ConvBatchNormReLU(tf.Module):
 
     Args:
         size: side of the kernel.
-        padding: as for `Conv`.
+        padding: see `Conv`.
     """
 
     def __init__(
@@ -40,39 +41,28 @@ class ConvBatchNormReLU(tf.Module):
 
 
 class VGG19(tf.Module):
-    """A VGG of 19 layers whose width is filters = 8 x filters_factor.
+    """A VGG of 19 layers whose width is filters = 8 x filters_factor; see `networks.build`.
 
     As in the published code every layer but the last is normalised, the fully connected ones too,
-    and there is no dropout. The fully connected layers are convolutions, the first as large as the
-    last pooled map of the images that the network is built for: 7 x 7 for 224 pixels.
-
-    On larger images the fully connected layers give a map, whose mean over places is `pre_logits`.
-
-    Args:
-        scope: names the layers and makes their variables.
-        side: of the square images that the network is built for, 32 pixels or more. Every 32
-            pixels more make the first fully connected layer's kernel one larger; on images of
-            fewer than side // 32 * 32 pixels the network cannot work.
-        channels: of the input image.
-        outputs: units of the logits.
-        filters_factor: 8 is the usual VGG19.
-        weight_decay: of all kernels.
+    and there is no dropout. The fully connected layers are convolutions. The first one's kernel is
+    as large as the last pooled map of the square images that the network is trained on: 7 x 7 for
+    224 pixels, one more for every 32 pixels. On smaller images than these the network does not
+    work. On larger ones the fully connected layers give a map, whose mean is `pre_logits`.
     """
 
     def __init__(
-        self,
-        scope: Scope,
-        side: int,
-        channels: int,
-        outputs: int,
-        filters_factor: float = 8,
-        weight_decay: float = 1e-4,
+        self, network: Network, scope: Scope, image: Shape, outputs: int, weight_decay: float
     ):
         super().__init__()
-        if side < 32:
-            raise ValueError(f"vgg19 needs images of 32 x 32 pixels or more, not {side} x {side}")
-        filters = whole_filters(filters_factor, 8)
-        self._side = side // 32
+        height, width, channels = image
+        if height != width:
+            raise ValueError(f"vgg19 is trained on square images, not on {height} x {width}")
+        if height < 32:
+            raise ValueError(
+                f"vgg19 needs images of 32 x 32 pixels or more, not {height} x {width}"
+            )
+        filters = whole_filters(network.filters_factor, 8)
+        self._side = height // 32
         self._blocks: List[List[ConvBatchNormReLU]] = []
         for convolutions, multiple in _BLOCKS:
             block = []
@@ -98,7 +88,7 @@ class VGG19(tf.Module):
             logits, float32 [N, outputs], and a dict of `block1` to `block5` (before they are
             pooled) and `fc6` [N, h, w, c], `pre_logits` [N, c] and `logits`.
 
-        Raises: ValueError for an image that is too small, where its size is known.
+        Raises: ValueError for an image that is too small, if its size is known.
         """
         least = 32 * self._side
         height, width = image.shape.as_list()[1:3]

@@ -10,7 +10,7 @@ from pretexture.loader.console.files import write_text
 from pretexture.loader.console.json_text import parse_object
 from pretexture.loader.shards.record_options import FEATURES
 
-from ..recipes import Recipe
+from ..recipes import Recipe, nested
 
 CONFIG = "config.json"
 
@@ -78,7 +78,10 @@ def read_config(folder: str) -> Config:
     try:
         with open(path, "rb") as file:
             values = parse_object(file.read(), path)
-        recipe = made_of(Recipe, values.get("recipe"), "the recipe")
+        recipe = values.get("recipe")
+        if isinstance(recipe, dict) and "network" not in recipe:
+            recipe = nested(recipe)  # earlier versions wrote all fields side by side
+        recipe = made_of(Recipe, recipe, "the recipe")
         config = made_of(Config, {**values, "recipe": recipe}, "it")
         if config.steps_per_epoch < 1 or config.steps < 0 or config.records < 0:
             raise ValueError("it counts fewer steps or records than none")
@@ -103,9 +106,13 @@ def made_of(kind: Type[T], values: Any, name: str) -> T:
         raise ValueError(f"{name} is not a JSON object")
     given = dict(values)
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]
-        if field.name not in given or field.type not in _KINDS:
+        if field.name not in given:
             continue
         value = given[field.name]
+        if dataclasses.is_dataclass(field.type) and isinstance(value, dict):
+            given[field.name] = made_of(field.type, value, name)  # type: ignore[arg-type]
+        if field.type not in _KINDS:
+            continue
         if field.type == Tuple[float, ...] and isinstance(value, list):
             given[field.name] = value = tuple(value)
         title, fits = _KINDS[field.type]
@@ -178,5 +185,5 @@ def spell(value: Any) -> str:
 
 
 def _deciding(config: Config) -> Dict[str, Any]:
-    fields = {**dataclasses.asdict(config.recipe), "seed": config.seed, **config.features}
+    fields = {**config.recipe.flat(), "seed": config.seed, **config.features}
     return {name: value for name, value in fields.items() if name not in _FREE}

@@ -150,15 +150,15 @@ def plan(config: Config, options: "Options", device: str, step: int) -> List[str
         device: where it runs.
         step: the step after which it starts or is resumed.
     """
-    recipe = config.recipe
+    recipe, network = config.recipe, config.recipe.network
     rate = schedule(recipe, config.steps_per_epoch)
-    words = [f"{recipe.optimizer}, learning rate {rate.base:g}"]
+    words = [f"{recipe.optimizer.name}, learning rate {rate.base:g}"]
     if rate.warmup_epochs:
         words.append(f"warmed up over {rate.warmup_epochs:g} epochs")
     if rate.decay_epochs:
         epochs = ", ".join(f"{epoch:g}" for epoch in rate.decay_epochs)
         words.append(f"times {rate.decay_factor:g} after epochs {epochs}")
-    words.append(f"weight decay {recipe.weight_decay:g}")
+    words.append(f"weight decay {recipe.optimizer.weight_decay:g}")
     lines = [
         f"task      {recipe.task}",
         f"data      {redacted(options.data)}, split {recipe.train_split}: {config.records:,} "
@@ -166,7 +166,7 @@ def plan(config: Config, options: "Options", device: str, step: int) -> List[str
         f"views     {recipe.pipeline}",
         f"heads     {config.parameters:,} parameters on the frozen {config.module}"
         if config.module
-        else f"model     {recipe.architecture}, widening factor {recipe.filters_factor:g}: "
+        else f"model     {network.architecture}, widening factor {network.filters_factor:g}: "
         f"{config.parameters:,} parameters",
         f"device    {device}, TensorFlow {config.tensorflow}",
         f"training  {', '.join(words)}",

@@ -25,7 +25,7 @@ TASKS: Dict[str, Callable[[Recipe], Task]] = {
 
 
 def build(recipe: Recipe) -> Task:
-    """The task that a recipe names; ValueError where there is none."""
+    """The task that a recipe names. Raises ValueError for an unknown one."""
     if recipe.task not in TASKS:
         raise ValueError(f"task must be one of {', '.join(TASKS)}, not {recipe.task!r}")
     return TASKS[recipe.task](recipe)

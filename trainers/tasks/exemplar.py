@@ -1,4 +1,4 @@
-"""Exemplar (Dosovitskiy et al., 2014), with a triplet loss: views of one image embed together.
+"""Exemplar (Dosovitskiy et al., 2014) with a triplet loss: views of one image get close embeddings.
 
 The loss is the semi-hard one of FaceNet (Schroff et al., 2015, section 3.2).
 """
@@ -14,16 +14,16 @@ _FAR = 1e9  # more than any squared distance of embeddings of length 1
 
 
 class Exemplar(Task):
-    """Random views of each image; those of one image are to lie closer than those of others.
+    """Are the views of an image closer to one another than to those of other images?
 
-    What an image's loss is depends on the batch that it is in, so evaluation depends on its batch
-    size. Evaluation takes random views, since those of evaluation would all be the same.
+    An image's loss depends on its batch, so evaluation depends on the batch size. Evaluation takes
+    random views, because the pipeline's views of evaluation would all be the same.
 
     Args:
         embed_dim: length of an embedding.
-        margin: of the triplet loss.
-        normalize_axis: along which embeddings have length 1: 1, each on its own, or 0, each channel
-            over the batch, as the published code did.
+        margin: margin of the triplet loss.
+        normalize_axis: axis along which embeddings have length 1: 1 for each embedding, or 0 for
+            each channel over the batch, as in the published code.
     """
 
     name = "exemplar"
@@ -35,7 +35,7 @@ class Exemplar(Task):
         self._normalize_axis = normalize_axis
 
     def check(self, pipeline: Pipeline) -> None:
-        """Raises ValueError where the pipeline makes no second view to compare."""
+        """Raises ValueError if the pipeline makes no second view to compare."""
         views = pipeline.compile(training=True).views
         if len(views) != 1 or views[0] < 2:
             found = " x ".join(map(str, views)) or "one"
@@ -56,7 +56,7 @@ class Exemplar(Task):
             raise ValueError("exemplar compares the images of a batch: give it two or more")
         counted = tf.cast(batch.index >= 0, tf.float32)
         embeddings = tf.reshape(model.logits(batch.image, training), [count, views, self.outputs])
-        # Padding must not add to a channel's length.
+        # Padding must not count in a channel's length.
         embeddings *= counted[:, tf.newaxis, tf.newaxis]
         axis = [0, 1] if self._normalize_axis == 0 else [2]
         return triplets(tf.nn.l2_normalize(embeddings, axis), counted, self._margin)
@@ -65,17 +65,18 @@ class Exemplar(Task):
 def triplets(embeddings: tf.Tensor, counted: tf.Tensor, margin: float) -> Dict[str, tf.Tensor]:
     """The semi-hard triplet loss, and how often the nearest view is of the same image.
 
-    For each pair of an anchor a and a positive p, another view of its image, the negative n is, of
-    the other images' views that are farther from a than p, the nearest; where none is farther, the
-    farthest of all. The pair's loss is max(0, d(a, p) - d(a, n) + margin), d the squared distance.
+    Each pair consists of an anchor a and a positive p, another view of the same image. Its negative
+    n is a view of another image: the nearest of those that are farther from a than p, or if there
+    are none, the farthest of all. The pair's loss is max(0, d(a, p) - d(a, n) + margin), where d is
+    the squared distance.
 
     Args:
         embeddings: float32 [N, V, channels].
-        counted: float32 [N], 1 or 0; views of an image with 0 are no negatives.
+        counted: float32 [N], 1 or 0; views of an image with 0 are not negatives.
         margin: see above.
 
-    Returns: "loss" and "accuracy", float32 [N], means over an image's pairs and views. Where there
-        is no other image, the loss is 0.
+    Returns: "loss" and "accuracy", float32 [N], means over an image's pairs and views. If there is
+        no other image, the loss is 0.
     """
     count, views, channels = embeddings.shape.as_list()
     squares = tf.reduce_sum(tf.square(embeddings), axis=2)  # [N, V]

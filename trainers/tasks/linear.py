@@ -1,4 +1,4 @@
-"""Linear evaluation: how well can a class be read off each end point of a frozen network?"""
+"""Linear evaluation: how well do the end points of a frozen network tell an image's class?"""
 
 from typing import Any, Callable, Dict, Mapping, Optional, Tuple
 
@@ -14,14 +14,14 @@ Features = Callable[[tf.Tensor], Dict[str, tf.Tensor]]
 
 
 class Head(tf.Module):
-    """A linear classifier, or with hidden units two layers with a ReLU and dropout of 0.5 between.
+    """A linear classifier, or two layers with a ReLU and a dropout of 0.5 between them.
 
     Args:
         scope: names the layers and makes their variables.
         features: length of the input.
-        hidden: units; 0 for a linear classifier.
-        classes: of the answer.
-        weight_decay: of the kernels.
+        hidden: number of hidden units; 0 for a linear classifier.
+        classes: number of classes.
+        weight_decay: weight decay of the kernels.
     """
 
     def __init__(self, scope: Scope, features: int, hidden: int, classes: int, weight_decay: float):
@@ -34,7 +34,7 @@ class Head(tf.Module):
         )
 
     def __call__(self, x: tf.Tensor, training: bool, key: Optional[tf.Tensor]) -> tf.Tensor:
-        """Float32 [N, features] -> logits [N, classes]; `key` decides what dropout drops."""
+        """Float32 [N, features] -> logits [N, classes]; dropout depends on `key`."""
         x = x[:, tf.newaxis, tf.newaxis, :]
         if self._hidden:
             x = tf.nn.relu(self._hidden(x))
@@ -52,12 +52,12 @@ class Heads(tf.Module):
 
 
 class Linear(Task):
-    """Classes from the features of each end point, all heads trained at once.
+    """Which class is the image of? One head for each end point; all are trained at once.
 
     Args:
         recipe: says what the heads are.
-        features: from a batch's image to features [N, size] by end point.
-        sizes: of the features, by end point.
+        features: function from a batch's images to features [N, size] by end point.
+        sizes: numbers of features by end point.
     """
 
     name = "linear"
@@ -69,25 +69,25 @@ class Linear(Task):
         self._sizes = dict(sizes)
 
     def model(self, recipe: Recipe, scope: Scope, image: Tuple[int, ...], dtype: tf.DType) -> Model:
-        """The heads; the network is frozen and no part of what is trained."""
+        """The heads; the frozen network is not part of the model."""
+        hidden, decay = recipe.hidden_units, recipe.optimizer.weight_decay
         heads = {
-            name: Head(
-                scope.child(name), size, recipe.hidden_units, self.outputs, recipe.weight_decay
-            )
+            name: Head(scope.child(name), size, hidden, self.outputs, decay)
             for name, size in self._sizes.items()
         }
         return Model(None, Heads(heads))
 
     def check_labels(self, label: np.ndarray, index: np.ndarray) -> None:
-        """Raises ValueError for a label that is no class."""
+        """Raises ValueError for a label that is not a class."""
         check_classes(label, index, self.outputs)
 
     def loss(
         self, model: Model, batch: Batch, training: bool, key: Optional[tf.Tensor] = None
     ) -> Dict[str, tf.Tensor]:
-        """The sum of all heads' cross entropies, and each one's loss, accuracy and top5.
+        """The sum of all heads' cross entropies, and the metrics of each head.
 
-        Those are named END_POINT/loss and so on; top5 needs more than 5 classes.
+        These are named END_POINT/loss, END_POINT/accuracy and, with more than 5 classes,
+        END_POINT/top5.
         """
         total: Any = 0.0
         values = {}

@@ -1,8 +1,8 @@
 """Jigsaw (Noroozi and Favaro, 2016) and relative patch location (Doersch et al., 2015).
 
-Both cut an image into 3 x 3 patches, embed each by the network, and ask a head about sequences of
-embeddings: which permutation is this, and where does the first patch lie from the second, the
-centre?
+Both cut an image into 3 x 3 patches and embed each of them with the network. A head then answers
+about sequences of embeddings: which permutation is this, or where does the first patch lie relative
+to the second, the centre?
 """
 
 import abc
@@ -25,14 +25,14 @@ CENTRE = 4
 class PatchHead(tf.Module):
     """Two layers on a sequence of embeddings, as AlexNet's fc7 and fc8.
 
+    The hidden layer has batch normalisation (momentum 0.997, epsilon 1e-5), ReLU and a dropout of
+    0.5. The weight decay is 5e-4.
+
     Args:
         scope: names the layers and makes their variables.
         features: length of the sequence times length of an embedding.
-        units: of the hidden layer, 4096 as published.
-        classes: of the answer.
-
-    The hidden units with batch normalisation (momentum 0.997, epsilon 1e-5), ReLU and dropout of
-    0.5, then the classes; weight decay 5e-4.
+        units: number of hidden units; 4096 as published.
+        classes: number of classes.
     """
 
     def __init__(self, scope: Scope, features: int, units: int, classes: int):
@@ -60,10 +60,10 @@ def concatenate(embeddings: tf.Tensor, sequences: tf.Tensor) -> tf.Tensor:
 
     Args:
         embeddings: [N, patches, channels].
-        sequences: whole numbers [M, K], patches.
+        sequences: integers [M, K], numbers of patches.
 
     Returns:
-        [N, M, channels * K]; the value of channel c of the patch in place k stands at c * K + k.
+        [N, M, channels * K]; channel c of the patch in place k has the index c * K + k.
     """
     gathered = tf.gather(embeddings, sequences, axis=1)  # [N, M, K, channels]
     _, count, places, channels = gathered.shape.as_list()
@@ -75,7 +75,7 @@ class PatchTask(Task):
     """The common part: embeds the nine patches and classifies sequences of them.
 
     Args:
-        sequences: whole numbers [classes, K]: the patches of class i in order.
+        sequences: integers [classes, K]: row i holds the patches of class i in order.
         embed_dim: length of a patch's embedding.
         head_units: see `PatchHead`.
     """
@@ -93,7 +93,7 @@ class PatchTask(Task):
         return PatchHead(scope, places * self.outputs, self._head_units, classes)
 
     def check(self, pipeline: Pipeline) -> None:
-        """As `Task.check`; the patches must come in their places."""
+        """See `Task.check`; the pipeline may not shuffle or choose patches."""
         super().check(pipeline)
         for step in pipeline.steps:
             if isinstance(step, (JigsawStep, Pair)):
@@ -104,7 +104,7 @@ class PatchTask(Task):
 
     @abc.abstractmethod
     def questions(self, training: bool, key: Optional[tf.Tensor]) -> tf.Tensor:
-        """Int32 [M]: the classes that are asked about in this step."""
+        """Int32 [M]: the classes whose sequences are shown to the head in this step."""
 
     def loss(
         self, model: Model, batch: Batch, training: bool, key: Optional[tf.Tensor] = None
@@ -122,12 +122,12 @@ class PatchTask(Task):
 class Jigsaw(PatchTask):
     """Which permutation of a set are the patches in?
 
-    Training asks about a random few permutations, the same for all images of a batch; evaluation
-    asks about the whole set.
+    A training step shows a few random permutations, the same for all images of a batch; evaluation
+    shows the whole set.
 
     Args:
         permutations: the set, as the pipeline's step `jigsaw` names it.
-        per_batch: permutations in a training step.
+        per_batch: number of permutations in a training step.
         embed_dim: length of a patch's embedding.
         head_units: see `PatchHead`.
     """
@@ -140,7 +140,7 @@ class Jigsaw(PatchTask):
         super().__init__(np.array(op.permutations), embed_dim, head_units)
         if self.sequences.shape[1] != PATCHES:
             raise ValueError(
-                f"permutations {permutations!r} are of {self.sequences.shape[1]} patches, not "
+                f"permutations {permutations!r} have {self.sequences.shape[1]} patches, not "
                 f"{PATCHES}"
             )
         if per_batch > len(self.sequences):
@@ -151,7 +151,7 @@ class Jigsaw(PatchTask):
         self._per_batch = per_batch
 
     def questions(self, training: bool, key: Optional[tf.Tensor]) -> tf.Tensor:
-        """A random subset in training, drawn without replacement, else the whole set."""
+        """In training a random subset, drawn without replacement; otherwise the whole set."""
         if not training:
             return tf.range(len(self.sequences))
         drawn = draws(len(self.sequences), fold(key, 0))
@@ -159,7 +159,7 @@ class Jigsaw(PatchTask):
 
 
 class RelativePatchLocation(PatchTask):
-    """Where does a patch lie, seen from the centre: eight classes, row by row."""
+    """Where does a patch lie, seen from the centre? Eight classes, row by row."""
 
     name = "relative_patch_location"
 

@@ -1,4 +1,4 @@
-"""Rotation: by which of 0, 90, 180, 270 degrees has a view been turned? (Gidaris et al., 2018)."""
+"""Rotation (Gidaris et al., 2018): has a view been turned by 0, 90, 180 or 270 degrees?"""
 
 from typing import Dict, Optional
 
@@ -8,7 +8,7 @@ from .task import Batch, Model, Task, classification
 
 
 class Rotation(Task):
-    """Four turns of each image, four classes; the network's logits answer."""
+    """Four turns of each image, four classes, which the network's logits tell."""
 
     name = "rotation"
     outputs = 4

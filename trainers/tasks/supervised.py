@@ -1,4 +1,4 @@
-"""Supervised classification, which the pretext tasks are compared with."""
+"""Supervised classification, with which the pretext tasks are compared."""
 
 from typing import Dict, Optional
 
@@ -12,7 +12,7 @@ class Supervised(Task):
     """Which class is the image of?
 
     Args:
-        num_classes: of the data; labels count from 0.
+        num_classes: number of classes of the data; labels count from 0.
     """
 
     name = "supervised"
@@ -22,7 +22,7 @@ class Supervised(Task):
         self.outputs = num_classes
 
     def check_labels(self, label: np.ndarray, index: np.ndarray) -> None:
-        """Raises ValueError for a label that is no class."""
+        """Raises ValueError for a label that is not a class."""
         check_classes(label, index, self.outputs)
 
     def loss(

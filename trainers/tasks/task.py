@@ -1,4 +1,4 @@
-"""What a pretext task is: a head on a network, and what is asked of it about a batch."""
+"""What a pretext task is: a head on a network, and a loss for a batch."""
 
 import abc
 from typing import Any, Dict, NamedTuple, Optional, Tuple
@@ -30,9 +30,9 @@ class Model(tf.Module):
     """A network and, for tasks that need more than its logits, a head on top.
 
     Args:
-        network: maps an image to logits and end points; what pretraining is for.
-        head: the task's own layers, or None.
-        dtype: in which the network computes; its logits are float32.
+        network: maps an image to logits and end points; pretraining is for its sake.
+        head: the task's own layers; None if there are none.
+        dtype: type in which the network computes; its logits are float32.
     """
 
     def __init__(
@@ -53,12 +53,12 @@ class Task(abc.ABC):
     """A pretext task.
 
     Attributes:
-        name: as recipes call it.
-        scope: what the names of the model's variables start with.
-        outputs: units of the network's logits.
-        views: the dimensions of views that a pipeline must give an image.
-        random_evaluation: whether evaluation takes the pipeline's random views, as training does;
-            for tasks whose question says nothing about the views of evaluation.
+        name: name of the task in recipes.
+        scope: beginning of the names of the model's variables.
+        outputs: number of the network's logits.
+        views: the dimensions of views that a pipeline must make from an image.
+        random_evaluation: whether evaluation takes the pipeline's random views, as training does,
+            because the task makes no sense on the views of evaluation.
     """
 
     name: str
@@ -74,27 +74,28 @@ class Task(abc.ABC):
             recipe: see above.
             scope: makes the variables.
             image: height, width and channels of a view.
-            dtype: in which the network computes.
+            dtype: type in which the network computes.
         """
-        network = networks.build(recipe, scope, image, self.outputs)
+        decay = recipe.optimizer.weight_decay
+        network = networks.build(recipe.network, scope, image, self.outputs, decay)
         return Model(network, self.head(scope), dtype)
 
     def head(self, scope: Scope) -> Optional[tf.Module]:
-        """The layers on top of the network's logits; None where these are the answer."""
+        """The layers on top of the network's logits; None if the logits are the answer."""
         return None
 
     def check(self, pipeline: Pipeline) -> None:
-        """Raises ValueError where the pipeline's views are not what the task asks about."""
+        """Raises ValueError if the pipeline's views do not fit the task."""
         views = pipeline.compile(training=True).views
         if views != self.views:
             wanted, found = (" x ".join(map(str, v)) or "one" for v in (self.views, views))
             raise ValueError(
-                f"{self.name} needs {wanted} views of an image, and the pipeline {pipeline} "
+                f"{self.name} needs {wanted} views of an image, but the pipeline {pipeline} "
                 f"makes {found}"
             )
 
     def check_labels(self, label: np.ndarray, index: np.ndarray) -> None:  # noqa: B027
-        """Raises ValueError where a label is none that the task knows.
+        """Raises ValueError for a label that the task does not know.
 
         Args:
             label: int32 [N] or [N, views…].
@@ -109,13 +110,13 @@ class Task(abc.ABC):
 
         Args:
             model: the network and this task's head.
-            batch: of the loader.
-            training: whether batch normalisation goes by the batch and dropout drops.
-            key: int32 [3], the seed, the step and the replica, for the random decisions of a
-                training step; equal keys, equal decisions.
+            batch: a batch of the loader.
+            training: whether batch normalisation uses the batch's statistics, and dropout is on.
+            key: int32 [3]: the seed, the step and the replica, on which the random decisions of a
+                training step depend.
 
         Returns:
-            float32 [N] tensors: "loss", whose mean over the batch is trained on, and metrics
+            float32 [N] tensors: "loss", whose mean over the batch training minimises, and metrics
             (means over the image's views), which evaluation averages over images.
         """
 
@@ -126,9 +127,9 @@ def objective(
     """What a training step minimises: the mean loss of the batch's images plus weight decay.
 
     Args:
-        key: as for `Task.loss`.
+        key: see `Task.loss`.
 
-    Returns: that, a scalar, and the means over the batch of the task's loss and metrics.
+    Returns: a scalar, and the means over the batch of the task's loss and metrics.
     """
     values = task.loss(model, batch, training=True, key=key)
     means = {name: tf.reduce_mean(value) for name, value in values.items()}
@@ -138,7 +139,7 @@ def objective(
 def classification(logits: tf.Tensor, labels: tf.Tensor) -> Dict[str, tf.Tensor]:
     """Cross entropy and accuracy of each image, means over its views.
 
-    Where the loss is no number, the answer is wrong.
+    If the loss is not finite, the answer counts as wrong.
 
     Args:
         logits: float32 [N, V, classes].

@@ -1,6 +1,5 @@
 """What a frozen network says of an image: every end point, pooled to a few thousand features."""
 
-import dataclasses
 import math
 import os
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
@@ -9,14 +8,13 @@ import numpy as np
 import tensorflow as tf
 from pretexture.loader import Pipeline
 
-from .. import networks
 from ..engines import sessions
 from ..engines.npu_options import DEFAULTS, NpuOptions
-from ..exports.saved_model import PREFIX, ExportError, read_description
+from ..exports.description import ExportError, read_description
+from ..exports.saved_model import build_trained
+from ..exports.weights import Weights
 from ..networks.layers import Scope
-from ..recipes import LINEAR_EVAL, Recipe
-
-_NETWORK = ("architecture", "mode", "filters_factor", "last_relu", "small_root", "patch_strides")
+from ..recipes import Recipe
 
 
 class Representation:
@@ -40,10 +38,7 @@ class Representation:
         self.patches = description.patches
         self.end_points = list(description.end_points)
         self.step = description.step
-        known = {name: description.recipe[name] for name in _NETWORK if name in description.recipe}
-        # A VGG's variables depend on the size of the images that it was trained on.
-        pipeline = description.recipe.get("pipeline", self.pipeline)
-        self._recipe = dataclasses.replace(LINEAR_EVAL, pipeline=pipeline, **known)
+        self._description = description
         outputs = description.end_points.get("logits", (None,))[-1]
         if outputs is None:
             raise ExportError(f"{module} does not say how many logits its network has")
@@ -55,24 +50,9 @@ class Representation:
 
         Returns: a function from float32 [N, H, W, 3] to the end points.
         """
-        reader = tf.train.load_checkpoint(self._checkpoint)
-
-        def value(name: str) -> tf.Tensor:
-            # Without the prefix in what comes from a published hub module.
-            stored = name if reader.has_tensor(name) else name[len(PREFIX) :]
-            # Read by an operation: a graph of the largest networks' weights would be too large.
-            return tf.raw_ops.RestoreV2(
-                prefix=self._checkpoint,
-                tensor_names=[stored],
-                shape_and_slices=[""],
-                dtypes=[tf.float32],
-            )[0]
-
-        any_size: Any = (None, None, 3)
-        network: Any = networks.build(
-            self._recipe, Scope("module", values=value), any_size, self._outputs
-        )
-        return lambda x: network(x, False)[1]
+        scope = Scope(values=Weights(self._checkpoint).value, frozen=True)
+        described = self._description
+        return build_trained(described.network, described.pipeline, scope, self._outputs)
 
 
 class FrozenFeatures:

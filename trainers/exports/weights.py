@@ -1,0 +1,92 @@
+"""The weights of a trained network, from its checkpoint or hub module."""
+
+import contextlib
+from typing import Any, Iterator, Mapping, Optional, Sequence
+
+import tensorflow as tf
+
+from ..networks.layers import Shape
+from ..runs.checkpoints import CheckpointError
+from ..runs.disk import reason
+
+PREFIX = "module/"
+_FIRST = "conv2d/kernel"  # of every network
+
+
+class Weights:
+    """The variables of a network in a checkpoint.
+
+    The published hub modules leave `module/` out of the names of variables; both forms are read.
+
+    Args:
+        path: path of the checkpoint, without the endings of its files.
+
+    Raises: CheckpointError if the file is not a checkpoint.
+    """
+
+    def __init__(self, path: str):
+        self.path = path
+        try:
+            self._reader = tf.train.load_checkpoint(path)
+            self._shapes = self._reader.get_variable_to_shape_map()
+        except (tf.errors.OpError, ValueError) as error:
+            raise CheckpointError(f"{path} is not a checkpoint: {error}") from error
+        self._prefix = "" if _FIRST in self._shapes else PREFIX
+
+    @property
+    def step(self) -> Optional[int]:
+        """The number of steps that the network was trained for, if the checkpoint says it."""
+        known = "global_step" in self._shapes
+        return int(self._reader.get_tensor("global_step")) if known else None
+
+    def shape(self, name: str) -> Optional[Sequence[int]]:
+        """The shape of a variable; None if the checkpoint lacks it."""
+        return self._shapes.get(self._stored(name))
+
+    def value(self, name: str, shape: Shape) -> tf.Tensor:
+        """The value of a variable, read by an operation.
+
+        A graph that held the values of the largest networks would be too large.
+        """
+        return tf.raw_ops.RestoreV2(
+            prefix=self.path,
+            tensor_names=[self._stored(name)],
+            shape_and_slices=[""],
+            dtypes=[tf.float32],
+        )[0]
+
+    def restore(self, session: Any, variables: Mapping[str, tf.Variable]) -> None:
+        """Sets the variables of a session's graph.
+
+        Raises: CheckpointError if the checkpoint is damaged, lacks one or has it in another shape.
+        """
+        self._check(variables)
+        stored = {self._stored(name): variable for name, variable in variables.items()}
+        with self._reading():
+            tf.compat.v1.train.Saver(stored).restore(session, self.path)
+
+    def _stored(self, name: str) -> str:
+        """What the checkpoint calls a variable of the network."""
+        return self._prefix + name[len(PREFIX) :]
+
+    def _check(self, variables: Mapping[str, tf.Variable]) -> None:
+        misfits = []
+        for name, variable in variables.items():
+            stored, found, shape = self._stored(name), self.shape(name), variable.shape.as_list()
+            if found is None:
+                misfits.append(f"there is no variable {stored}; the model's has {shape}")
+            elif list(found) != shape:
+                misfits.append(f"{stored} has shape {list(found)}, the model's has {shape}")
+        if misfits:
+            raise CheckpointError(
+                f"{self.path}: {misfits[0]} ({len(misfits)} of the model's {len(variables)} "
+                f"variables do not fit)"
+            )
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Names the checkpoint if a checksum is wrong or a file is cut short."""
+        try:
+            yield
+        except (tf.errors.OpError, IndexError) as error:
+            raise CheckpointError(f"{self.path} is damaged: {reason(error)}") from error
