@@ -225,7 +225,8 @@ def _fit(training: Training, say: Callable[[str], None], workdir: Workdir) -> Ou
     first = engine.step
     if chief:
         write_config(folder, config)
-        for line in plan(config, options, place.words, first):
+        data, storage = options.data, options.storage
+        for line in plan(config, data, options.workdir, storage, place.words, first):
             say(printable(line))
 
     # Train. A checkpoint takes all workers, so none is saved if one of them is stuck.
@@ -255,7 +256,9 @@ def _fit(training: Training, say: Callable[[str], None], workdir: Workdir) -> Ou
     if loop.skipped and not (chief or engine.counts_all):
         print(f"worker {place.worker}: {skipped_words(loop.skipped)}", file=sys.stderr)
     if chief:
-        for line in result(config, options, folder, first, outcome, seconds, loop.waited):
+        step, signal_ = outcome.step, outcome.interrupted
+        log_steps, waited = options.log_steps, loop.waited
+        for line in result(config, folder, log_steps, first, step, signal_, seconds, waited):
             say(printable(line))
     return outcome
 

@@ -4,12 +4,13 @@ import contextlib
 import json
 import os
 import time
-from typing import TYPE_CHECKING, Any, Dict, List, Mapping
+from typing import Any, Dict, List, Mapping, Optional
 
 import numpy as np
 from pretexture.loader.console.files import write_text
 from pretexture.loader.console.progress import Bar, duration
 from pretexture.loader.console.redaction import redacted
+from pretexture.loader.shards.remote import Storage
 
 from ..engines.optimization import schedule
 from .events import EventWriter
@@ -17,9 +18,6 @@ from .folder import Config
 from .metrics import METRICS, SKIPPED, describe, read_metrics, speed
 from .splits import overlap
 from .views import view_grid
-
-if TYPE_CHECKING:
-    from ..run import Options, Outcome
 
 
 def passes(every: int, before: int, step: int) -> bool:
@@ -142,11 +140,14 @@ class Report:
         self._began = time.monotonic()
 
 
-def plan(config: Config, options: "Options", device: str, step: int) -> List[str]:
+def plan(
+    config: Config, data: str, workdir: str, storage: Storage, device: str, step: int
+) -> List[str]:
     """What a run will do, in lines of text.
 
     Args:
-        config, options: of the run.
+        config: the run's configuration.
+        data, workdir, storage: see `Options`.
         device: where it runs.
         step: the step after which it starts or is resumed.
     """
@@ -161,7 +162,7 @@ def plan(config: Config, options: "Options", device: str, step: int) -> List[str
     words.append(f"weight decay {recipe.optimizer.weight_decay:g}")
     lines = [
         f"task      {recipe.task}",
-        f"data      {redacted(options.data)}, split {recipe.train_split}: {config.records:,} "
+        f"data      {redacted(data)}, split {recipe.train_split}: {config.records:,} "
         f"images, {config.steps_per_epoch:,} steps of {recipe.batch_size} an epoch",
         f"views     {recipe.pipeline}",
         f"heads     {config.parameters:,} parameters on the frozen {config.module}"
@@ -171,35 +172,34 @@ def plan(config: Config, options: "Options", device: str, step: int) -> List[str
         f"device    {device}, TensorFlow {config.tensorflow}",
         f"training  {', '.join(words)}",
         f"steps     {config.steps:,}, {config.steps / config.steps_per_epoch:.3g} epochs",
-        f"workdir   {redacted(options.workdir)}"
-        + (f", resumed after step {step:,}" if step else ""),
+        f"workdir   {redacted(workdir)}" + (f", resumed after step {step:,}" if step else ""),
     ]
-    warning = overlap(
-        options.data, recipe.train_split, options.data, recipe.eval_split, options.storage
-    )
+    warning = overlap(data, recipe.train_split, data, recipe.eval_split, storage)
     return [*lines, warning] if warning else lines
 
 
 def result(
     config: Config,
-    options: "Options",
     folder: str,
+    log_steps: int,
     first: int,
-    outcome: "Outcome",
+    step: int,
+    interrupted: Optional[int],
     seconds: float,
     waited: float,
 ) -> List[str]:
     """What a run did, in lines of text.
 
     Args:
-        config, options: of the run.
+        config: the run's configuration.
         folder: its folder.
+        log_steps: steps between two lines of metrics.
         first: the step after which it started or was resumed.
-        outcome: how it ended.
+        step: its last step.
+        interrupted: number of the signal that ended it early; None if none did.
         seconds: seconds that it took.
         waited: seconds of these that it spent waiting for data.
     """
-    step, interrupted = outcome.step, outcome.interrupted
     steps = step - first
     if not steps and interrupted:
         return [f"interrupted before step {step + 1:,} of {config.steps:,}"]
@@ -217,7 +217,7 @@ def result(
         lines.append(skipped_words(skipped))
     # Lines at the end may be means over few steps, which say little, so they count only if there
     # are no others.
-    metrics = [m for m in metrics if m["step"] % options.log_steps == 0] or metrics
+    metrics = [m for m in metrics if m["step"] % log_steps == 0] or metrics
     best = max(metrics, key=lambda line: line.get("accuracy", -line["loss"]))
     for name, line in (("last", metrics[-1]), ("best", best)):
         lines.append(f"{name} metrics, at step {line['step']:,}: {describe(line)}")
