@@ -50,7 +50,7 @@ def _recipe(*arguments):
 
 @pytest.mark.parametrize("name", run_flags.LINEAR_FIELDS)
 def test_what_linear_evaluation_reads_of_a_recipe_is_a_flag(name):
-    before = getattr(LINEAR_EVAL, name)
+    before = LINEAR_EVAL.flat()[name]
     value = {"pooling": "max", "combine_patches": "concat", "optimizer": "adam", "dct": "fast"}.get(
         name, CHANGED[type(before)]
     )
