@@ -14,7 +14,6 @@ import numpy as np
 
 from . import backends
 from .console import processors
-from .console.arguments import whole
 from .epoch.order import WindowShuffle
 from .errors import RecordError
 from .language.pipeline import Pipeline
@@ -253,7 +252,7 @@ class Loader:
         `epoch` and `batch` say which batch comes next. The other entries must be the same in the
         Loader that loads the state.
         """
-        return {"version": 1, "epoch": self._epoch, "batch": self._batch, **self._identity()}
+        return self.share.state(self._epoch, self._batch)
 
     def load_state_dict(self, state: Dict[str, Any]) -> None:
         """Continues from `state`: the next `for` runs the rest of its epoch.
@@ -263,15 +262,7 @@ class Loader:
         Raises: ValueError naming the entry that does not fit.
         """
         self._check_open()
-        if not isinstance(state, dict) or state.get("version") != 1:
-            raise ValueError("not the state of a Loader, or the state of another version")
-        for key, value in self._identity().items():
-            if state.get(key) != value:
-                raise ValueError(
-                    f"the state was taken with {key}={state.get(key)!r}, this Loader has {value!r}"
-                )
-        epoch = whole("epoch in the state", state.get("epoch"), 0, 2**32 - 1)
-        batch = whole("batch in the state", state.get("batch"), 0, len(self))
+        epoch, batch = self.share.position(state)
         with self._lock:
             self._epoch, self._batch = (epoch + 1, 0) if batch == len(self) else (epoch, batch)
             self._restored = True
@@ -306,17 +297,6 @@ class Loader:
             f"Loader({self.records!r}, {str(self.pipeline)!r}, batch_size={self.batch_size}, "
             f"training={self.training}, seed={self.seed})"
         )
-
-    def _identity(self) -> Dict[str, Any]:
-        """The values that the sequence of record numbers depends on."""
-        return {
-            "seed": self.seed,
-            "records": self.num_records,
-            "batch_size": self.batch_size,
-            "shard": list(self.shard),
-            "shuffle": repr(self.shuffle),
-            "drop_remainder": self.drop_remainder,
-        }
 
     def _check_open(self) -> None:
         if not self._end.alive:

@@ -7,7 +7,6 @@ interruption, run the same command again to resume.
 """
 
 import argparse
-import os
 import sys
 from typing import List, Optional
 
@@ -16,8 +15,6 @@ from pretexture.loader.console.redaction import redacted
 from pretexture.loader.shards.remote import join
 from pretexture.scripts import flags, run_flags
 from pretexture.trainers.recipes import LINEAR_EVAL, LINEAR_EVAL_PAPER
-
-CHART = "results.png"
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
@@ -30,7 +27,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
         )
     with flags.short_errors(args.traceback, args.on_error):
         run_flags.import_tensorflow()
-        from pretexture.trainers.runs.mirror import fetched, open_workdir
+        from pretexture.trainers.runs.mirror import fetched
         from pretexture.trainers.transfer import linear
         from pretexture.trainers.transfer.representation import Representation
 
@@ -45,16 +42,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
         if isinstance(outcome, int):
             return run_flags.interrupted(outcome)
         print("\n".join(linear.table(outcome)))
-        try:
-            from pretexture.trainers.transfer.chart import accuracy_bars
-        except ImportError as error:
-            print(f"no chart: {error}", file=sys.stderr)
-            return 0
-        title = f"{outcome.images:,} images of {redacted(args.data)}"
-        with open_workdir(args.workdir, options.storage, "train") as workdir:
-            accuracy_bars({"": outcome.end_points}, os.path.join(workdir.folder, CHART), title)
-    files = f"{join(args.workdir, linear.RESULTS)}, {join(args.workdir, CHART)}"
-    print(printable(redacted(files)))
+    files = (join(args.workdir, name) for name in outcome.files)
+    print(printable(redacted(", ".join(files))))
     return 0
 
 

@@ -21,10 +21,9 @@ from .engines.npu_options import DEFAULTS, NpuOptions
 from .exports.saved_model import export_run
 from .runs.checkpoints import CheckpointError, Checkpoints, checkpoint_path
 from .runs.events import EventWriter
-from .runs.folder import WorkdirError, read_config
+from .runs.folder import WorkdirError, overlap, read_config
 from .runs.metrics import read_lines
 from .runs.mirror import Workdir, absolute, open_workdir
-from .runs.splits import overlap
 
 
 class Evaluation:

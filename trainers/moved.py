@@ -5,7 +5,7 @@ from typing import Dict, Tuple
 MOVED: Dict[str, Tuple[str, ...]] = {
     "checkpoints": ("runs.checkpoints",),
     "cluster": ("pretexture.loader.prepare.ray_cluster",),
-    "disk": ("runs.disk",),
+    "disk": ("runs.checkpoints",),
     "environment": ("engines.environment",),
     "events": ("runs.events",),
     "export": ("exports.saved_model",),
@@ -31,7 +31,7 @@ MOVED: Dict[str, Tuple[str, ...]] = {
     "representation": ("transfer.representation",),
     "sessions": ("engines.sessions",),
     "skipped": ("runs.skipped",),
-    "splits": ("runs.splits",),
-    "views": ("runs.views",),
+    "splits": ("runs.folder",),
+    "views": ("runs.events",),
     "workdir": ("runs.folder",),
 }

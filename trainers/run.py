@@ -6,7 +6,7 @@ import math
 import signal
 import sys
 import time
-from typing import Callable, Dict, Iterator, Mapping, Optional
+from typing import Callable, Iterator, Optional
 
 import tensorflow as tf
 from pretexture.loader import Loader, Pipeline, TFRecords, imagenet
@@ -141,7 +141,7 @@ def pretrain(
         recipe: what to train and how.
         options: on which data, where to, and for how long.
         say: function that is told, line by line, what the run will do and what it did.
-        workdir: the opened folder of the run; default: opened by `options.workdir`.
+        workdir: the run's folder, which is opened here; default: that of `options.workdir`.
 
     Raises: ValueError (also as PipelineError, RecordError, WorkdirError, CheckpointError), OSError
         and DivergedError, whose messages say what to change.
@@ -168,7 +168,9 @@ def pretrain(
         **options.records.loading,
     )
     engine = backend.Engine(recipe, task, loader.element_spec, len(loader), options.seed, place)
-    return fit(Training(recipe, options, engine, loader, records), say, workdir)
+    training = Training(recipe, options, engine, loader, records)
+    with workdir or open_workdir(options.workdir, options.storage, "train", place.worker) as opened:
+        return fit(training, opened, say)
 
 
 def share(batch_size: int, place: Place) -> int:
@@ -182,25 +184,27 @@ def share(batch_size: int, place: Place) -> int:
     return batch_size // place.workers
 
 
-def fit(
-    training: Training, say: Callable[[str], None], workdir: Optional[Workdir] = None
-) -> Outcome:
-    """Trains with checkpoints, a report and an orderly end; arguments and errors as `pretrain`."""
-    options, place = training.options, training.engine.place
-    with workdir or open_workdir(options.workdir, options.storage, "train", place.worker) as opened:
-        try:
-            return _fit(training, say, opened)
-        except OSError as error:
-            if not is_full(error):
-                raise
-            steps = Checkpoints(opened.folder).steps
-            last = (
-                f"its last checkpoint is of step {steps[-1]:,}" if steps else "without a checkpoint"
-            )
-            raise OSError(
-                f"no space left on the device for {error.filename or opened.folder}; the run ends, "
-                f"{last}: make room, and run the same command again to resume"
-            ) from error
+def fit(training: Training, workdir: Workdir, say: Callable[[str], None]) -> Outcome:
+    """Trains with checkpoints, a report and an orderly end.
+
+    Args:
+        training: what to train.
+        workdir: the opened folder of the run.
+        say: see `pretrain`.
+
+    Raises: as `pretrain`.
+    """
+    try:
+        return _fit(training, say, workdir)
+    except OSError as error:
+        if not is_full(error):
+            raise
+        steps = Checkpoints(workdir.folder).steps
+        last = f"its last checkpoint is of step {steps[-1]:,}" if steps else "without a checkpoint"
+        raise OSError(
+            f"no space left on the device for {error.filename or workdir.folder}; the run ends, "
+            f"{last}: make room, and run the same command again to resume"
+        ) from error
 
 
 def _fit(training: Training, say: Callable[[str], None], workdir: Workdir) -> Outcome:
@@ -220,7 +224,9 @@ def _fit(training: Training, say: Callable[[str], None], workdir: Workdir) -> Ou
     checkpoints = Checkpoints(folder)
     if checkpoints.latest:
         check_config(folder, config)
-        loader.load_state_dict(_own_state(engine.restore(checkpoints.latest), loader))
+        state = engine.restore(checkpoints.latest)
+        own = {"batch_size": loader.batch_size, "shard": list(loader.shard)}
+        loader.load_state_dict({**state, **own})
     engine.start()
     first = engine.step
     if chief:
@@ -272,13 +278,6 @@ def _quiet_if_asked(interrupt: Interrupt) -> Iterator[None]:
         if interrupt.signal is None:
             raise
         raise KeyboardInterrupt from None
-
-
-def _own_state(state: Mapping[str, object], loader: Batches) -> Dict[str, object]:
-    """A worker's state of a loader, from that of the whole run."""
-    if not isinstance(loader, Loader):
-        return dict(state)
-    return {**state, "batch_size": loader.batch_size, "shard": list(loader.shard)}
 
 
 class _Loop(Follower):
@@ -351,9 +350,8 @@ class _Loop(Follower):
         state = engine.state()
         if self._report:
             self._report.flush()
-            loaded = engine.loader_state(loader)
-            if isinstance(loader, Loader):
-                # As if it were the only loader, so that any number of workers can resume.
-                loaded = {**loaded, "batch_size": self._training.recipe.batch_size, "shard": [0, 1]}
+            # As if this were the only loader, so that any number of workers can resume.
+            whole = {"batch_size": self._training.recipe.batch_size, "shard": [0, 1]}
+            loaded = {**engine.loader_state(loader), **whole}
             self._checkpoints.save(self._saved, state, loaded)
             self._workdir.push()

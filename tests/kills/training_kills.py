@@ -2,11 +2,10 @@
 
     python tests/kills/training_kills.py --kills 300
 
-Every other kill comes while a checkpoint is being written: as soon as a file of it appears, or a
-few milliseconds later. The others come at any moment, also before the first step. When a run has
-been killed some times it goes on to its end. Then its metrics must be those of the undisturbed run,
-line by line, and its last checkpoint must have the same values, bit for bit. Ends with status 1 if
-not.
+Every other kill comes while a checkpoint is being written: as soon as one of its files appears, or
+a few milliseconds later. The others come at any moment, even before the first step. After several
+kills, a run is resumed and finished. Its metrics must then be those of the undisturbed run, line by
+line, and its last checkpoint must have the same values, bit for bit. If not, the exit status is 1.
 
 One process imports TensorFlow and forks for each run, before it computes anything, so that a kill
 takes a second.
@@ -66,7 +65,7 @@ def main() -> int:
             for _ in range(min(KILLS_A_RUN, flags.kills - kills)):
                 before = _unfinished(run)
                 if not _kill(folder, run, choice, seconds, at_checkpoint=kills % 2 == 1):
-                    break  # it has come to its end before
+                    break  # it ended before the kill
                 kills += 1
                 writing += not _unfinished(run) <= before
             _finish(folder, run)
@@ -88,7 +87,7 @@ def _train(folder: str, run: str) -> None:
 
 
 def _fork(folder: str, run: str) -> int:
-    """Starts a run in a process of its own; returns its number."""
+    """Starts a run in another process; returns the process's number."""
     child = os.fork()
     if child:
         return child
@@ -116,19 +115,19 @@ def _finish(folder: str, run: str) -> None:
 def _kill(
     folder: str, run: str, choice: random.Random, seconds: float, at_checkpoint: bool
 ) -> bool:
-    """Starts a run and kills it; whether it was still running.
+    """Starts a run and kills it; returns whether it was still running.
 
     Args:
-        folder: of the shards.
-        run: its folder.
-        choice: of the moment.
-        seconds: that a whole run takes.
-        at_checkpoint: whether to wait for a checkpoint that is being written.
+        folder: folder of the shards.
+        run: the run's folder.
+        choice: draws the moment of the kill.
+        seconds: seconds that a whole run takes.
+        at_checkpoint: whether the kill comes while a checkpoint is being written.
     """
     before = _unfinished(run)
     child = _fork(folder, run)
     began = time.monotonic()
-    # A moment of the first quarter leaves steps for the kills after it.
+    # A kill in the first quarter leaves steps for later kills.
     moment = choice.uniform(0, seconds / 4 if at_checkpoint else seconds / 2)
     while os.waitpid(child, os.WNOHANG) == (0, 0):
         if time.monotonic() - began < moment:
@@ -145,7 +144,7 @@ def _kill(
 
 
 def _unfinished(run: str) -> Set[Tuple[str, int]]:
-    """The files of checkpoints that are not complete, each with when it was last written."""
+    """The files of incomplete checkpoints, each with the time when it was last written."""
     found, whole = {}, set()
     with contextlib.suppress(FileNotFoundError):
         for entry in os.scandir(run):
@@ -153,7 +152,7 @@ def _unfinished(run: str) -> Set[Tuple[str, int]]:
             if ending == "index":
                 whole.add(name)
             if entry.name.startswith((".model.ckpt-", "model.ckpt-")):
-                with contextlib.suppress(FileNotFoundError):  # renamed meanwhile
+                with contextlib.suppress(FileNotFoundError):  # it has just been renamed
                     found[entry.name] = entry.stat().st_mtime_ns
     return {(name, when) for name, when in found.items() if name.rpartition(".")[0] not in whole}
 

@@ -638,12 +638,32 @@ def test_cached_features_come_in_another_order_each_epoch():
     assert all(len({i for batch in epoch for i in batch}) == 8 for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
     again = features.FeatureLoader(values, np.arange(10, dtype=np.int32), 4, True, seed=3)
-    again.load_state_dict({"epoch": 1, "batch": 1})
+    again.load_state_dict({**loader.state_dict(), "epoch": 1, "batch": 1})
     (batch,) = again
     assert batch.index.tolist() == epochs[1][1]
     assert batch.image[:, 0].tolist() == batch.label.tolist() == epochs[1][1]
+    # A state of an earlier version, whose order was another one, has two entries.
+    again.load_state_dict({"epoch": 1, "batch": 1})
+    assert [batch.index.tolist() for batch in again] == [epochs[1][1]]
+    with pytest.raises(ValueError, match="the state was taken with seed=4, this Loader has 3"):
+        again.load_state_dict({**loader.state_dict(), "seed": 4})
     with pytest.raises(ValueError, match="has 10 records, fewer than batch_size 11"):
         features.FeatureLoader(values, np.arange(10, dtype=np.int32), 11, True)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_cached_features_come_in_the_order_of_a_loader(data, training):
+    records = imagenet(data, "train")
+    with Loader(records, "resize(32)", 4, training, seed=5) as loader:
+        count = loader.num_records
+        values = np.arange(count, dtype=np.float32)[:, np.newaxis]
+        found = features.FeatureLoader(values, np.arange(count, dtype=np.int32), 4, training, 5)
+        assert found.state_dict() == loader.state_dict()
+        for _ in range(2):
+            expected = [batch.index.tolist() for batch in loader]
+            assert [batch.index.tolist() for batch in found] == expected
+        assert found.state_dict() == loader.state_dict()
+        assert found.shard == loader.shard and len(found) == len(loader)
 
 
 @pytest.mark.parametrize("cache", [False, True])

@@ -157,14 +157,14 @@ def test_a_run_outlives_an_outage_and_brings_everything_there_afterwards(
     monkeypatch.setattr(RemoteWorkdir, "push", with_outage)
     _train(data, f"{s3.bucket}/run", storage=storage, steps=4, checkpoint_steps=2)
     assert not any("model.ckpt" in name or name == "checkpoint" for name in outages[0])
-    said = [r.getMessage() for r in caplog.records if "the run goes on" in r.getMessage()]
+    said = [r.getMessage() for r in caplog.records if "the run continues" in r.getMessage()]
     assert len(said) == 1 and "run/model.ckpt-2.data" in said[0] and storage.cache_dir in said[0]
     assert {"model.ckpt-2.index", "model.ckpt-4.index", "checkpoint"} <= set(outages[1])
 
 
 def test_a_run_that_cannot_be_brought_there_in_the_end_is_an_error(s3, data, storage):
     s3.proxy.fail("503", "model.ckpt-", method="PUT")
-    with pytest.raises(OSError, match=r"tries\)\. What is missing there is in .*run-.*-train, and"):
+    with pytest.raises(OSError, match=r"tries\)\. What is missing there is in .*run-.*-train; run"):
         _train(data, f"{s3.bucket}/run", storage=storage, steps=2)
     assert not any("model.ckpt" in name for name in _names(s3))
     s3.proxy.heal()
@@ -216,7 +216,7 @@ def test_a_run_that_went_on_elsewhere_is_followed(s3, data, storage, tmp_path, c
     there = _elsewhere(storage, tmp_path)
     _train(data, url, storage=there, steps=3)
     _train(data, url, storage=storage, steps=4)
-    assert "went on elsewhere" in caplog.text
+    assert "was continued on another machine" in caplog.text
     lines = learned(fetched(url, there, "plot"))
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     assert not any("model.ckpt-5" in name for name in _names(s3))
@@ -225,7 +225,7 @@ def test_a_run_that_went_on_elsewhere_is_followed(s3, data, storage, tmp_path, c
 def test_one_process_at_a_time_works_on_a_copy(s3, storage):
     url = f"{s3.bucket}/run"
     with open_workdir(url, storage, "train"), pytest.raises(
-        WorkdirError, match=r"another process on this machine works on s3://.*--cache-dir"
+        WorkdirError, match=r"another process on this machine is using s3://.*--cache-dir"
     ), open_workdir(url, storage, "train"):
         pass
     with open_workdir(url, storage, "train"), open_workdir(url, storage, "evaluate"):
@@ -296,7 +296,7 @@ def test_a_run_at_a_url_is_evaluated_followed_and_exported(s3, data, shards, sto
     with pytest.raises(WorkdirError, match=rf"{url} holds no run: there is no config\.json"):
         evaluation.evaluate(url, data, device="cpu", storage=storage)
     _train(data, url, storage=storage, steps=4, checkpoint_steps=2)
-    how = {"split": "test", "device": "cpu", "storage": storage, "export": False}
+    how = {"split": "test", "device": "cpu", "storage": storage}
     results = list(evaluation.follow(url, data, poll=0.01, timeout=60, **how))
     assert [result["step"] for result in results] == [2, 4]
     alone = evaluation.evaluate(

@@ -3,7 +3,7 @@ import pytest
 
 tf = pytest.importorskip("tensorflow")
 
-from pretexture.trainers.runs.views import png, view_grid
+from pretexture.trainers.runs.events import png, view_grid
 
 
 def _decode(data):

@@ -20,8 +20,7 @@ from .. import networks, tasks
 from ..engines import sessions
 from ..networks.layers import Scope
 from ..recipes import Network
-from ..runs.checkpoints import Checkpoints, checkpoint_path
-from ..runs.disk import writing
+from ..runs.checkpoints import Checkpoints, checkpoint_path, writing
 from ..runs.folder import WorkdirError, read_config
 from ..tasks.patches import PatchTask
 from .description import DESCRIPTION, Description, ExportError, read_description

@@ -1,13 +1,11 @@
 """The weights of a trained network, from its checkpoint or hub module."""
 
-import contextlib
-from typing import Any, Iterator, Mapping, Optional, Sequence
+from typing import Any, Mapping, Optional, Sequence
 
 import tensorflow as tf
 
 from ..networks.layers import Shape
-from ..runs.checkpoints import CheckpointError
-from ..runs.disk import reason
+from ..runs.checkpoints import CheckpointError, open_checkpoint, reading
 
 PREFIX = "module/"
 _FIRST = "conv2d/kernel"  # of every network
@@ -26,18 +24,16 @@ class Weights:
 
     def __init__(self, path: str):
         self.path = path
-        try:
-            self._reader = tf.train.load_checkpoint(path)
-            self._shapes = self._reader.get_variable_to_shape_map()
-        except (tf.errors.OpError, ValueError) as error:
-            raise CheckpointError(f"{path} is not a checkpoint: {error}") from error
+        self._reader, self._shapes = open_checkpoint(path)
         self._prefix = "" if _FIRST in self._shapes else PREFIX
 
     @property
     def step(self) -> Optional[int]:
         """The number of steps that the network was trained for, if the checkpoint says it."""
-        known = "global_step" in self._shapes
-        return int(self._reader.get_tensor("global_step")) if known else None
+        if "global_step" not in self._shapes:
+            return None
+        with reading(self.path):
+            return int(self._reader.get_tensor("global_step"))
 
     def shape(self, name: str) -> Optional[Sequence[int]]:
         """The shape of a variable; None if the checkpoint lacks it."""
@@ -62,7 +58,7 @@ class Weights:
         """
         self._check(variables)
         stored = {self._stored(name): variable for name, variable in variables.items()}
-        with self._reading():
+        with reading(self.path):
             tf.compat.v1.train.Saver(stored).restore(session, self.path)
 
     def _stored(self, name: str) -> str:
@@ -82,11 +78,3 @@ class Weights:
                 f"{self.path}: {misfits[0]} ({len(misfits)} of the model's {len(variables)} "
                 f"variables do not fit)"
             )
-
-    @contextlib.contextmanager
-    def _reading(self) -> Iterator[None]:
-        """Names the checkpoint if a checksum is wrong or a file is cut short."""
-        try:
-            yield
-        except (tf.errors.OpError, IndexError) as error:
-            raise CheckpointError(f"{self.path} is damaged: {reason(error)}") from error

@@ -1,24 +1,24 @@
-"""Checkpoints: the whole state of a run, by variable name, never half written.
+"""Checkpoints: the whole state of a run by variable name, either complete or absent.
 
-The format is TensorFlow's own, with the names of the published code's variables, so any TensorFlow
-reads them (`tf.train.load_checkpoint`) and so does the published code. Beside the variables stands
-one string, `loader_state`: the loader's state as JSON, in the same file, so that model and data
-cannot be of different steps.
+The format is TensorFlow's, with the variable names of the published code, so any TensorFlow
+(`tf.train.load_checkpoint`) and the published code read them. The loader's state is one more
+variable, the JSON text `loader_state`, so that model and data are always of the same step.
 """
 
+import contextlib
+import errno
 import glob
 import json
 import os
 import time
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 import tensorflow as tf
-from pretexture.loader.console.files import sync, write_text
+from pretexture.loader.console.files import is_full, sync, write_text
 from pretexture.loader.console.json_text import parse_object
 
 from ..engines import sessions
-from .disk import writing
 
 NEWEST = 5
 HOURS = 4.0
@@ -30,19 +30,19 @@ Saved = Tuple[int, float]  # a checkpoint's step and the time when it was saved,
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that does not hold what is asked of it."""
+    """A checkpoint is missing, is damaged, or does not fit the model."""
 
 
 class Checkpoints:
     """The checkpoints of a run: `model.ckpt-STEP.index` and `.data-…` in its folder.
 
-    The newest few are kept, and one every few hours for good. The file `checkpoint` lists them
-    with their times, as `tf.train.latest_checkpoint` reads it.
+    The newest few are kept, and one every few hours is kept for good. The file `checkpoint` lists
+    them with their times, in the form that `tf.train.latest_checkpoint` reads.
 
     Args:
-        folder: of the run; it exists.
-        newest: how many of the newest to keep.
-        hours: between two that are kept for good, the first counted from the run's start.
+        folder: the run's folder, which exists.
+        newest: number of the newest checkpoints that are kept.
+        hours: hours between two checkpoints that are kept for good, counted from the run's start.
     """
 
     def __init__(self, folder: str, newest: int = NEWEST, hours: float = HOURS):
@@ -56,7 +56,7 @@ class Checkpoints:
             self._last_kept = state.last_preserved_timestamp or self._last_kept
             steps = [_step(os.path.basename(path)) for path in state.all_model_checkpoint_paths]
             times = dict(zip(steps, state.all_model_checkpoint_timestamps))
-        # What lies in the folder counts: a process may have died between saving and listing.
+        # The list may lack a checkpoint, because a process died between saving and listing it.
         self._saved: List[Saved] = []
         for index in glob.glob(os.path.join(glob.escape(folder), _PREFIX + "*.index")):
             step = _step(os.path.basename(index)[: -len(".index")])
@@ -66,7 +66,7 @@ class Checkpoints:
 
     @property
     def steps(self) -> List[int]:
-        """The steps whose checkpoints there are, ascending."""
+        """The steps that have a checkpoint, ascending."""
         return [step for step, _ in self._saved]
 
     @property
@@ -75,12 +75,12 @@ class Checkpoints:
         return self._path(self._saved[-1][0]) if self._saved else None
 
     def save(self, step: int, variables: Mapping[str, Any], loader_state: Mapping[str, Any]) -> str:
-        """Writes a checkpoint, then removes those that are not to be kept any longer.
+        """Writes a checkpoint, then removes those that are no longer kept.
 
         Args:
-            step: how many have been made. Where its checkpoint is there, nothing is done.
-            variables: by name, or their values.
-            loader_state: a loader's `state_dict()` after the batch of the last step.
+            step: number of steps made. If it has a checkpoint, nothing is done.
+            variables: variables, or their values, by name.
+            loader_state: the loader's `state_dict()` after the batch of the last step.
 
         Returns: the checkpoint's path.
         """
@@ -113,23 +113,22 @@ class Checkpoints:
 
 
 def checkpoint_path(folder: str, step: int) -> str:
-    """The path of a step's checkpoint, as TensorFlow writes it: without the files' endings."""
+    """The path of a step's checkpoint as TensorFlow takes it, without the endings of its files."""
     return os.path.join(folder, f"{_PREFIX}{step}")
 
 
 def retained(
     saved: List[Saved], last_kept: float, newest: int, seconds: float
 ) -> Tuple[List[Saved], float]:
-    """Which checkpoints stay.
+    """The checkpoints that are kept.
 
     Args:
-        saved: all there are, in order of time.
-        last_kept: when the last one that is kept for good was saved; before the first, the start
-            of the run.
-        newest: how many of the newest stay whatever their age.
-        seconds: between two that are kept for good.
+        saved: all checkpoints, in order of time.
+        last_kept: time of the last checkpoint that is kept for good, or of the run's start.
+        newest: number of the newest checkpoints, which are kept at any age.
+        seconds: seconds between two checkpoints that are kept for good.
 
-    Returns: those that stay, and the new `last_kept`.
+    Returns: the checkpoints that are kept, and the new `last_kept`.
     """
     kept = []
     for step, when in saved[:-newest]:
@@ -141,6 +140,51 @@ def retained(
     return kept + saved[-newest:], last_kept
 
 
+@contextlib.contextmanager
+def writing(path: str) -> Iterator[None]:
+    """Surrounds TensorFlow's writing of a file, or of files whose names begin with `path`.
+
+    Raises: OSError with that path instead of TensorFlow's errors. Its error for a full disk is the
+        same ResourceExhaustedError as for a device that is out of memory.
+    """
+    try:
+        yield
+    except tf.errors.OpError as error:
+        if is_full(error):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path) from error
+        raise OSError(f"{path} cannot be written: {_reason(error)}") from error
+
+
+@contextlib.contextmanager
+def reading(path: str) -> Iterator[None]:
+    """Surrounds TensorFlow's reading of a checkpoint's values.
+
+    Raises: CheckpointError if a checksum is wrong, a file is cut short, or a value is malformed.
+    """
+    try:
+        yield
+    except (tf.errors.OpError, IndexError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged: {_reason(error)}") from error
+
+
+def open_checkpoint(path: str) -> Tuple[Any, Mapping[str, Sequence[int]]]:
+    """TensorFlow's reader of a checkpoint, and the shapes of its variables by name.
+
+    Raises: CheckpointError if there is no checkpoint.
+    """
+    try:
+        reader = tf.train.load_checkpoint(path)
+        return reader, reader.get_variable_to_shape_map()
+    except (tf.errors.OpError, ValueError) as error:
+        raise CheckpointError(f"{path} is not a checkpoint: {error}") from error
+
+
+def _reason(error: Exception) -> str:
+    """The last line of an error, without the graph that TensorFlow shows after it."""
+    lines = str(error).split("\n\t [[")[0].splitlines()
+    return lines[-1] if lines else repr(error)
+
+
 def restore(
     path: str,
     variables: Mapping[str, tf.Variable],
@@ -149,11 +193,11 @@ def restore(
     """Sets variables from a checkpoint.
 
     Args:
-        path: of the checkpoint, without the files' endings.
-        variables: by name; every one must be there, in its shape.
-        optional: further ones, which stay as they are where the checkpoint lacks them.
+        path: path of the checkpoint, without the endings of its files.
+        variables: variables by name; the checkpoint must have every one, in its shape.
+        optional: further variables, which keep their values if the checkpoint lacks them.
 
-    Returns: the loader's state; {} where the checkpoint has none.
+    Returns: the loader's state; {} if the checkpoint has none.
 
     Raises: CheckpointError naming what is missing or has another shape.
     """
@@ -166,14 +210,14 @@ def restore(
 
 
 def present(path: str, variables: Mapping[str, tf.Variable]) -> Dict[str, tf.Variable]:
-    """Those that a checkpoint has. Raises CheckpointError."""
-    _, shapes = _open(path)
+    """The variables that a checkpoint has, too. Raises CheckpointError."""
+    _, shapes = open_checkpoint(path)
     return {name: variable for name, variable in variables.items() if name in shapes}
 
 
 def check(path: str, variables: Mapping[str, tf.Variable]) -> None:
-    """Raises CheckpointError, naming the variable, where one is missing or has another shape."""
-    _, shapes = _open(path)
+    """Raises CheckpointError naming a variable that is missing or has another shape."""
+    _, shapes = open_checkpoint(path)
     for name, variable in variables.items():
         if name not in shapes:
             raise CheckpointError(f"{path} has no variable {name}")
@@ -185,37 +229,26 @@ def check(path: str, variables: Mapping[str, tf.Variable]) -> None:
 
 
 def read(path: str, names: Sequence[str]) -> Tuple[Dict[str, np.ndarray], Dict[str, Any]]:
-    """Some variables' values by name, and the loader's state; {} where the checkpoint has none.
+    """The values of some variables by name, and the loader's state, {} if there is none.
 
-    Raises: CheckpointError where one is missing, or the checkpoint is damaged.
+    Raises: CheckpointError if a variable is missing, or the checkpoint is damaged.
     """
-    reader, shapes = _open(path)
+    reader, shapes = open_checkpoint(path)
     for name in names:
         if name not in shapes:
             raise CheckpointError(f"{path} has no variable {name}")
-    try:
+    with reading(path):
         values = {name: reader.get_tensor(name) for name in names}
         if _LOADER_STATE not in shapes:
             return values, {}
         state = reader.get_tensor(_LOADER_STATE)
         return values, parse_object(state, f"{path}: its {_LOADER_STATE}")
-    # A wrong checksum, a file cut short, a loader's state that is not one.
-    except (tf.errors.OpError, IndexError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from error
-
-
-def _open(path: str) -> Tuple[Any, Mapping[str, Sequence[int]]]:
-    try:
-        reader = tf.train.load_checkpoint(path)
-        return reader, reader.get_variable_to_shape_map()
-    except (tf.errors.OpError, ValueError) as error:
-        raise CheckpointError(f"{path}: {error}") from error
 
 
 def _write(
     folder: str, name: str, variables: Mapping[str, Any], loader_state: Mapping[str, Any]
 ) -> None:
-    """Writes under a name of its own, then renames; the index comes last and makes it complete.
+    """Writes under temporary names, then renames; the index is last and completes the checkpoint.
 
     Raises: OSError, after removing what has been written.
     """

@@ -1,28 +1,31 @@
-"""TensorBoard event files, written record by record.
+"""TensorBoard event files, written record by record, and pictures for them.
 
-`tf.summary` differs between TensorFlow 1 and 2, and does not say that a run was taken up again from
-an earlier step, so that TensorBoard would draw the steps in between twice.
+`tf.summary` differs between TensorFlow 1 and 2, and does not say that a run was resumed from an
+earlier step, so TensorBoard would draw the steps in between twice.
 """
 
 import os
 import socket
+import struct
 import time
+import zlib
 from typing import Mapping
 
 import numpy as np
 import tensorflow as tf
 
-from .disk import writing
-from .views import png
+from .checkpoints import writing
+
+_GAP = 2  # pixels between two views
 
 
 class EventWriter:
     """A new event file in a run's folder.
 
     Args:
-        folder: of the run.
-        step: the run starts, or is taken up again, after this step; what earlier files say of
-            later ones is not drawn.
+        folder: the run's folder.
+        step: the step after which the run starts or is resumed; TensorBoard does not draw what
+            earlier files say of later steps.
     """
 
     def __init__(self, folder: str, step: int = 0):
@@ -61,3 +64,44 @@ class EventWriter:
         with writing(self._path):
             self._writer.write(event.SerializeToString())
             self._writer.flush()
+
+
+def view_grid(image: np.ndarray, images: int = 8) -> np.ndarray:
+    """A picture of the views of a batch's first images, with a row for each image.
+
+    Each view is stretched so that its smallest value is black and its largest white.
+
+    Args:
+        image: [N, views…, H, W, 3], of any type.
+        images: number of rows; images with one view each are shown in two columns.
+
+    Returns: uint8 [height, width, 3].
+    """
+    single = image.ndim == 4
+    shown = np.asarray(image[: 2 * images if single else images], np.float32)
+    height, width, channels = shown.shape[-3:]
+    views = shown.reshape(-1, height, width, channels)
+    columns = 2 if single else len(views) // len(shown)
+    low = views.min(axis=(1, 2, 3), keepdims=True)
+    span = views.max(axis=(1, 2, 3), keepdims=True) - low
+    views = (views - low) * (255 / np.maximum(span, 1e-6))
+    rows = -(-len(views) // columns)
+    size = (rows * (height + _GAP) - _GAP, columns * (width + _GAP) - _GAP, channels)
+    grid = np.full(size, 255, np.uint8)
+    for number, view in enumerate(views):
+        top, left = number // columns * (height + _GAP), number % columns * (width + _GAP)
+        grid[top : top + height, left : left + width] = np.round(view)
+    return grid
+
+
+def png(pixels: np.ndarray) -> bytes:
+    """A PNG file (ISO/IEC 15948) of uint8 [height, width, 3]."""
+    height, width = pixels.shape[:2]
+    rows = np.zeros((height, 1 + 3 * width), np.uint8)  # the first byte of a row: no filter
+    rows[:, 1:] = pixels.reshape(height, -1)
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes())), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )

@@ -1,4 +1,4 @@
-"""A run's folder: what was run there, and whether a command goes on with it."""
+"""What a run's folder says of the run, and whether a command can resume it."""
 
 import dataclasses
 import json
@@ -6,9 +6,12 @@ import os
 import shlex
 from typing import Any, Callable, Dict, Mapping, Optional, Tuple, Type, TypeVar
 
+from pretexture.loader import imagenet
 from pretexture.loader.console.files import write_text
 from pretexture.loader.console.json_text import parse_object
+from pretexture.loader.console.redaction import redacted
 from pretexture.loader.shards.record_options import FEATURES
+from pretexture.loader.shards.remote import Storage, is_url
 
 from ..recipes import Recipe, nested
 
@@ -16,7 +19,7 @@ CONFIG = "config.json"
 
 T = TypeVar("T")
 
-# Fields that may change when a run is taken up again: no step's result depends on them.
+# Fields that may change when a run is resumed, because no step's result depends on them.
 _FREE = (
     "epochs",
     "eval_batch_size",
@@ -27,23 +30,24 @@ _FREE = (
 
 
 class WorkdirError(ValueError):
-    """A folder that does not hold the run that is asked for; the message says what to change."""
+    """A folder does not hold the run that a command needs; the message says what to change."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What decides the result of a run, and what it was made of.
+    """What `config.json` says of a run.
 
     Attributes:
         recipe: what is trained and how.
-        seed: of the initial weights, the order of images and all other random decisions.
-        records: in the training split.
-        steps_per_epoch, steps: an epoch's, and the run's in all.
-        parameters: that the model has.
-        data: folder of the shards, absolute.
-        tensorflow: its version.
-        module: the export that was evaluated; empty where a network was trained.
-        image_key, label_key, label_offset: how records were read; see `TFRecords`.
+        seed: random seed of the initial weights, the order of images and every draw.
+        records: number of records in the training split.
+        steps_per_epoch: number of steps per epoch.
+        steps: total number of steps.
+        parameters: number of the model's trained parameters.
+        data: folder of the shards; an absolute path or a URL.
+        tensorflow: version of TensorFlow.
+        module: export that is evaluated; empty if a network is trained.
+        image_key, label_key, label_offset: how records are read; see `TFRecords`.
     """
 
     recipe: Recipe
@@ -61,19 +65,19 @@ class Config:
 
     @property
     def features(self) -> Dict[str, Any]:
-        """How records were read."""
+        """The options with which records are read."""
         return {name: getattr(self, name) for name in FEATURES}
 
 
 def write_config(folder: str, config: Config) -> None:
-    """Writes `config.json`, making the folder where it is not there."""
+    """Writes `config.json`; makes the folder if it does not exist."""
     os.makedirs(folder, exist_ok=True)
     text = json.dumps(dataclasses.asdict(config), indent=2)
     write_text(os.path.join(folder, CONFIG), text + "\n")
 
 
 def read_config(folder: str) -> Config:
-    """Reads `config.json`. Raises: WorkdirError where there is none, or one of another form."""
+    """Reads `config.json`. Raises WorkdirError if it is missing or malformed."""
     path = os.path.join(folder, CONFIG)
     try:
         with open(path, "rb") as file:
@@ -96,9 +100,9 @@ def made_of(kind: Type[T], values: Any, name: str) -> T:
     """A dataclass from the JSON object that describes it.
 
     Args:
-        kind: the dataclass; a field whose type is a list or an object is only checked to be that.
-        values: the object.
-        name: of the object, for the error.
+        kind: the dataclass. The contents of a field that is an object are not checked.
+        values: the JSON object.
+        name: name of the object in error messages.
 
     Raises: ValueError naming the field that is missing, unknown or of another type.
     """
@@ -128,7 +132,7 @@ def _is_number(value: Any) -> bool:
     return type(value) in (int, float)
 
 
-# What a field of a type may be, in words and as a test. Python counts true and false as integers.
+# The values that a type of field takes, in words and as a test. In Python, a bool is an int.
 _KINDS: Mapping[Any, Tuple[str, Callable[[Any], bool]]] = {
     str: ("a string", lambda value: isinstance(value, str)),
     int: ("a whole number", lambda value: type(value) is int),
@@ -144,9 +148,9 @@ _KINDS: Mapping[Any, Tuple[str, Callable[[Any], bool]]] = {
 
 
 def check_config(folder: str, config: Config) -> None:
-    """Compares a run's configuration with the one that is in its folder.
+    """Compares a run's configuration with the one in its folder.
 
-    Raises: WorkdirError, naming the first field on which steps depend and that differs.
+    Raises: WorkdirError naming the first field that differs and that steps depend on.
     """
     before = read_config(folder)
     if before.records != config.records:
@@ -174,7 +178,7 @@ def check_config(folder: str, config: Config) -> None:
 
 
 def spell(value: Any) -> str:
-    """A field's value as it is written on the command line."""
+    """A field's value in the form that its flag takes."""
     if isinstance(value, tuple):
         return ",".join(map(spell, value))
     if isinstance(value, bool):
@@ -187,3 +191,36 @@ def spell(value: Any) -> str:
 def _deciding(config: Config) -> Dict[str, Any]:
     fields = {**config.recipe.flat(), "seed": config.seed, **config.features}
     return {name: value for name, value in fields.items() if name not in _FREE}
+
+
+def overlap(
+    train_data: str, train_split: str, eval_data: str, eval_split: str, storage: Storage
+) -> Optional[str]:
+    """A warning if the evaluation split shares shards with the training split, else None.
+
+    Args:
+        train_data, eval_data: folders of shards, paths or URLs.
+        train_split, eval_split: names of splits, as `imagenet` takes them.
+        storage: how URLs are reached.
+    """
+    options = vars(storage)
+    try:
+        trained = {_real(path) for path in imagenet(train_data, train_split, **options).paths}
+        shared = [
+            path
+            for path in imagenet(eval_data, eval_split, **options).paths
+            if _real(path) in trained
+        ]
+    except (OSError, ValueError):
+        return None  # opening the split for training or evaluation says what is wrong
+    if not shared:
+        return None
+    return (
+        f"warning: {len(shared)} shards of the evaluation split {eval_split} are part of the "
+        f"training split {train_split}, for example {redacted(shared[0])}: accuracy on them "
+        "does not measure generalisation"
+    )
+
+
+def _real(path: str) -> str:
+    return path if is_url(path) else os.path.realpath(path)

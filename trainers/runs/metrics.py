@@ -1,4 +1,4 @@
-"""What `metrics.jsonl` says of a run; needs no TensorFlow."""
+"""Reads `metrics.jsonl`, and describes its lines in words. Needs no TensorFlow."""
 
 import os
 from typing import Any, Dict, List, Mapping, Sequence
@@ -10,7 +10,7 @@ METRICS = "metrics.jsonl"
 # Fields of a line that say how fast the run was, not what was learned.
 TIMINGS = ("images_per_second", "waiting")
 
-# How many records could not be used; only in lines with such records.
+# Number of records that could not be used. Lines without such records lack the field.
 SKIPPED = "skipped"
 
 
@@ -25,7 +25,7 @@ def read_metrics(folder: str) -> List[Dict[str, Any]]:
 
 
 def read_lines(path: str) -> List[Dict[str, Any]]:
-    """JSON line by line, each with a step; without a last line that was cut short.
+    """A file of JSON lines that each have a step; a last line that was cut short is left out.
 
     Returns: [] if there is no file.
 

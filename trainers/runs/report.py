@@ -13,11 +13,9 @@ from pretexture.loader.console.redaction import redacted
 from pretexture.loader.shards.remote import Storage
 
 from ..engines.optimization import schedule
-from .events import EventWriter
-from .folder import Config
+from .events import EventWriter, view_grid
+from .folder import Config, overlap
 from .metrics import METRICS, SKIPPED, describe, read_metrics, speed
-from .splits import overlap
-from .views import view_grid
 
 
 def passes(every: int, before: int, step: int) -> bool:
@@ -34,12 +32,12 @@ class Report:
     records could not be used, so that others took their place.
 
     Args:
-        folder: of the run.
-        step: after which it starts or is taken up again; lines of later steps are removed.
-        total: steps in all.
-        steps_per_epoch: of the training split.
-        batch_size: images a step.
-        log_steps: lines are written at multiples of this, and where `flush` is called.
+        folder: the run's folder.
+        step: the step after which the run starts or is resumed; lines of later steps are removed.
+        total: total number of steps.
+        steps_per_epoch: number of steps per epoch of the training split.
+        batch_size: images per step.
+        log_steps: steps between two lines; `flush` writes one at any step.
     """
 
     def __init__(

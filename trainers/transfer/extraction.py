@@ -1,4 +1,4 @@
-"""Features computed on a Ray cluster: ranges of batches, each by a process that has the network."""
+"""Computes features on a Ray cluster, whose workers each take ranges of batches."""
 
 import contextlib
 import dataclasses
@@ -18,21 +18,21 @@ from ..recipes import Recipe
 from ..runs.mirror import contents
 from .features import Part, Range, in_order
 
-_BATCHES = 8  # a range
+_BATCHES = 8  # per range
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What a worker must know to compute features; it sees files under the same paths.
+    """What a worker needs to compute features. It sees files at the same paths as this process.
 
     Attributes:
         module: folder of the export.
-        contents: of that folder, as `remote_workdir.contents` gives them here.
-        end_points: names of those that are wanted.
-        recipe: see `FrozenFeatures`; its `eval_batch_size` is that of the batches.
-        data, split, storage: of the images, and how to reach them at a URL.
-        records: how many there are.
-        reading: how they are read.
+        contents: digests of its files; see `mirror.contents`.
+        end_points: names of the end points.
+        recipe: see `FrozenFeatures`; its `eval_batch_size` is the size of the batches.
+        data, split, storage: folder of the shards, the split, and how URLs are reached.
+        records: number of records.
+        reading: how records are read.
     """
 
     module: str
@@ -55,16 +55,16 @@ def on_ray(
 ) -> Callable[[List[Range]], Iterator[Part]]:
     """Computes features on a Ray cluster; for `features.extract`.
 
-    A worker that is killed is replaced, and its range done anew.
+    If a worker is killed, another one computes its range.
 
     Args:
-        job: see there.
-        address: see `cluster.connected`.
-        device: "auto" takes GPUs, one a worker, where the cluster has any; "cpu" or "gpu".
-        threads: processors of a worker; None for those of the smallest node.
+        job: what the workers compute.
+        address: address of the cluster; see `ray_cluster.connected`.
+        device: "cpu", "gpu" with one GPU per worker, or "auto" for GPUs if the cluster has any.
+        threads: processors per worker; None for all of the smallest node.
 
-    Raises: ValueError for an NPU. Computing raises what a worker does; ImportError without Ray;
-        OSError, also where a node does not see the files.
+    Raises: ValueError for an NPU. The returned function raises the errors of a worker, ImportError
+        without Ray, and OSError, for example if a node does not see the files.
     """
 
     if device == "npu":
@@ -90,7 +90,7 @@ def on_ray(
 
 
 def _check_sight(job: Job) -> None:
-    """Raises OSError where this node lacks what a worker needs."""
+    """Raises OSError if this node lacks what a worker needs."""
     if importlib.util.find_spec("tensorflow") is None:
         raise OSError("TensorFlow is not installed: pip install 'pretexture[tensorflow]'")
     try:
@@ -108,7 +108,7 @@ def _check_sight(job: Job) -> None:
 def _computer(
     job: Job, device: str, threads: int
 ) -> Callable[[Range], Tuple[np.ndarray, np.ndarray]]:
-    """What a worker calls with each range: gives its features and labels."""
+    """The function with which a worker computes the features and labels of a range."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import tensorflow as tf
 

@@ -1,10 +1,10 @@
-"""Features on disk: what a frozen network says of each record, computed once.
+"""Features on disk: the output of a frozen network for each record, computed once.
 
-A folder holds `features.npy` (float32 [records, features], those of all end points side by side),
-`labels.npy` (int32 [records]) and `features.json`, which says what they are and which are there, so
-that a stopped extraction goes on where it was. Row i is record i. The label of a record that could
-not be used is `LEFT_OUT`: its row is neither trained nor evaluated on, and it is tried again the
-next time.
+A folder holds `features.npy` (float32 [records, features], with all end points side by side),
+`labels.npy` (int32 [records]) and `features.json`, which says what they are and which rows are
+done, so that a stopped extraction can be resumed. Row i is record i. A record that could not be
+used has the label `LEFT_OUT`: it is neither trained nor evaluated on, and the next extraction tries
+it again.
 """
 
 import contextlib
@@ -20,6 +20,7 @@ from pretexture.loader import ArraySpec, Batch, Loader
 from pretexture.loader.console.files import is_full, sync, write_text
 from pretexture.loader.console.json_text import parse_object
 from pretexture.loader.console.progress import Bar
+from pretexture.loader.epoch.sharding import WorkerShare
 
 from ..runs.skipped import replaced
 
@@ -27,8 +28,8 @@ LEFT_OUT = -(2**31)
 _FEATURES, _LABELS, _STATE = "features.npy", "labels.npy", "features.json"
 _SECONDS = 30.0
 
-Range = Tuple[int, int]  # the first, and the one after the last
-# Of some batches in a row: the first one's number, features [images, size], labels [images].
+Range = Tuple[int, int]  # the first number, and the one after the last
+# Consecutive batches: the number of the first one, features [images, size], labels [images].
 Part = Tuple[int, np.ndarray, np.ndarray]
 
 
@@ -40,19 +41,19 @@ def extract(
     compute: Callable[[List[Range]], Iterator[Part]],
     key: Mapping[str, Any],
 ) -> Tuple[np.ndarray, np.ndarray]:
-    """The features and labels of a data set's records, from disk as far as they are there.
+    """The features and labels of all records; those that are not on disk are computed.
 
-    They are written by `pwrite` to space that is reserved before the first one is computed: a disk
-    that is too small is an error at the start, not a bus error of a memory map hours later.
+    They are written by `pwrite` to space that is reserved before the first one is computed. So a
+    disk that is too small is an error at the start, not a bus error of a memory map hours later.
 
     Args:
-        folder: to keep them in; made where it is not there.
-        count: records.
-        batch_size: records a batch, but for the last one, in file order.
-        size: features of an image.
-        compute: from ranges of batches to parts that make them up, in whatever order; it is asked
-            for what is missing.
-        key: says what decides the features; where the folder's differs, it is done anew.
+        folder: folder of the features, which is made if it does not exist.
+        count: number of records.
+        batch_size: records per batch, in file order; the last batch may be smaller.
+        size: number of features per image.
+        compute: function from ranges of batches to their parts, in any order; it is called for what
+            is missing.
+        key: what decides the features; if the folder has another key, all are computed again.
 
     Returns: read-only memory maps, float32 [records, size] and int32 [records].
 
@@ -101,7 +102,7 @@ def _compute(
     key: Mapping[str, Any],
     batch_size: int,
 ) -> None:
-    """Computes what is missing, and notes now and then what is there; see `extract`."""
+    """Computes what is missing, and regularly notes what is done; see `extract`."""
     features, labels = rows
     count = labels.shape[0]
 
@@ -136,8 +137,8 @@ class _Rows:
     """A `.npy` file whose rows are written in any order, and read through a memory map.
 
     Args:
-        path: of the file.
-        dtype, shape: of the array.
+        path: path of the file.
+        dtype, shape: type and shape of the array.
     """
 
     def __init__(self, path: str, dtype: Any, shape: Tuple[int, ...]):
@@ -152,7 +153,7 @@ class _Rows:
         self.bytes = len(self._header) + self._row * shape[0]
 
     def exist(self) -> bool:
-        """Whether the file is there, with such rows."""
+        """Whether the file exists, with rows of this type and shape."""
         try:
             with open(self.path, "rb") as file:
                 whole = os.fstat(file.fileno()).st_size == self.bytes
@@ -161,14 +162,14 @@ class _Rows:
             return False
 
     def make(self) -> None:
-        """Makes the file anew, with all of its space reserved. Raises OSError."""
+        """Makes an empty file, with all of its space reserved. Raises OSError."""
         with open(self.path, "wb") as file:
             file.write(self._header)
             file.flush()
             _reserve(file, self.bytes)
 
     def remove(self) -> None:
-        """Removes the file if it is there."""
+        """Removes the file if it exists."""
         with contextlib.suppress(FileNotFoundError):
             os.remove(self.path)
 
@@ -193,7 +194,7 @@ class _Rows:
 
 
 def _reserve(file: IO[bytes], size: int) -> None:
-    """Makes sure that the disk has the room for a new file of so many bytes. Raises OSError."""
+    """Reserves disk space for a new file of `size` bytes. Raises OSError."""
     try:
         os.posix_fallocate(file.fileno(), 0, size)
     except (AttributeError, OSError) as error:
@@ -213,8 +214,8 @@ def in_order(
     A record that could not be used has the label `LEFT_OUT`.
 
     Args:
-        loader: in file order and without random draws, of `extract`'s batch size.
-        compute: from a batch's images to float32 [images, size].
+        loader: Loader in file order, without random draws, with the batch size of `extract`.
+        compute: function from a batch's images to float32 [images, size].
     """
 
     def parts(ranges: List[Range]) -> Iterator[Part]:
@@ -228,7 +229,7 @@ def in_order(
 
 
 def _joined(ranges: List[Range]) -> List[Range]:
-    """The same numbers in as few ranges as can be, in order."""
+    """The same numbers in the fewest ranges, in order."""
     joined: List[Range] = []
     for begin, end in sorted(ranges):
         if joined and joined[-1][1] == begin:
@@ -239,7 +240,7 @@ def _joined(ranges: List[Range]) -> List[Range]:
 
 
 def _without(done: List[Range], records: Sequence[int], batch_size: int) -> List[Range]:
-    """The ranges without the batches of some records."""
+    """The ranges without the batches that contain some records."""
     left = list(done)
     for batch in sorted({int(record) // batch_size for record in records}):
         first, last = batch * batch_size, (batch + 1) * batch_size
@@ -276,14 +277,20 @@ def _write_state(folder: str, state: Mapping[str, Any]) -> None:
 
 
 class FeatureLoader:
-    """Batches of features in the manner of a `Loader`.
+    """Batches of features, in the same keyed order as the batches of a `Loader`.
 
     Args:
-        features: [records, size].
-        labels: int32 [records]; records whose label is `LEFT_OUT` do not exist.
-        batch_size: images a batch.
-        training: shuffle, anew each epoch, and leave an incomplete last batch out.
-        seed: of the order.
+        features: float32 [records, size].
+        labels: int32 [records]; records whose label is `LEFT_OUT` do not count.
+        batch_size: images per batch.
+        training: whether each epoch has an order of its own, and an incomplete last batch is left
+            out.
+        seed: random seed of the order.
+
+    Attributes:
+        num_records: number of records, without those left out.
+        batch_size: see above.
+        shard: (0, 1), because one worker has all records.
     """
 
     def __init__(
@@ -302,15 +309,23 @@ class FeatureLoader:
                 f"{batch_size}"
             )
         self.batch_size = batch_size
+        self.shard = (0, 1)
         self._features = features
         self._labels = labels
         self._training = training
-        self._seed = seed
+        self._share = WorkerShare(
+            self.num_records,
+            seed,
+            shuffle=training,
+            worker=0,
+            workers=1,
+            batch_size=batch_size,
+            drop_remainder=training,
+        )
         self._epoch = self._batch = 0
 
     def __len__(self) -> int:
-        count = self.num_records
-        return count // self.batch_size if self._training else -(-count // self.batch_size)
+        return self._share.batches
 
     @property
     def element_spec(self) -> Batch:
@@ -323,25 +338,24 @@ class FeatureLoader:
         )
 
     def __iter__(self) -> Iterator[Batch]:
-        """The rest of this epoch, or where it is over the next one."""
+        """The rest of this epoch or, if it is over, the next one."""
         if self._batch == len(self):
             self._epoch, self._batch = self._epoch + 1, 0
-        order = self._records.copy()
-        if self._training:
-            np.random.RandomState([self._seed, self._epoch]).shuffle(order)
         while self._batch < len(self):
-            begin = self._batch * self.batch_size
-            index = order[begin : begin + self.batch_size]
+            index = self._records[self._share.records(self._epoch, self._batch)]
             self._batch += 1
             yield Batch(self._features[index], self._labels[index], index)
 
-    def state_dict(self) -> Dict[str, int]:
-        """Where it is."""
-        return {"epoch": self._epoch, "batch": self._batch}
+    def state_dict(self) -> Dict[str, Any]:
+        """The state, with the entries of `Loader.state_dict`."""
+        return self._share.state(self._epoch, self._batch)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continues where another one was."""
-        self._epoch, self._batch = state["epoch"], state["batch"]
+        """Continues from `state`. Raises ValueError naming the entry that does not fit."""
+        if "version" not in state:
+            # Of a version before this order: the rest of the epoch is in another order.
+            state = {**self.state_dict(), **state}
+        self._epoch, self._batch = self._share.position(state)
 
     def close(self) -> None:
         """Does nothing."""

@@ -4,7 +4,8 @@ import contextlib
 import dataclasses
 import json
 import os
-from typing import Any, Callable, Dict, List, Optional, Sequence, Union
+import sys
+from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 from pretexture.loader import Loader, Pipeline, imagenet
 from pretexture.loader.console.files import write_text
@@ -13,17 +14,19 @@ from pretexture.loader.language import ops
 from pretexture.loader.shards.record_options import FEATURES
 
 from .. import engines
+from ..engines.engine import Batches
 from ..evaluation import measure
 from ..recipes import Recipe
 from ..run import Options, Training, fit
 from ..runs.checkpoints import checkpoint_path
-from ..runs.mirror import absolute, contents, copy_of, fetched, open_workdir
+from ..runs.mirror import absolute, contents, fetched, open_workdir
 from ..tasks.linear import Linear
 from .extraction import Job, on_ray
 from .features import FeatureLoader, extract, in_order
 from .representation import FrozenFeatures, Representation
 
 RESULTS = "results.json"
+CHART = "results.png"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,13 +34,14 @@ class Results:
     """What linear evaluation found.
 
     Attributes:
-        module: the export.
-        step: that its network was trained for; None where that is not known.
-        data, split: what the heads were evaluated on.
-        images: how many those are.
-        skipped: records of the split that could not be used, and are not counted in `images`.
+        module: folder or URL of the export.
+        step: number of steps for which its network was trained; None if that is not known.
+        data, split: data that the heads were evaluated on.
+        images: number of those images.
+        skipped: number of records of the split that could not be used; `images` leaves them out.
         end_points: "top1" and, with more than 5 classes, "top5" (shares of the images), "loss" and
-            the number of "features" by end point.
+            the number of "features", by end point.
+        files: names of the files in the workdir that hold the results.
     """
 
     module: str
@@ -47,6 +51,7 @@ class Results:
     images: int
     skipped: int
     end_points: Dict[str, Dict[str, float]]
+    files: Tuple[str, ...] = ()
 
     @property
     def best(self) -> str:
@@ -63,24 +68,25 @@ def linear_eval(
     ray: Optional[str] = None,
     say: Callable[[str], None] = print,
 ) -> Union[Results, int]:
-    """Trains a head on each end point of a frozen network, then evaluates them.
+    """Trains a head on each end point of a frozen network, then evaluates the heads.
 
-    Like `pretrain` it goes on where it was stopped. The results are also written as
-    `results.json` to the workdir.
+    Like `pretrain`, it resumes a run that the workdir holds. The results are also written to the
+    workdir, as `results.json` and, if there is matplotlib, as the chart `results.png`.
 
     Args:
-        recipe: as `LINEAR_EVAL`; its pipeline is what the images go through.
-        options: on what, where to, and for how long.
+        recipe: recipe like `LINEAR_EVAL`; its pipeline is what the images go through.
+        options: on which data, where to, and for how long.
         module: folder of an export; a path or a URL.
-        end_points: which ones; () for all.
-        cache: compute each image's features just once, in the views of evaluation, and keep them
-            in the workdir. Otherwise training takes its random views, and the network runs in
+        end_points: names of the end points; () for all.
+        cache: whether the features of each image are computed once, from the views of evaluation,
+            and kept in the workdir. Otherwise training takes random views, and the network runs in
             every step.
-        ray: with `cache`, compute the features on the Ray cluster of this address, "" as for
-            `cluster.connected`; with as many processors a worker as `options` has threads.
-        say: is told, line by line, what the run will do and what it did.
+        ray: address of the Ray cluster that computes the features of `cache`, "" as for
+            `ray_cluster.connected`; each of its workers has `options.threads` processors. None to
+            compute them in this process.
+        say: function that is told, line by line, what the run will do and what it did.
 
-    Returns: the results, or the signal that interrupted the run.
+    Returns: the results, or the number of the signal that interrupted the run.
 
     Raises: as `pretrain`, and ExportError.
     """
@@ -90,33 +96,32 @@ def linear_eval(
     pipeline = Pipeline(recipe.pipeline)
     module_folder = fetched(module, options.storage, "module")
     module_contents = contents(module_folder) if cache else {}
-    run = copy_of(options.workdir, options.storage, "train")
     representation = Representation(module_folder)
     frozen = FrozenFeatures(representation, recipe, pipeline, end_points, options.npu)
-    extracting = {"training": False, "shuffle": False, "drop_remainder": False}
+    if cache:
+        _check_deterministic(pipeline)
     splits = {"train": recipe.train_split, "eval": recipe.eval_split}
     records = {
         name: imagenet(options.data, split, **vars(options.storage), **options.records.features)
         for name, split in splits.items()
     }
 
-    def loader(name: str, batch_size: int, **how: Any) -> Loader:
+    def loader(name: str, batch_size: int, training: bool) -> Loader:
         return Loader(
             records[name],
             pipeline,
             batch_size,
+            training=training,
             seed=options.seed,
             threads=options.threads,
             dct=recipe.dct,
             **options.records.loading,
-            **how,
         )
 
     def count(name: str) -> int:
         return len(records[name].shard_index(options.records.on_error).offsets)
 
-    def cached(name: str, batch_size: int) -> FeatureLoader:
-        folder = os.path.join(run, "features", name)
+    def cached(name: str, folder: str) -> FeatureLoader:
         key = {
             "module": redacted(absolute(module)),
             "contents": module_contents,
@@ -129,11 +134,10 @@ def linear_eval(
             "records": count(name),
             **{feature: getattr(records[name], feature) for feature in FEATURES},
         }
-        size = sum(frozen.sizes.values())
         with contextlib.ExitStack() as stack:
             if ray is None:
-                batches = loader(name, recipe.eval_batch_size, **extracting)
-                compute = in_order(stack.enter_context(batches), frozen.compute)
+                batches = stack.enter_context(loader(name, recipe.eval_batch_size, training=False))
+                compute = in_order(batches, frozen.compute)
             else:
                 job = Job(
                     module=os.path.abspath(module_folder),
@@ -147,56 +151,71 @@ def linear_eval(
                     reading=options.records,
                 )
                 compute = on_ray(job, ray, options.device, options.threads)
+            size = sum(frozen.sizes.values())
             arrays = extract(folder, count(name), recipe.eval_batch_size, size, compute, key)
-        features = FeatureLoader(*arrays, batch_size, name == "train", options.seed)
+        features = FeatureLoader(*arrays, recipe.batch_size, name == "train", options.seed)
         if features.num_records < count(name):
             left_out = count(name) - features.num_records
             say(f"skipped   {left_out:,} records of split {splits[name]} that could not be used")
         return features
 
-    if cache:
-        _check_deterministic(pipeline)
-        task = Linear(recipe, frozen.split, frozen.sizes)
-        train: Any = cached("train", recipe.batch_size)
-    else:
-        task = Linear(recipe, frozen.features, frozen.sizes)
-        train = loader("train", recipe.batch_size, training=True)
-    engine = backend.Engine(recipe, task, train.element_spec, len(train), options.seed, place)
-    training = Training(recipe, options, engine, train, records["train"], module)
-    outcome = fit(training, say)
-    if outcome.interrupted:
-        return outcome.interrupted
-
-    engine.restore_model(checkpoint_path(run, outcome.step))
-    with (
-        cached("eval", recipe.batch_size)
-        if cache
-        else loader("eval", recipe.eval_batch_size, **extracting)
-    ) as batches:
-        images, means = measure(engine, batches)
-    results = Results(
-        module=redacted(module),
-        step=representation.step,
-        data=redacted(options.data),
-        split=recipe.eval_split,
-        images=images,
-        skipped=count("eval") - images,
-        end_points={
-            name: {
-                **{
-                    title: means[f"{name}/{metric}"]
-                    for title, metric in (("top1", "accuracy"), ("top5", "top5"), ("loss", "loss"))
-                    if f"{name}/{metric}" in means
-                },
-                "features": size,
-            }
-            for name, size in frozen.sizes.items()
-        },
-    )
-    text = json.dumps(dataclasses.asdict(results), indent=2)
     with open_workdir(options.workdir, options.storage, "train") as workdir:
+        folder = os.path.join(workdir.folder, "features")
+        if cache:
+            train: Batches = cached("train", os.path.join(folder, "train"))
+        else:
+            train = loader("train", recipe.batch_size, training=True)
+        task = Linear(recipe, frozen.split if cache else frozen.features, frozen.sizes)
+        engine = backend.Engine(recipe, task, train.element_spec, len(train), options.seed, place)
+        training = Training(recipe, options, engine, train, records["train"], module)
+        outcome = fit(training, workdir, say)
+        if outcome.interrupted:
+            return outcome.interrupted
+
+        engine.restore_model(checkpoint_path(workdir.folder, outcome.step))
+        batch_size = recipe.eval_batch_size
+        with (
+            cached("eval", os.path.join(folder, "eval"))
+            if cache
+            else loader("eval", batch_size, training=False)
+        ) as batches:
+            images, means = measure(engine, batches)
+        results = Results(
+            module=redacted(module),
+            step=representation.step,
+            data=redacted(options.data),
+            split=recipe.eval_split,
+            images=images,
+            skipped=count("eval") - images,
+            end_points={
+                name: {**_accuracies(name, means), "features": size}
+                for name, size in frozen.sizes.items()
+            },
+        )
+        values = dataclasses.asdict(results)
+        del values["files"]
+        text = json.dumps(values, indent=2)
         write_text(os.path.join(workdir.folder, RESULTS), text + "\n")
-    return results
+        return dataclasses.replace(results, files=(RESULTS, *_draw(results, workdir.folder)))
+
+
+def _accuracies(end_point: str, means: Mapping[str, float]) -> Dict[str, float]:
+    """What `Results` says of an end point, from the means of all metrics."""
+    titles = (("top1", "accuracy"), ("top5", "top5"), ("loss", "loss"))
+    found = {title: means.get(f"{end_point}/{metric}") for title, metric in titles}
+    return {title: value for title, value in found.items() if value is not None}
+
+
+def _draw(results: Results, folder: str) -> List[str]:
+    """Draws a bar chart of the results; returns its name, or nothing if there is no matplotlib."""
+    try:
+        from .chart import accuracy_bars
+    except ImportError as error:
+        print(f"no chart: {error}", file=sys.stderr)
+        return []
+    title = f"{results.images:,} images of {results.data}"
+    accuracy_bars({"": results.end_points}, os.path.join(folder, CHART), title)
+    return [CHART]
 
 
 def _check_deterministic(pipeline: Pipeline) -> None:

@@ -1,4 +1,4 @@
-"""What a frozen network says of an image: every end point, pooled to a few thousand features."""
+"""The features of an image: the end points of a frozen network, pooled to a few thousand values."""
 
 import math
 import os
@@ -24,12 +24,12 @@ class Representation:
         module: folder of the export.
 
     Attributes:
-        pipeline: how an image becomes what the network takes, as the export says.
-        patches: whether it takes the patches of an image.
-        end_points: their names, from the image to the logits.
-        step: how many steps the network was trained for; None where that is not known.
+        pipeline: pipeline that makes the network's input, as the export says.
+        patches: whether the network takes patches of an image.
+        end_points: names of the end points, in order from the image to the logits.
+        step: number of steps for which the network was trained; None if that is not known.
 
-    Raises: ExportError where the folder is no export.
+    Raises: ExportError if the folder is not an export.
     """
 
     def __init__(self, module: str):
@@ -46,7 +46,7 @@ class Representation:
         self._checkpoint = os.path.join(module, "variables", "variables")
 
     def network(self) -> Callable[[tf.Tensor], Dict[str, tf.Tensor]]:
-        """Builds the network, where TensorFlow is not eager in the default graph.
+        """Builds the network; in the default graph if TensorFlow is not eager.
 
         Returns: a function from float32 [N, H, W, 3] to the end points.
         """
@@ -56,20 +56,20 @@ class Representation:
 
 
 class FrozenFeatures:
-    """The features that a frozen network has of images, by end point.
+    """The features of images by end point.
 
     Args:
         representation: the network.
         recipe: how maps become features; see `features`.
-        pipeline: makes the views that the network is shown.
-        end_points: which ones; () for all.
-        npu: how an NPU computes `compute`.
+        pipeline: pipeline that makes the views.
+        end_points: names of the end points; () for all.
+        npu: how an NPU runs `compute`.
 
     Attributes:
-        sizes: of the features, by end point.
+        sizes: number of features by end point.
 
-    Raises: ValueError for an end point that there is not, or where the pipeline's views are not
-        what the network takes.
+    Raises: ValueError for an unknown end point, or if the network does not take the pipeline's
+        views.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class FrozenFeatures:
         self._names = list(end_points or representation.end_points)
         self._recipe = recipe
         self._representation = representation
-        # A graph cannot use another one's variables: there each has a network of its own.
+        # Without eager execution, each graph builds its own network with its own variables.
         self._network = representation.network() if tf.executing_eagerly() else None
         plan = pipeline.compile(training=False)
         shape = [None, *plan.views, plan.height, plan.width, 3]
@@ -98,7 +98,7 @@ class FrozenFeatures:
         self.sizes: Dict[str, int] = dict(self._sizes)
 
     def features(self, image: tf.Tensor) -> Dict[str, tf.Tensor]:
-        """From images to features; see `features`."""
+        """The features of images; see `features`."""
         network = self._network or self._representation.network()
         return features(network, image, self._recipe, self._names)
 
@@ -117,11 +117,11 @@ class FrozenFeatures:
 
 
 class _Compiled:
-    """A function of float32 tensors as one of arrays: by `tf.function`, or in a session.
+    """A function of float32 tensors as a function of arrays, by `tf.function` or in a session.
 
     Args:
-        function: of one tensor, with a tensor as its result; traced at once.
-        shape: of its argument.
+        function: function from a tensor to a tensor; it is traced at once.
+        shape: shape of its argument.
         npu: how an NPU runs it.
     """
 
@@ -172,10 +172,10 @@ def features(
     """The features of a batch of images by end point.
 
     Args:
-        network: as `Representation.network` builds it.
+        network: function that `Representation.network` returns.
         image: float32 [N, H, W, C], or [N, patches, H, W, C].
         recipe: its `combine_patches`, `pooling` and `max_features` say how.
-        end_points: which ones.
+        end_points: names of the end points.
 
     Returns: float32 [N, features]; sizes differ by end point.
     """
@@ -195,7 +195,7 @@ def features(
 
 
 def combine(x: tf.Tensor, recipe: Recipe) -> tf.Tensor:
-    """The maps of an image's patches as one: their mean, their maximum, or all channels.
+    """Combines the maps of an image's patches: their mean, their maximum, or all channels.
 
     Shapes: [N, P, H, W, C] -> [N, H, W, C], or [N, H, W, C * P] for "concat".
     """
@@ -211,17 +211,17 @@ def combine(x: tf.Tensor, recipe: Recipe) -> tf.Tensor:
 def pool(x: tf.Tensor, mode: str, target: int) -> tf.Tensor:
     """Pools height and width of a map that has more than `target` values.
 
-    After `adaptive_pool` in utils.py of the published code. If a map cannot be cut evenly, it draws
-    which parts are larger in each step; here the cuts are always the same.
+    As `adaptive_pool` in utils.py of the published code. If a map cannot be cut evenly, that
+    function draws in each step which parts are larger; here the cuts are always the same.
 
     Args:
         x: float32 [N, H, W, C].
-        mode: "adaptive_max" and "adaptive_avg" cut the map into n rows and n columns, or as many
-            as it has, where n x n x C is closest to `target` among the two n next to
-            sqrt(target / C). "max" and "avg" take square windows of side
-            ceil(sqrt(H x W x C / target)) beside each other, and leave out what remains at the
-            right and the bottom.
-        target: of values, which adaptive pooling may exceed. Channels are never pooled.
+        mode: "adaptive_max" and "adaptive_avg" cut the map into n rows and n columns, at most as
+            many as it has; n is one of the two whole numbers next to sqrt(target / C), the one for
+            which n x n x C is closer to `target`. "max" and "avg" take square windows of side
+            ceil(sqrt(H x W x C / target)) side by side, and leave out the remainder at the right
+            and the bottom.
+        target: number of values, which adaptive pooling may exceed. Channels are never pooled.
 
     Returns: float32 [N, h, w, C].
     """
@@ -248,6 +248,6 @@ def pool(x: tf.Tensor, mode: str, target: int) -> tf.Tensor:
 
 
 def _cuts(size: int, count: int) -> List[Tuple[int, int]]:
-    """`size` pixels in `count` ranges beside each other."""
+    """`size` pixels cut into `count` adjacent ranges."""
     edges = [i * size // count for i in range(count + 1)]
     return list(zip(edges, edges[1:]))
