@@ -309,7 +309,7 @@ def test_a_run_at_a_url_is_evaluated_followed_and_exported(s3, data, shards, sto
     assert set(before) < set(_names(s3))
     source = export.run_source(fetched(url, storage, "export"))
     assert source.step == 5 and "metrics.jsonl" not in os.listdir(
-        os.path.dirname(source.checkpoint)
+        os.path.dirname(source.weights.path)
     )
 
 
