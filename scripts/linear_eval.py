@@ -10,9 +10,6 @@ import argparse
 import sys
 from typing import List, Optional
 
-from pretexture.loader.console.printable import printable
-from pretexture.loader.console.redaction import redacted
-from pretexture.loader.shards.remote import join
 from pretexture.scripts import flags, run_flags
 from pretexture.trainers.recipes import LINEAR_EVAL, LINEAR_EVAL_PAPER
 
@@ -41,9 +38,6 @@ def main(arguments: Optional[List[str]] = None) -> int:
         )
         if isinstance(outcome, int):
             return run_flags.interrupted(outcome)
-        print("\n".join(linear.table(outcome)))
-    files = (join(args.workdir, name) for name in outcome.files)
-    print(printable(redacted(", ".join(files))))
     return 0
 
 

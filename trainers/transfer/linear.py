@@ -5,13 +5,15 @@ import dataclasses
 import json
 import os
 import sys
-from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Callable, Dict, List, Mapping, Optional, Sequence, Union
 
 from pretexture.loader import Loader, Pipeline, imagenet
 from pretexture.loader.console.files import write_text
+from pretexture.loader.console.printable import printable
 from pretexture.loader.console.redaction import redacted
 from pretexture.loader.language import ops
 from pretexture.loader.shards.record_options import FEATURES
+from pretexture.loader.shards.remote import join
 
 from .. import engines
 from ..engines.engine import Batches
@@ -41,7 +43,6 @@ class Results:
         skipped: number of records of the split that could not be used; `images` leaves them out.
         end_points: "top1" and, with more than 5 classes, "top5" (shares of the images), "loss" and
             the number of "features", by end point.
-        files: names of the files in the workdir that hold the results.
     """
 
     module: str
@@ -51,7 +52,6 @@ class Results:
     images: int
     skipped: int
     end_points: Dict[str, Dict[str, float]]
-    files: Tuple[str, ...] = ()
 
     @property
     def best(self) -> str:
@@ -192,11 +192,13 @@ def linear_eval(
                 for name, size in frozen.sizes.items()
             },
         )
-        values = dataclasses.asdict(results)
-        del values["files"]
-        text = json.dumps(values, indent=2)
+        text = json.dumps(dataclasses.asdict(results), indent=2)
         write_text(os.path.join(workdir.folder, RESULTS), text + "\n")
-        return dataclasses.replace(results, files=(RESULTS, *_draw(results, workdir.folder)))
+        files = [RESULTS, *_draw(results, workdir.folder)]
+    for line in table(results):
+        say(line)
+    say(printable(redacted(", ".join(join(options.workdir, name) for name in files))))
+    return results
 
 
 def _accuracies(end_point: str, means: Mapping[str, float]) -> Dict[str, float]:
