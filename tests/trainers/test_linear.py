@@ -653,7 +653,7 @@ def test_cached_features_come_in_another_order_each_epoch():
 
 @pytest.mark.parametrize("training", [False, True])
 def test_cached_features_come_in_the_order_of_a_loader(data, training):
-    records = imagenet(data, "train")
+    records = imagenet(data, "trainval")
     with Loader(records, "resize(32)", 4, training, seed=5) as loader:
         count = loader.num_records
         values = np.arange(count, dtype=np.float32)[:, np.newaxis]
