@@ -2,7 +2,7 @@
 
 A guard against getting slower that no noise can fool: valgrind counts, on generated images, with
 one thread and the AVX2 code (valgrind knows no AVX-512). The difference of two runs of different
-length leaves out all start-up. The kept figures hold for one compiler, libjpeg and input; where any
+length leaves out all start-up. The kept figures hold for one compiler, libjpeg and input; if any
 of them differs, nothing is compared, and the output says so.
 """
 
@@ -219,7 +219,7 @@ def _keep(counts: Dict[str, Count], conditions: Dict[str, str]) -> None:
 
 
 def _compare(counts: Dict[str, Count], conditions: Dict[str, str]) -> int:
-    """Prints the comparison; returns 1 where anything grew by more than the tolerance."""
+    """Prints the comparison; returns 1 if anything grew by more than the tolerance."""
     if not KEPT.exists():
         raise ValueError(f"there are no figures in {KEPT.name}; --update keeps some")
     page = json.loads(KEPT.read_text())
@@ -246,7 +246,7 @@ def _compare(counts: Dict[str, Count], conditions: Dict[str, str]) -> int:
         print(f"not compared, since the figures were kept elsewhere: {'; '.join(differing)}")
     if grown:
         print(f"grown by more than {TOLERANCE:.0%}: {', '.join(grown)}", file=sys.stderr)
-        print("where that is meant, --update keeps the new figures", file=sys.stderr)
+        print("if that is intended, --update keeps the new figures", file=sys.stderr)
     return 1 if grown else 0
 
 

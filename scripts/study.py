@@ -166,7 +166,7 @@ def _tables(found: Found, args: argparse.Namespace, chart: str) -> str:
     points = list(next(iter(found.values()))[0]["end_points"])
     lines = [f"![Accuracy over end points]({chart})", ""]
     lines += [
-        "Top-1 of a linear classifier on each end point, %; mean and standard deviation where "
+        "Top-1 of a linear classifier on each end point, %; mean and standard deviation if "
         "there are several seeds. The best end point of a network is bold."
     ]
     lines += ["", "| pretraining | seeds | " + " | ".join(points) + " |"]

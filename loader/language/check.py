@@ -34,7 +34,7 @@ class Plan:
 def plan(steps: Sequence[Step], training: bool) -> Plan:
     """The plan of steps for training or for evaluation.
 
-    Raises: PipelineError, naming the step that is not possible where it stands.
+    Raises: PipelineError, naming the step that is not possible at its place.
     """
     if not steps:
         raise PipelineError("a pipeline needs at least one step")

@@ -1,4 +1,4 @@
-"""The report as a bar chart, with a line chart below it where several thread counts were tried."""
+"""The report as a bar chart, with a line chart below it if several thread counts were tried."""
 
 from typing import Any, Dict, List
 
@@ -12,7 +12,7 @@ _COLORS = ("#0072b2", "#e69f00", "#f0c566", "#009e73", "#cc79a7", "#999999")
 def draw(summaries: Dict[Key, Summary], titles: Dict[str, str], path: str) -> None:
     """Writes the chart; the file's ending chooses the format.
 
-    Raises: ImportError where Matplotlib is not installed.
+    Raises: ImportError if matplotlib is not installed.
     """
     plt = pyplot()
     threads = sorted({key[2] for key in summaries})

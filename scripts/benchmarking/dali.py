@@ -1,8 +1,8 @@
 """NVIDIA DALI on CPU, as its documentation would have these pipelines written.
 
 Where one of its operators does several steps at once, it is used: decoding of random crops, resize
-with crop, `color_twist` for all colour. Brightness is thus a factor where ours is a shift, and grey
-is the luma where ours is the mean: less work than ours, not more.
+with crop, `color_twist` for all colour. So brightness is a factor (ours is a shift), and grey is
+the luma (ours is the mean): less work than ours, not more.
 """
 
 import importlib
@@ -105,7 +105,7 @@ def _twist(image: Any, gray: Any = None) -> Any:
 
 
 def _finish(image: Any, **options: Any) -> Any:
-    """To [-1, 1], mirrored where asked."""
+    """Maps images to [-1, 1], mirrored if asked."""
     return fn.crop_mirror_normalize(
         image, dtype=types.FLOAT, output_layout="HWC", mean=127.5, std=127.5, **options
     )

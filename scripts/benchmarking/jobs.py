@@ -34,7 +34,7 @@ class Contender(NamedTuple):
         requires: modules and the distributions that they come from.
         about: what it is, in a line.
         dtypes: those that it can make.
-        most_threads: threads that it can use; None where there is no limit.
+        most_threads: largest number of threads that it can use; None if there is no limit.
     """
 
     module: str
@@ -66,7 +66,7 @@ CONTENDERS = {
     "dali": Contender(
         "dali",
         {"nvidia.dali": ("nvidia-dali-cuda120", "nvidia-dali-cuda130", "nvidia-dali-cuda110")},
-        "NVIDIA DALI on CPU, its fused operators where they do the same",
+        "NVIDIA DALI on CPU, with its fused operators if they do the same",
     ),
     "opencv": Contender(
         "opencv", _OPENCV, "OpenCV, one image at a time in Python threads, no colour distortion"
@@ -98,7 +98,7 @@ class Job:
         threads: that the contender may use.
         dtype: of the images that it makes.
         seconds: how long to measure.
-        cpus: processors to run on; none of them where there is no way to choose.
+        cpus: numbers of the processors to run on; () if they cannot be chosen.
         seed: of the random draws.
     """
 
@@ -127,7 +127,7 @@ class Outcome:
         seconds: by the clock.
         cpu_seconds: of all threads and processes.
         peak_bytes: largest resident memory of the process and its workers, libraries included.
-        shape: of a batch's images; empty where it makes none.
+        shape: shape of a batch's images; () if the contender makes no images.
         label_shape: of its labels.
         dtype: of its images.
         times: seconds within the loader, by name; see `pretexture.loader.Stats`.
@@ -158,7 +158,7 @@ class Outcome:
 class Source:
     """Batches without end, shuffled anew each epoch: pairs of images and labels.
 
-    Both have a shape and a dtype, or are None where nothing is kept.
+    Both have a shape and a dtype, or are None if nothing is kept.
     """
 
     def __iter__(self) -> Iterator[Tuple[Any, Any]]:

@@ -45,7 +45,7 @@ class Summary(NamedTuple):
         rate: images a second.
         cpu_rate: images a CPU-second.
         peak_bytes: the largest peak of memory.
-        stages: shares of the loader's threads' time, by stage; empty where not known.
+        stages: shares of the loader's threads' time, by stage; empty if unknown.
         record_seconds: of one thread, for each image.
         waiting: share of the consumer's time in which it waits for batches.
         consumer: processor time of the consumer's thread, as a share of the time.
@@ -207,7 +207,7 @@ def _stage(name: str) -> Callable[[Summary], str]:
 
 
 def _rest(summary: Summary) -> str:
-    # A record that is under way where the measuring begins can make it negative.
+    # A record that is being rendered when the measurement begins can make it negative.
     return _percent(max(0.0, 1 - sum(summary.stages.values())))
 
 

@@ -21,7 +21,7 @@ VIEWS = 8
 
 
 def open(job: Job) -> "_Dataset":
-    """The dataset of a job. Raises ImportError where TensorFlow is older than 2.7."""
+    """The dataset of a job. Raises: ImportError if TensorFlow is older than 2.7."""
     if not hasattr(tf.data.Options, "deterministic"):
         raise ImportError(f"tf.data is measured on TensorFlow 2.7 or later, not {tf.__version__}")
     tf.config.set_visible_devices([], "GPU")

@@ -46,7 +46,7 @@ class Group:
         """Starts the processes and waits for all of them.
 
         Ctrl-C and SIGTERM are passed on, a closed terminal as SIGTERM; a second signal kills. Where
-        a process fails, the others are asked to end, and killed where they do not.
+        a process fails, the others are asked to end, and killed if they do not.
 
         Returns: the exit status, that of the process that failed first (128 and the signal's number
             for one that was killed), and whether it makes sense to start again.

@@ -51,7 +51,7 @@ def check_classes(label: np.ndarray, index: np.ndarray, classes: int) -> None:
     """Raises ValueError, naming the record, for a label that is not from 0 to classes - 1.
 
     Args:
-        label: int32 [N]; -1 where a record has none.
+        label: int32 [N]; -1 if a record has none.
         index: int64 [N], record numbers.
     """
     (wrong,) = np.nonzero((label < 0) | (label >= classes))

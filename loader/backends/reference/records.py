@@ -85,7 +85,7 @@ def parse_example(data: bytes, image_key: str, label_key: str) -> Tuple[bytes, O
         image_key: the feature whose first byte string is the image.
         label_key: the feature whose first integer is the label.
 
-    Returns: the image, and the label or None where there is none.
+    Returns: the image, and the label, or None if there is none.
     Raises: ValueError with the reason.
     """
     example = Example()
