@@ -654,7 +654,7 @@ def test_cached_features_come_in_another_order_each_epoch():
 @pytest.mark.parametrize("training", [False, True])
 def test_cached_features_come_in_the_order_of_a_loader(data, training):
     records = imagenet(data, "trainval")
-    with Loader(records, "resize(32)", 4, training, seed=5) as loader:
+    with Loader(records, "resize(32)", 4, training=training, seed=5) as loader:
         count = loader.num_records
         values = np.arange(count, dtype=np.float32)[:, np.newaxis]
         found = features.FeatureLoader(values, np.arange(count, dtype=np.int32), 4, training, 5)

@@ -338,12 +338,11 @@ class FeatureLoader:
         )
 
     def __iter__(self) -> Iterator[Batch]:
-        """The rest of this epoch or, if it is over, the next one."""
-        if self._batch == len(self):
-            self._epoch, self._batch = self._epoch + 1, 0
-        while self._batch < len(self):
-            index = self._records[self._share.records(self._epoch, self._batch)]
-            self._batch += 1
+        """The rest of this epoch."""
+        epoch = self._epoch
+        for batch in range(self._batch, len(self)):
+            index = self._records[self._share.records(epoch, batch)]
+            self._move(epoch, batch + 1)
             yield Batch(self._features[index], self._labels[index], index)
 
     def state_dict(self) -> Dict[str, Any]:
@@ -355,7 +354,11 @@ class FeatureLoader:
         if "version" not in state:
             # Of a version before this order: the rest of the epoch is in another order.
             state = {**self.state_dict(), **state}
-        self._epoch, self._batch = self._share.position(state)
+        self._move(*self._share.position(state))
+
+    def _move(self, epoch: int, batch: int) -> None:
+        """Makes a batch the next one; the end of an epoch is the beginning of the next."""
+        self._epoch, self._batch = (epoch + 1, 0) if batch == len(self) else (epoch, batch)
 
     def close(self) -> None:
         """Does nothing."""
