@@ -73,7 +73,7 @@ def test_a_disk_that_is_full_before_the_run_is_an_error_of_one_line(shards, smal
     with pytest.raises(SystemExit) as exit, flags.short_errors(False):
         _train(shards, folder, steps=1)
     assert exit.value.code == (
-        f"error: no space left on the device for {folder}/config.json; the run ends, with no "
+        f"error: no space left on the device for {folder}/config.json; the run ends, without a "
         "checkpoint: make room, and run the same command again to resume"
     )
 
