@@ -32,8 +32,6 @@ from pretexture.trainers.runs.mirror import RemoteWorkdir, Transport, files_in, 
 PLATFORM = ("init_method", "num_gpus", "rank", "world_size")
 CACHE = "/cache"  # the fast disk of a job
 
-_COPIED = ".copied.json"
-
 
 def main(arguments: Optional[List[str]] = None) -> int:
     """Runs the command; returns its exit status, as `pretrain.main` does."""

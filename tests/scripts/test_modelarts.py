@@ -1,5 +1,6 @@
 """The entry point of a ModelArts job, with the platform's module moxing and without."""
 
+import json
 import os
 import shutil
 import sys
@@ -115,12 +116,20 @@ def test_a_job_goes_on_on_another_machine(moxing, data, tmp_path):
     assert (copy / "model.ckpt-3.index").exists()
 
 
-def test_what_did_not_reach_the_url_is_brought_there_by_the_next_run(moxing, data, tmp_path):
+@pytest.mark.parametrize("earlier", [False, True])
+def test_what_did_not_reach_the_url_is_brought_there_by_the_next_run(
+    moxing, data, tmp_path, earlier
+):
     _job(tmp_path, "--steps", "2")
     moxing.broken = True
     with pytest.raises(SystemExit, match="obs client error"):
         _job(tmp_path, "--steps", "4")
     moxing.broken = False
+    if earlier:  # as version 0.1 kept its notes: size, time and digest of each file
+        (notes,) = (tmp_path / "machine" / "run").glob("*/.synced.json")
+        copied = {n: [size, at, key] for n, (size, key, at) in json.loads(notes.read_text()).items()}
+        notes.with_name(".copied.json").write_text(json.dumps(copied))
+        notes.unlink()
     assert _job(tmp_path, "--steps", "4") == 0
     assert {"model.ckpt-2.index", "model.ckpt-4.index"} <= set(os.listdir(data / "run"))
     assert "ckpt-4" in (data / "run" / "checkpoint").read_text().splitlines()[0]

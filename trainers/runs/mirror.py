@@ -50,6 +50,7 @@ _log = logging.getLogger("pretexture.trainers")
 _log.addFilter(RedactingFilter())
 
 _SYNCED = ".synced.json"
+_COPIED = ".copied.json"  # what version 0.1 wrote instead on ModelArts
 _LOCK = ".lock"
 _PROBE = ".writable"
 _DESCRIPTION = "pretexture.json"  # `saved_model.DESCRIPTION`, whose module needs TensorFlow
@@ -227,7 +228,7 @@ class RemoteWorkdir(Workdir):
                     f"another process on this machine is using {redacted(self._url)}, with its "
                     f"copy in {self.folder}: end that process, or give another --cache-dir"
                 ) from None
-            self._synced = _read_synced(self._path(_SYNCED))
+            self._synced = _read_synced(self._path(_SYNCED)) or _read_copied(self._path(_COPIED))
             self.pull()
             if self._use == "train" and self._first:
                 # Now, and not after hours of training.
@@ -437,6 +438,12 @@ def _read_synced(path: str) -> Dict[str, Synced]:
     except (FileNotFoundError, ValueError, TypeError, AttributeError, RecursionError):
         return {}
     return {name: note for name, note in notes.items() if is_safe_name(name)}
+
+
+def _read_copied(path: str) -> Dict[str, Synced]:
+    """What `_COPIED` says; {} if there is no such file. Its values are size, time and version."""
+    notes = _read_synced(path)
+    return {n: Synced(size, version, time) for n, (size, time, version) in notes.items()}
 
 
 def _lasts(name: str) -> bool:
