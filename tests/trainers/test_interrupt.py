@@ -20,6 +20,7 @@ from pretexture.loader.console.interrupt import Interrupt
 from pretexture.trainers import engines, tasks
 from pretexture.trainers.run import Options, Training, fit, pretrain
 from pretexture.trainers.runs.checkpoints import Checkpoints
+from pretexture.trainers.runs.mirror import open_workdir
 
 
 def test_the_first_signal_is_noted_and_the_second_one_kills():
@@ -128,7 +129,9 @@ def test_ctrl_c_ends_the_wait_for_a_batch_with_a_checkpoint(shards, tmp_path, ba
     engine = backend.Engine(recipe, tasks.build(recipe), loader.element_spec, len(loader), 0, place)
     options = Options(shards, str(tmp_path / "stuck"), steps=9, log_steps=1, device="cpu")
     said = []
-    outcome = fit(Training(recipe, options, engine, loader, records), said.append)
+    training = Training(recipe, options, engine, loader, records)
+    with open_workdir(options.workdir, options.storage, "train") as workdir:
+        outcome = fit(training, workdir, said.append)
     assert (outcome.step, outcome.interrupted) == (batches, signal.SIGINT)
     steps = Checkpoints(str(tmp_path / "stuck")).steps
     if not batches:

@@ -342,19 +342,17 @@ def test_heads_learn_and_the_results_are_those_of_numpy(
     assert (written["data"], written["split"], written["module"]) == (data, "test", wider_module)
 
 
-# Of `wider_module` after 42 steps, with and without cache: correct among the 13 images, also among
-# the five likeliest, and loss; from TensorFlow 2.21, the same for every other.
-FOUND = {
-    False: {"block1": (9, 13, 0.933052), "block3": (6, 13, 1.595371), "logits": (2, 11, 1.889402)},
-    True: {"block1": (9, 13, 0.939565), "block3": (4, 13, 1.602806), "logits": (2, 9, 1.903466)},
-}
+# For `wider_module` after 42 steps: number of the 13 images whose class is the likeliest, number whose
+# class is among the five likeliest, and loss. From TensorFlow 2.21 without cache. With cache, images
+# come in the same order, and the pipeline draws nothing, so the figures are the same.
+FOUND = {"block1": (9, 13, 0.933052), "block3": (6, 13, 1.595371), "logits": (2, 11, 1.889402)}
 
 
 @pytest.mark.parametrize("cache", [False, True])
 def test_linear_evaluation_finds_the_same_on_every_tensorflow(data, wider_module, tmp_path, cache):
     recipe = RECIPE.replace(epochs=6.0, pooling="adaptive_avg")
     found = _run(data, tmp_path, wider_module, recipe, ("block1", "block3", "logits"), cache)
-    for name, (top1, top5, loss) in FOUND[cache].items():
+    for name, (top1, top5, loss) in FOUND.items():
         values = found.end_points[name]
         assert (TEST * values["top1"], TEST * values["top5"]) == pytest.approx((top1, top5))
         assert values["loss"] == pytest.approx(loss, abs=1e-4), name

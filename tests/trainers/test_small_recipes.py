@@ -8,6 +8,7 @@ tf = pytest.importorskip("tensorflow")
 import scenes
 from pretexture.loader import Loader, imagenet
 from pretexture.trainers import engines, tasks
+from pretexture.trainers.engines.engine import Follower, Wishes
 from pretexture.trainers.recipes import RECIPES
 
 
@@ -17,19 +18,25 @@ def data(tmp_path_factory):
     return scenes.write(tmp_path_factory.mktemp("scenes"))
 
 
-class _Losses(list):
+class _Losses(Follower):
     """Notes the loss of each step, and looks at no images."""
+
+    def __init__(self):
+        self.losses = []
 
     def shows(self, step):
         return False
 
-    def __call__(self, step, values, *others):
-        self.append(values["loss"])
+    def wishes(self):
+        return Wishes()
+
+    def after(self, result):
+        self.losses.append(result.values["loss"])
         return True
 
 
 def _losses(recipe, data, steps, seed=0):
-    losses = _Losses()
+    follower = _Losses()
     with Loader(
         imagenet(data, recipe.train_split),
         recipe.pipeline,
@@ -39,8 +46,8 @@ def _losses(recipe, data, steps, seed=0):
     ) as loader:
         make = engines.choose().Engine
         engine = make(recipe, tasks.build(recipe), loader.element_spec, len(loader), seed)
-        engine.fit(loader, steps, losses)
-    return losses
+        engine.fit(loader, steps, follower)
+    return follower.losses
 
 
 class Learning(NamedTuple):
