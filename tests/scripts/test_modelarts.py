@@ -127,7 +127,8 @@ def test_what_did_not_reach_the_url_is_brought_there_by_the_next_run(
     moxing.broken = False
     if earlier:  # as version 0.1 kept its notes: size, time and digest of each file
         (notes,) = (tmp_path / "machine" / "run").glob("*/.synced.json")
-        copied = {n: [size, at, key] for n, (size, key, at) in json.loads(notes.read_text()).items()}
+        copied = json.loads(notes.read_text())
+        copied = {name: [size, time, key] for name, (size, key, time) in copied.items()}
         notes.with_name(".copied.json").write_text(json.dumps(copied))
         notes.unlink()
     assert _job(tmp_path, "--steps", "4") == 0

@@ -342,9 +342,9 @@ def test_heads_learn_and_the_results_are_those_of_numpy(
     assert (written["data"], written["split"], written["module"]) == (data, "test", wider_module)
 
 
-# For `wider_module` after 42 steps: number of the 13 images whose class is the likeliest, number whose
-# class is among the five likeliest, and loss. From TensorFlow 2.21 without cache. With cache, images
-# come in the same order, and the pipeline draws nothing, so the figures are the same.
+# For `wider_module` after 42 steps: number of the 13 images whose class is the likeliest, number
+# whose class is among the five likeliest, and loss. From TensorFlow 2.21 without cache. With cache,
+# images come in the same order, and the pipeline draws nothing, so the figures are the same.
 FOUND = {"block1": (9, 13, 0.933052), "block3": (6, 13, 1.595371), "logits": (2, 11, 1.889402)}
 
 

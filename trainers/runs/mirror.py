@@ -50,7 +50,8 @@ _log = logging.getLogger("pretexture.trainers")
 _log.addFilter(RedactingFilter())
 
 _SYNCED = ".synced.json"
-_COPIED = ".copied.json"  # what version 0.1 wrote instead on ModelArts
+# What version 0.1 wrote on ModelArts instead, with the values of `Synced` in another order.
+_COPIED = ".copied.json"
 _LOCK = ".lock"
 _PROBE = ".writable"
 _DESCRIPTION = "pretexture.json"  # `saved_model.DESCRIPTION`, whose module needs TensorFlow
@@ -228,7 +229,7 @@ class RemoteWorkdir(Workdir):
                     f"another process on this machine is using {redacted(self._url)}, with its "
                     f"copy in {self.folder}: end that process, or give another --cache-dir"
                 ) from None
-            self._synced = _read_synced(self._path(_SYNCED)) or _read_copied(self._path(_COPIED))
+            self._synced = _read_synced(self.folder)
             self.pull()
             if self._use == "train" and self._first:
                 # Now, and not after hours of training.
@@ -430,20 +431,16 @@ def _lock(folder: str, wait: bool = False) -> IO[str]:
     return file
 
 
-def _read_synced(path: str) -> Dict[str, Synced]:
-    """What `_SYNCED` says; {} if there is no such file, or it is damaged."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            notes = {name: Synced(*values) for name, values in json.load(file).items()}
-    except (FileNotFoundError, ValueError, TypeError, AttributeError, RecursionError):
-        return {}
-    return {name: note for name, note in notes.items() if is_safe_name(name)}
-
-
-def _read_copied(path: str) -> Dict[str, Synced]:
-    """What `_COPIED` says; {} if there is no such file. Its values are size, time and version."""
-    notes = _read_synced(path)
-    return {n: Synced(size, version, time) for n, (size, time, version) in notes.items()}
+def _read_synced(folder: str) -> Dict[str, Synced]:
+    """The notes about the files in a copy; {} if there are none, or if they are damaged."""
+    for name, order in ((_SYNCED, (0, 1, 2)), (_COPIED, (0, 2, 1))):
+        try:
+            with open(os.path.join(folder, name), encoding="utf-8") as file:
+                notes = json.load(file).items()
+            return {n: Synced(*(note[i] for i in order)) for n, note in notes if is_safe_name(n)}
+        except (OSError, ValueError, TypeError, AttributeError, LookupError, RecursionError):
+            continue
+    return {}
 
 
 def _lasts(name: str) -> bool:
