@@ -6,6 +6,7 @@ command again to resume from the newest checkpoint.
 """
 
 import argparse
+import os
 import sys
 from typing import Any, List, Optional
 
@@ -22,7 +23,8 @@ def main(arguments: Optional[List[str]] = None, workdir: Any = None) -> int:
         arguments: the command's arguments.
         workdir: keeps --workdir, see `run.pretrain`.
 
-    Returns: the exit status; 128 + the signal's number if interrupted.
+    Returns: the exit status; 128 + the signal's number if interrupted. One of several workers that
+        TensorFlow connects does not return: its process ends.
     """
     args = run_flags.parse_run(_parser(), arguments)
     with flags.short_errors(args.traceback, args.on_error):
@@ -31,12 +33,18 @@ def main(arguments: Optional[List[str]] = None, workdir: Any = None) -> int:
         from pretexture.trainers.run import pretrain
 
         outcome = pretrain(recipe, run_flags.run_options(args), workdir=workdir)
+    status = 0
     if outcome.interrupted:
-        return run_flags.interrupted(outcome.interrupted, outcome.chief)
-    if outcome.chief:
+        status = run_flags.interrupted(outcome.interrupted, outcome.chief)
+    elif outcome.chief:
         command = f"pretexture evaluate --workdir {args.workdir} --data {args.data}"
         print(printable(redacted(f"next: {command}")))
-    return 0
+    if outcome.connected:
+        # TensorFlow may abort when Python ends: github.com/tensorflow/tensorflow/issues/55250.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
 
 
 def unknown(arguments: List[str]) -> List[str]:

@@ -79,12 +79,14 @@ class Outcome:
         total: total number of steps of the run.
         interrupted: number of the signal that ended the run early; None if none did.
         chief: whether this is the process that wrote the results.
+        connected: see `Place.connected`.
     """
 
     step: int
     total: int
     interrupted: Optional[int]
     chief: bool
+    connected: bool
 
 
 class DivergedError(ArithmeticError):
@@ -257,7 +259,7 @@ def _fit(training: Training, say: Callable[[str], None], workdir: Workdir) -> Ou
         engine.wait()
 
     # Say what the run did.
-    outcome = Outcome(engine.step, config.steps, loop.signal, chief)
+    outcome = Outcome(engine.step, config.steps, loop.signal, chief, place.connected)
     seconds = time.monotonic() - began
     if loop.skipped and not (chief or engine.counts_all):
         print(f"worker {place.worker}: {skipped_words(loop.skipped)}", file=sys.stderr)

@@ -102,7 +102,12 @@ class Place:
         worker: number of this process.
         workers: number of processes.
         replicas: number of this process's devices; each takes an equal part of its batch.
+
+    Attributes:
+        connected: whether TensorFlow connects this process to other workers by gRPC.
     """
+
+    connected = False
 
     def __init__(self, words: str = "CPU", worker: int = 0, workers: int = 1, replicas: int = 1):
         self.words = words

@@ -15,6 +15,7 @@ class Strategy(Place):
 
     def __init__(self, strategy: Any, words: str, worker: int = 0, workers: int = 1):
         super().__init__(words, worker, workers, strategy.num_replicas_in_sync // workers)
+        self.connected = workers > 1
         self._strategy = strategy
 
     def scope(self) -> ContextManager[Any]:
