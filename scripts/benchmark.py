@@ -7,6 +7,7 @@ standard error.
 
 import argparse
 import dataclasses
+import importlib
 import importlib.util
 import json
 import os
@@ -19,7 +20,7 @@ from pretexture.loader import imagenet, presets
 from pretexture.loader.console.paths import make_parent
 from pretexture.loader.shards.remote import is_url
 from pretexture.scripts import flags
-from pretexture.scripts.benchmarking import chart, machine, report
+from pretexture.scripts.benchmarking import machine, report
 from pretexture.scripts.benchmarking.jobs import CONTENDERS, OURS, TASKS, Job, Outcome
 from pretexture.scripts.marked import replace_marked
 
@@ -42,7 +43,7 @@ def _run(args: argparse.Namespace) -> None:
     for written in filter(None, (args.json, args.plot)):
         make_parent(written)
     if args.plot:
-        chart.pyplot()
+        importlib.import_module("pretexture.loader.pyplot")
     if args.markdown:
         replace_marked(pathlib.Path(args.markdown).read_text(), report.MARK, "")
     cpus = machine.available()
@@ -106,6 +107,8 @@ def _publish(
             text = f"![Images a second by task and loader]({picture})\n\n{text}"
         page.write_text(replace_marked(page.read_text(), report.MARK, text))
     if args.plot:
+        from pretexture.scripts.benchmarking import chart
+
         chart.draw(summaries, titles, args.plot)
     if args.json:
         result = {

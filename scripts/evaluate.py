@@ -11,6 +11,7 @@ import sys
 from typing import Any, Dict, List, Optional
 
 from pretexture.loader.console.printable import printable
+from pretexture.loader.shards.imagenet import SPLITS
 from pretexture.scripts import flags, run_flags
 
 
@@ -61,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--split",
-        choices=("train", "val", "trainval", "test"),
+        choices=SPLITS,
         help="split to evaluate on (default: the eval_split of the run's recipe)",
     )
     parser.add_argument(

@@ -19,7 +19,7 @@ from typing import List, Optional, Tuple
 from pretexture.loader import TFRecords, imagenet, presets
 from pretexture.loader.console.json_text import parse_object
 from pretexture.loader.console.paths import make_parent
-from pretexture.loader.shards.imagenet import DATASET
+from pretexture.loader.shards.imagenet import DATASET, SPLITS
 from pretexture.loader.shards.remote import Remote, Storage, is_url, join
 from pretexture.scripts import flags
 
@@ -99,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--split",
-        choices=("train", "val", "trainval", "test"),
+        choices=SPLITS,
         default="train",
         help="split of a folder of shards (default: train)",
     )

@@ -24,7 +24,7 @@ LOADER_LAYERS = [
     ["shards"],
     ["backends"],
     ["loader", "presets"],
-    ["", "tensorflow", "torch", "prepare", "preview"],
+    ["", "tensorflow", "torch", "prepare", "preview", "pyplot"],
 ]
 # These share a layer without knowing each other.
 STRANGERS = [{"language", "epoch"}, {"console", "moved"}, {"loader", "presets"}]

@@ -17,6 +17,8 @@ from .remote import MissingError, Remote, Storage, is_safe_name, is_url, join
 # The file in which `pretexture prepare` describes the shards that it has written beside it.
 DATASET = "dataset.json"
 
+SPLITS = ("train", "val", "trainval", "test")
+
 _TFDS = {"image_key": "image", "label_key": "label", "label_offset": 0}
 
 
@@ -40,7 +42,7 @@ def imagenet(root: Path, split: str, **kwargs) -> TFRecords:
     Raises: ValueError for another split, or if a single training shard is to be split;
         FileNotFoundError if shards are missing.
     """
-    if split not in ("train", "val", "trainval", "test"):
+    if split not in SPLITS:
         raise ValueError(f"split must be train, val, trainval or test, not {split!r}")
     root = os.fsdecode(root) if is_url(os.fsdecode(root)) else paths.expand(root)
     name = "validation" if split == "test" else "train"

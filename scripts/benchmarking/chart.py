@@ -2,6 +2,8 @@
 
 from typing import Any, Dict, List
 
+from pretexture.loader.pyplot import pyplot
+
 from .jobs import OURS
 from .report import Key, Summary
 
@@ -10,36 +12,20 @@ _COLORS = ("#0072b2", "#e69f00", "#f0c566", "#009e73", "#cc79a7", "#999999")
 
 
 def draw(summaries: Dict[Key, Summary], titles: Dict[str, str], path: str) -> None:
-    """Writes the chart; the file's ending chooses the format.
-
-    Raises: ImportError if matplotlib is not installed.
-    """
-    plt = pyplot()
+    """Writes the chart; the file's ending chooses the format."""
     threads = sorted({key[2] for key in summaries})
     loaders = [name for name in dict.fromkeys(key[0] for key in summaries) if name != "decode"]
     colors = {name: _COLORS[i % len(_COLORS)] for i, name in enumerate(loaders)}
     rows = 2 if len(threads) > 1 else 1
     width = max(6.0, 1.9 * len(titles) + 2)
-    figure, axes = plt.subplots(rows, 1, figsize=(width, 4.2 * rows), squeeze=False)
+    figure, axes = pyplot.subplots(rows, 1, figsize=(width, 4.2 * rows), squeeze=False)
     _bars(axes[0][0], summaries, titles, loaders, colors, threads[0])
     if rows == 2:
         _lines(axes[1][0], summaries, next(iter(titles)), loaders, colors)
         axes[1][0].set_title(f"by threads, {next(iter(titles.values()))}")
     figure.tight_layout()
     figure.savefig(path, dpi=150)
-    plt.close(figure)
-
-
-def pyplot() -> Any:
-    """Matplotlib without a window. Raises: ImportError that says what to install."""
-    try:
-        import matplotlib
-    except ImportError:
-        raise ImportError("--plot needs Matplotlib: pip install 'pretexture[plot]'") from None
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    return plt
+    pyplot.close(figure)
 
 
 def _bars(

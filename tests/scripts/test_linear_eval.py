@@ -96,7 +96,8 @@ def test_the_last_word_is_a_table_and_a_chart(arguments, module, tmp_path, capsy
 
 
 def test_without_matplotlib_there_is_no_chart(arguments, tmp_path, capsys, monkeypatch):
-    monkeypatch.delitem(sys.modules, "pretexture.trainers.transfer.chart", raising=False)
+    for name in ("pretexture.trainers.transfer.chart", "pretexture.loader.pyplot"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert script.main([*arguments, "--steps", "1", "--cache"]) == 0
     assert "pip install 'pretexture[plot]'" in capsys.readouterr().err

@@ -17,12 +17,7 @@ def draw(runs: Dict[str, Lines], out: str, smooth: int) -> None:
 
     Raises: ImportError without matplotlib; ValueError for an unknown ending.
     """
-    try:
-        import matplotlib
-    except ImportError:
-        raise ImportError("plots need matplotlib: pip install 'pretexture[plot]'") from None
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from pretexture.loader.pyplot import matplotlib, pyplot
 
     left_out = {"step", "epoch", SKIPPED, *TIMINGS}
     names = list(dict.fromkeys(key for lines in runs.values() for key in lines[0]))

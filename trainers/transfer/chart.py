@@ -2,16 +2,7 @@
 
 from typing import Dict, Mapping
 
-try:
-    import matplotlib
-except ImportError as error:
-    raise ImportError(
-        f"charts need matplotlib ({error}): pip install 'pretexture[plot]'"
-    ) from error
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
+from pretexture.loader.pyplot import pyplot
 
 EndPoints = Dict[str, Dict[str, float]]
 
@@ -35,7 +26,7 @@ def accuracy_bars(
         if any("top5" in values for values in points.values()):
             bars.append((label, "top5", points))
     width = 0.8 / len(bars)
-    figure, axes = plt.subplots(figsize=(max(7.0, 1.3 * len(names)), 4), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(max(7.0, 1.3 * len(names)), 4), layout="constrained")
     for number, (label, metric, points) in enumerate(bars):
         places = [i + (number - (len(bars) - 1) / 2) * width for i in range(len(names))]
         heights = [100 * points.get(name, {}).get(metric, float("nan")) for name in names]
@@ -56,4 +47,4 @@ def accuracy_bars(
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncol=min(7, len(bars)), fontsize=8)
     axes.set_xlabel(title)
     figure.savefig(path, dpi=120)
-    plt.close(figure)
+    pyplot.close(figure)
