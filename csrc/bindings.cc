@@ -8,13 +8,14 @@
 
 #include <array>
 #include <condition_variable>
-#include <functional>
-#include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
+#include <tuple>
 #include <type_traits>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "batcher.h"
@@ -101,74 +102,34 @@ void Read(const py::handle& value, T* out) {
   }
 }
 
-// Makes an operation from its dataclass.
-using OpReader = std::function<Op(const py::handle&)>;
-
-// Reads an operation of type T. Each field is the name of the dataclass's field and the member of T
-// that it is read into.
-template <typename T, typename... Members>
-OpReader Reader(std::pair<const char*, Members T::*>... fields) {
-  return [=](const py::handle& from) -> Op {
-    if (py::len(py::module_::import("dataclasses").attr("fields")(from)) != 1 + sizeof...(fields)) {
+// Reads an operation of type T from its dataclass in loader/language/ops.py, whose values Python
+// has checked.
+template <typename T>
+Op ReadFields(const py::handle& from) {
+  T op{};
+  const auto read = [&](const auto&... fields) {
+    if (py::len(py::module_::import("dataclasses").attr("fields")(from)) != sizeof...(fields)) {
       throw py::value_error("the core knows other fields of this operation");
     }
-    T op{};
-    Read(from.attr("stream"), &op.stream);
     (Read(from.attr(fields.first), &(op.*fields.second)), ...);
-    return op;
   };
+  std::apply(read, T::Fields());
+  return op;
 }
 
-// Every operation by the name of its dataclass in loader/language/ops.py, with the names of its
-// fields besides `stream` and the members that they are read into.
-const std::map<std::string, OpReader>& OpReaders() {
-  const auto field = [](const char* name, auto member) { return std::make_pair(name, member); };
-  static const std::map<std::string, OpReader> readers = {
-      {"Views", Reader<op::Views>(field("n", &op::Views::n))},
-      {"Resize",
-       Reader<op::Resize>(
-           field("height", &op::Resize::height), field("width", &op::Resize::width),
-           field("method", &op::Resize::method), field("coords", &op::Resize::coords),
-           field("antialias", &op::Resize::antialias), field("randomize", &op::Resize::randomize))},
-      {"ResizeSmall", Reader<op::ResizeSmall>(field("size", &op::ResizeSmall::size))},
-      {"Crop",
-       Reader<op::Crop>(field("height", &op::Crop::height), field("width", &op::Crop::width),
-                        field("random", &op::Crop::random))},
-      {"InceptionCrop",
-       Reader<op::InceptionCrop>(field("area", &op::InceptionCrop::area),
-                                 field("aspect", &op::InceptionCrop::aspect),
-                                 field("last_position", &op::InceptionCrop::last_position))},
-      {"CentralFraction",
-       Reader<op::CentralFraction>(field("fraction", &op::CentralFraction::fraction))},
-      {"Flip", Reader<op::Flip>()},
-      {"Gray", Reader<op::Gray>(field("probability", &op::Gray::probability),
-                                field("wrap", &op::Gray::wrap))},
-      {"Distort", Reader<op::Distort>(field("fast", &op::Distort::fast))},
-      {"Patches",
-       Reader<op::Patches>(field("n", &op::Patches::n), field("jitter", &op::Patches::jitter),
-                           field("random", &op::Patches::random))},
-      {"Jigsaw", Reader<op::Jigsaw>(field("permutations", &op::Jigsaw::permutations),
-                                    field("random", &op::Jigsaw::random))},
-      {"Pair", Reader<op::Pair>(field("random", &op::Pair::random))},
-      {"Rotate", Reader<op::Rotate>()},
-      {"Normalize", Reader<op::Normalize>(field("scale", &op::Normalize::scale),
-                                          field("bias", &op::Normalize::bias))},
-      {"Standardize", Reader<op::Standardize>()},
-  };
-  return readers;
+// Reads an operation whose type is one of the variant's, by the name of its dataclass.
+template <typename... T>
+Op ReadOp(const py::handle& from, const std::variant<T...>*) {
+  const auto name = from.attr("__class__").attr("__name__").cast<std::string>();
+  std::optional<Op> found;
+  ((name == T::kName ? void(found = ReadFields<T>(from)) : void()), ...);
+  if (!found) throw py::value_error("the core does not know the operation " + name);
+  return *std::move(found);
 }
 
-// Reads the dataclasses of loader/language/ops.py, whose values Python has checked.
 std::vector<Op> ReadOps(const py::iterable& list) {
   std::vector<Op> ops;
-  for (const py::handle& op : list) {
-    const auto name = op.attr("__class__").attr("__name__").cast<std::string>();
-    const auto reader = OpReaders().find(name);
-    if (reader == OpReaders().end()) {
-      throw py::value_error("the core does not know the operation " + name);
-    }
-    ops.push_back(reader->second(op));
-  }
+  for (const py::handle& op : list) ops.push_back(ReadOp(op, static_cast<const Op*>(nullptr)));
   return ops;
 }
 

@@ -34,11 +34,10 @@ struct Pixel {
   T values[kChannels];
 };
 
-// Whether the colours of a pixel depend on the whole view: contrast moves it away from the mean.
+// Whether the colours of a pixel depend on the whole view.
 bool ColorsNeedWholeView(const View& view) {
-  return std::any_of(view.colors.begin(), view.colors.end(), [](const ColorStep& step) {
-    return step.kind == ColorStep::Kind::kDistortSlow;
-  });
+  return std::any_of(view.colors.begin(), view.colors.end(),
+                     [](const ColorChange& change) { return change.whole_view; });
 }
 
 template <typename T>
@@ -155,7 +154,7 @@ Renderer::Planes Renderer::PlanesFor(const Canvas& canvas, const View& view, siz
   // delay the others.
   const size_t stride = rows * width / kPage * kPage + kPage + kPage / 3;
   // If a view is grey from the start, only one channel is resampled and coloured.
-  const bool gray = !view.colors.empty() && view.colors[0].kind == ColorStep::Kind::kGray;
+  const bool gray = !view.colors.empty() && view.colors[0].makes_gray;
   return {Grown(&planes_, 3 * stride), width, gray ? 0 : stride};
 }
 
@@ -291,56 +290,7 @@ void Renderer::Resample(const Canvas& canvas, const Region& region, int y0, int 
 }
 
 void Renderer::Color(const View& view, const Strip& strip) {
-  const auto [r, g, b] = strip.planes;
-  for (const ColorStep& step : view.colors) {
-    if (step.kind == ColorStep::Kind::kGray) {
-      if (!strip.gray()) kernels_.gray(r, g, b, strip.n);
-    } else if (step.kind == ColorStep::Kind::kDistort && !strip.gray()) {
-      kernels_.distort(r, g, b, strip.n, step.brightness, step.saturation, step.order == 0);
-    } else {
-      Distort(step, strip);
-    }
-  }
-}
-
-// A colour distortion one part after the other, in the orders of the published Inception
-// preprocessing.
-void Renderer::Distort(const ColorStep& step, const Strip& strip) {
-  enum { kBrightness, kSaturation, kHue, kContrast };
-  static constexpr int kFast[2][2] = {{kBrightness, kSaturation}, {kSaturation, kBrightness}};
-  static constexpr int kSlow[4][4] = {{kBrightness, kSaturation, kHue, kContrast},
-                                      {kSaturation, kBrightness, kContrast, kHue},
-                                      {kContrast, kHue, kBrightness, kSaturation},
-                                      {kHue, kSaturation, kContrast, kBrightness}};
-  const auto [r, g, b] = strip.planes;
-  const size_t n = strip.n;
-  const auto each = [&](auto change) {
-    for (size_t c = 0; c < strip.distinct(); ++c) change(strip.planes[c]);
-  };
-  const bool fast = step.kind == ColorStep::Kind::kDistort;
-  const int* const order = fast ? kFast[step.order] : kSlow[step.order];
-  for (int i = 0; i < (fast ? 2 : 4); ++i) {
-    switch (order[i]) {
-      case kBrightness:
-        each([&](float* plane) { kernels_.brightness(plane, n, step.brightness); });
-        break;
-      case kSaturation:  // leaves grey as it is, and so does hue
-        if (!strip.gray()) kernels_.saturation(r, g, b, n, step.saturation);
-        break;
-      case kHue:
-        if (!strip.gray()) kernels_.hue(r, g, b, n, step.hue);
-        break;
-      case kContrast:
-        each([&](float* plane) {
-          double sums[2] = {0, 0};
-          kernels_.moments(plane, n, plane[0], sums);
-          const double mean = double(plane[0]) + sums[0] / double(n);
-          kernels_.contrast(plane, n, static_cast<float>(mean), step.contrast);
-        });
-        break;
-    }
-  }
-  each([&](float* plane) { kernels_.clip(plane, n); });
+  for (const ColorChange& change : view.colors) change.paint(change, kernels_, strip);
 }
 
 void Renderer::Write(const Strip& strip, const Normalization& by, bool past_cache, uint8_t* out) {

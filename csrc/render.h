@@ -75,16 +75,6 @@ class Renderer {
     size_t height() const { return static_cast<size_t>(y.count); }
     size_t strip_rows() const;
   };
-  // Some rows of a view: three planes of n values each. If the view is grey, they are the same
-  // plane.
-  struct Strip {
-    float* planes[3];
-    size_t n;
-    size_t first;  // pixel of the view
-
-    bool gray() const { return planes[0] == planes[1]; }
-    size_t distinct() const { return gray() ? 1 : 3; }
-  };
   // The memory for some rows of a view, or for all of them.
   struct Planes;
   // The mean and the deviation of the values of a view.
@@ -103,7 +93,6 @@ class Renderer {
   Normalization PlannedNormalization() const;
   void Resample(const Canvas& canvas, const Region& region, int y0, int y1, const Strip& strip);
   void Color(const View& view, const Strip& strip);
-  void Distort(const ColorStep& step, const Strip& strip);
   void Write(const Strip& strip, const Normalization& by, bool past_cache, uint8_t* out);
   template <typename T>
   void CopyView(const View& base, const View& view, uint8_t* out);
