@@ -23,6 +23,8 @@ constexpr uint32_t kReplacements = 100;
 // The user's loop usually releases a batch right after it takes the next one. A new batch waits for
 // that buffer for this long before it allocates another.
 constexpr std::chrono::milliseconds kBufferGrace{5};
+// How long a Batcher that is closed may write its row index. What it does not write is found again.
+constexpr std::chrono::milliseconds kLastWrites{500};
 
 uint64_t Nanoseconds(Clock::duration duration) {
   return static_cast<uint64_t>(
@@ -41,11 +43,6 @@ std::string KindOf(const std::string& reason) {
 
 }  // namespace
 
-size_t Records::ShardOf(uint32_t record) const {
-  const auto after = std::upper_bound(shard_begin.begin(), shard_begin.end(), uint64_t{record});
-  return static_cast<size_t>(after - shard_begin.begin()) - 1;
-}
-
 // What belongs to one thread.
 struct Batcher::ThreadState {
   ThreadState(const Plan& plan, const Format& format, const Kernels& kernels, bool past_cache,
@@ -55,8 +52,9 @@ struct Batcher::ThreadState {
   Renderer renderer;
   Scratch record;
   std::vector<int32_t> labels;
+  RowPoints rows;
   Stats stats;  // not yet added to the Batcher's
-  uint64_t warnings_seen = 0;
+  DecodeCounts counted;
   std::vector<RecordFault> skipped;
 };
 
@@ -76,6 +74,9 @@ Batcher::Batcher(Records records, BatcherOptions options)
   batches_ = share.Batches(options_.order.records);
   batch_bytes_ = options_.format.BatchBytes(std::min(share.batch_size, std::max(positions, 1u)));
   pool_ = std::make_shared<BufferPool>(batch_bytes_);
+  if (!options_.rows.paths.empty()) {
+    rows_ = std::make_unique<RowIndex>(options_.rows, records_, share.workers);
+  }
 }
 
 Batcher::~Batcher() { Close(); }
@@ -87,8 +88,11 @@ void Batcher::Close() {
   }
   may_issue_.notify_all();
   ready_.notify_all();
-  for (std::thread& thread : threads_) thread.join();
-  threads_.clear();
+  if (!threads_.empty()) {
+    for (std::thread& thread : threads_) thread.join();
+    threads_.clear();
+    if (rows_) rows_->Write(kLastWrites);
+  }
   const std::lock_guard<std::mutex> lock(mutex_);
   under_way_.clear();
   issuing_.reset();
@@ -223,6 +227,8 @@ void Batcher::AddUp(ThreadState* state) {
   stats_.decode += s.decode;
   stats_.resample += s.resample;
   stats_.color += s.color;
+  stats_.jumps += s.jumps;
+  stats_.bytes_jumped += s.bytes_jumped;
   s = Stats();
   for (RecordFault& fault : state->skipped) {
     std::string kind = KindOf(fault.reason);
@@ -275,18 +281,28 @@ void Batcher::Work(const Task& task, ThreadState* state) {
 void Batcher::RenderRecord(uint32_t record, const Task& task, ThreadState* state) {
   Stats& stats = state->stats;
   const auto begin = Clock::now();
-  const std::shared_ptr<File> file = files_.Get(records_.ShardOf(record));
+  const size_t shard = records_.ShardOf(record);
+  const std::shared_ptr<File> file = files_.Get(shard);
   const uint32_t length = records_.lengths[record];
   const Span data =
       ReadRecord(*file, records_.offsets[record], length, records_.verify_crc, &state->record);
   const Example example = ParseExample(data, records_.image_key, records_.label.key);
   stats.read += Nanoseconds(Clock::now() - begin);
 
+  // The data are those that the row index knows only if their checksum is right.
+  RowPoints* rows = nullptr;
+  uint32_t image = 0;
+  if (rows_ && records_.verify_crc) {
+    image = ImageKey(StoredCrc(data), data, example.image);
+    if (rows_->Read(shard, record, image, &state->rows)) rows = &state->rows;
+  }
+
   Renderer& renderer = state->renderer;
   uint8_t* const out = task.batch->image.get() + task.place * options_.format.RecordBytes();
   const Draws draws{options_.order.seed, task.batch->epoch, record};
   renderer.times = {};
-  renderer.Render(example.image, draws, out, &state->labels);
+  renderer.Render(example.image, draws, out, &state->labels, rows);
+  if (rows != nullptr && rows->changed) rows_->Add(shard, record, image, *rows);
   if (state->labels.empty()) {
     state->labels.push_back(ClassLabel(data, example, records_.label));
   }
@@ -298,9 +314,14 @@ void Batcher::RenderRecord(uint32_t record, const Task& task, ThreadState* state
   stats.decode += renderer.times.decode;
   stats.resample += renderer.times.resample;
   stats.color += renderer.times.color;
-  stats.warnings += renderer.warnings() - state->warnings_seen;
-  state->warnings_seen = renderer.warnings();
+  const DecodeCounts counts = renderer.decode_counts();
+  stats.warnings += counts.warnings - state->counted.warnings;
+  stats.jumps += counts.jumps - state->counted.jumps;
+  stats.bytes_jumped += counts.bytes_jumped - state->counted.bytes_jumped;
+  state->counted = counts;
 }
+
+std::string Batcher::TakeRowFault() { return rows_ ? rows_->TakeFault() : std::string(); }
 
 void Batcher::Forget(size_t shard) { files_.Forget(shard); }
 

@@ -19,28 +19,13 @@
 
 #include "buffer_pool.h"
 #include "error.h"
-#include "example.h"
 #include "order.h"
+#include "records.h"
 #include "render.h"
+#include "row_index.h"
 #include "shard_files.h"
 
 namespace pretexture {
-
-// Where the records are and how they are stored.
-struct Records {
-  std::vector<std::string> paths;     // of the shards
-  std::vector<uint64_t> shard_begin;  // [shards + 1]: record number at which each shard begins
-  // By record number, `shard_begin.back()` of them. The caller owns the arrays and keeps them for
-  // as long as the Batcher exists.
-  const uint64_t* offsets = nullptr;  // in the shard, bytes
-  const uint32_t* lengths = nullptr;  // of the data, bytes
-  bool verify_crc = true;
-  std::string image_key;
-  LabelRule label;
-  ShardOpener opener;  // empty if the shards are the files at `paths`
-
-  size_t ShardOf(uint32_t record) const;
-};
 
 struct BatcherOptions {
   std::vector<Op> ops;
@@ -54,6 +39,7 @@ struct BatcherOptions {
   int prefetch = 2;  // batches made ahead of the consumer
   uint64_t max_pixels = DecodeOptions().max_pixels;
   bool fast_dct = false;
+  RowIndexFiles rows;
 };
 
 struct Batch {
@@ -73,7 +59,8 @@ struct Batch {
 struct Stats {
   uint64_t records = 0, bytes = 0, skipped = 0, warnings = 0;
   uint64_t read = 0, decode = 0, resample = 0, color = 0;
-  uint64_t waiting = 0;  // time for which the consumer waited for a batch
+  uint64_t jumps = 0, bytes_jumped = 0;  // by the row index
+  uint64_t waiting = 0;                  // time for which the consumer waited for a batch
 };
 
 // Makes the batches of one worker, from epoch to epoch. Thread-safe.
@@ -101,6 +88,8 @@ class Batcher {
   Stats GetStats() const;
   // The records skipped since the last call: the first one for each kind of reason.
   std::vector<RecordFault> TakeSkipped();
+  // What went wrong with the row index since the last call; empty if nothing did.
+  std::string TakeRowFault();
   // Closes the file of a shard as soon as nobody reads it. It is opened again when needed.
   void Forget(size_t shard);
   // Stops and joins the threads. Waits for a call of `Records::opener` that has not returned.
@@ -121,7 +110,7 @@ class Batcher {
   void RenderRecord(uint32_t record, const Task& task, ThreadState* state);
   void AddUp(ThreadState* state);
 
-  const Records records_;
+  const Records records_;  // must not move: `rows_` refers to it
   const BatcherOptions options_;
   const Plan plan_;
   const Kernels& kernels_;
@@ -144,6 +133,7 @@ class Batcher {
   std::vector<std::string> skipped_kinds_;
 
   ShardFiles files_;
+  std::unique_ptr<RowIndex> rows_;  // null without a row index
 
   std::vector<std::unique_ptr<ThreadState>> states_;
   std::vector<std::thread> threads_;

@@ -223,7 +223,7 @@ py::array_t<uint8_t> DecodeJpeg(const py::buffer& data, const py::object& region
   Region decoded;
   {
     py::gil_scoped_release release;
-    decoded = decoder.Decode(rect, plain);
+    decoded = decoder.Decode(rect, nullptr, plain);
   }
   py::array_t<uint8_t> result({rect.height(), rect.width(), 3});
   for (int y = 0; y < rect.height(); ++y) {
@@ -274,30 +274,63 @@ ShardOpener Opener(py::function function) {
   };
 }
 
+// Records, with the arrays that they refer to.
+struct PyRecords {
+  py::array_t<uint64_t, py::array::c_style> offsets;
+  py::array_t<uint32_t, py::array::c_style> lengths;
+  Records records;
+
+  explicit PyRecords(const py::dict& from)
+      : offsets(from["offsets"].cast<py::array_t<uint64_t, py::array::c_style>>()),
+        lengths(from["lengths"].cast<py::array_t<uint32_t, py::array::c_style>>()) {
+    Read(from["paths"], &records.paths);
+    Read(from["shard_begin"], &records.shard_begin);
+    records.offsets = offsets.data();
+    records.lengths = lengths.data();
+    Read(from["verify_crc"], &records.verify_crc);
+    Read(from["image_key"], &records.image_key);
+    Read(from["label_key"], &records.label.key);
+    Read(from["label_offset"], &records.label.offset);
+    Read(from["label_required"], &records.label.required);
+    if (!from["open"].is_none()) records.opener = Opener(from["open"].cast<py::function>());
+  }
+};
+
+// The files of a row index; none from None.
+RowIndexFiles ReadRowFiles(const py::object& from) {
+  RowIndexFiles files;
+  if (from.is_none()) return files;
+  Read(from["paths"], &files.paths);
+  Read(from["folder"], &files.folder);
+  return files;
+}
+
+// The numbers of images with and without points.
+py::tuple IndexShardRows(const py::dict& from, const py::object& files, size_t shard, int threads,
+                         uint64_t max_pixels) {
+  const PyRecords records(from);
+  const RowIndexFiles rows = ReadRowFiles(files);
+  if (shard >= records.records.paths.size()) throw py::index_error("there is no such shard");
+  RowCounts counts;
+  {
+    py::gil_scoped_release release;
+    counts = IndexRows(rows, records.records, shard, threads, DecodeOptions{max_pixels});
+  }
+  return py::make_tuple(counts.with, counts.without);
+}
+
 class PyBatcher {
  public:
   PyBatcher(const py::object& plan, const py::dict& records, const py::dict& config)
       : arrays_(plan, config["dtype"].cast<std::string>(), config["layout"].cast<std::string>()),
-        offsets_(records["offsets"].cast<py::array_t<uint64_t, py::array::c_style>>()),
-        lengths_(records["lengths"].cast<py::array_t<uint32_t, py::array::c_style>>()),
+        records_(records),
         process_(getpid()) {
-    Records r;
-    Read(records["paths"], &r.paths);
-    Read(records["shard_begin"], &r.shard_begin);
-    r.offsets = offsets_.data();
-    r.lengths = lengths_.data();
-    Read(records["verify_crc"], &r.verify_crc);
-    Read(records["image_key"], &r.image_key);
-    Read(records["label_key"], &r.label.key);
-    Read(records["label_offset"], &r.label.offset);
-    Read(records["label_required"], &r.label.required);
-    if (!records["open"].is_none()) r.opener = Opener(records["open"].cast<py::function>());
     BatcherOptions o;
     o.ops = ReadOps(plan.attr("ops"));
     o.format = arrays_.format;
     o.label_values = Product(arrays_.labels);
     Read(config["seed"], &o.order.seed);
-    o.order.records = static_cast<uint32_t>(lengths_.size());
+    o.order.records = static_cast<uint32_t>(records_.lengths.size());
     Read(config["shuffle"], &o.order.shuffle);
     Read(config["block"], &o.order.block);
     Read(config["blocks"], &o.order.blocks);
@@ -311,7 +344,8 @@ class PyBatcher {
     Read(config["prefetch"], &o.prefetch);
     Read(config["max_pixels"], &o.max_pixels);
     Read(config["fast_dct"], &o.fast_dct);
-    batcher_ = std::make_unique<Batcher>(std::move(r), std::move(o));
+    o.rows = ReadRowFiles(config["rows"]);
+    batcher_ = std::make_unique<Batcher>(records_.records, std::move(o));
   }
 
   ~PyBatcher() {
@@ -364,6 +398,8 @@ class PyBatcher {
     d["decode_seconds"] = double(s.decode) * 1e-9;
     d["resample_seconds"] = double(s.resample) * 1e-9;
     d["color_seconds"] = double(s.color) * 1e-9;
+    d["jumps"] = s.jumps;
+    d["bytes_jumped"] = s.bytes_jumped;
     d["wait_seconds"] = double(s.waiting) * 1e-9;
     return d;
   }
@@ -373,6 +409,10 @@ class PyBatcher {
     if (getpid() != process_) return list;  // A thread of the parent may hold its lock.
     for (const RecordFault& fault : batcher_->TakeSkipped()) list.append(ToTuple(fault));
     return list;
+  }
+
+  std::string TakeRowFault() {
+    return getpid() == process_ ? batcher_->TakeRowFault() : std::string();
   }
 
   void Forget(size_t shard) {
@@ -429,9 +469,7 @@ class PyBatcher {
   }
 
   ArrayFormat arrays_;
-  // The arrays that the Batcher reads.
-  py::array_t<uint64_t, py::array::c_style> offsets_;
-  py::array_t<uint32_t, py::array::c_style> lengths_;
+  PyRecords records_;
   pid_t process_;
   std::unique_ptr<Batcher> batcher_;
   std::mutex inside_mutex_;
@@ -475,6 +513,8 @@ PYBIND11_MODULE(_core, m) {
     if (position >= records) throw py::index_error("the position is beyond the epoch");
     return order.RecordAt(epoch, position);
   });
+  m.def("index_rows", &IndexShardRows, py::arg("records"), py::arg("files"), py::arg("shard"),
+        py::arg("threads"), py::arg("max_pixels") = DecodeOptions().max_pixels);
   m.def("close_oldest_file", &ShardFiles::CloseOldest);
   m.def("scan_shards", &Scan, py::arg("paths"), py::arg("threads"));
   m.def(
@@ -547,6 +587,7 @@ PYBIND11_MODULE(_core, m) {
       .def("next", &PyBatcher::Next)
       .def("stats", &PyBatcher::GetStats)
       .def("take_skipped", &PyBatcher::TakeSkipped)
+      .def("take_row_fault", &PyBatcher::TakeRowFault)
       .def("forget", &PyBatcher::Forget, py::arg("shard"))
       .def("close", &PyBatcher::Close);
 }

@@ -37,8 +37,16 @@ ImageSize ImageDecoder::Open(Span data) {
   throw Error(std::string("the image is neither a JPEG nor a PNG but ") + Kind(data));
 }
 
-Region ImageDecoder::Decode(Rect rect, bool plain) {
-  return is_png_ ? png_.Decode(rect) : jpeg_.Decode(rect, plain);
+Region ImageDecoder::Decode(Rect rect, RowPoints* rows, bool plain) {
+  return is_png_ ? png_.Decode(rect) : jpeg_.Decode(rect, rows, plain);
+}
+
+void ImageDecoder::FindRows(RowPoints* rows) {
+  if (is_png_) {
+    *rows = {};
+  } else {
+    jpeg_.FindRows(rows);
+  }
 }
 
 void ImageDecoder::Settle() {

@@ -20,14 +20,18 @@ class ImageDecoder {
   // Reads the header. `data` must stay valid until Decode returns. Throws Error.
   ImageSize Open(Span data);
   // Decodes `rect` of the opened image. The pixels belong to the decoder and are valid until the
-  // next Open or Settle. With `plain`, libjpeg decodes all of a JPEG, which tests compare with.
-  // Throws Error.
-  Region Decode(Rect rect, bool plain = false);
+  // next Open or Settle. `rows` and `plain` are for JPEGs; see JpegDecoder. Throws Error.
+  Region Decode(Rect rect, RowPoints* rows = nullptr, bool plain = false);
+  // Finds all row points of the opened image; none if it is not a JPEG. See JpegDecoder.
+  void FindRows(RowPoints* rows);
   // Frees the memory that an unusually large image took.
   void Settle();
 
-  // Number of the libraries' warnings in all images so far.
-  uint64_t warnings() const { return jpeg_.warnings() + png_.warnings(); }
+  DecodeCounts counts() const {
+    DecodeCounts counts = jpeg_.counts();
+    counts.warnings += png_.warnings();
+    return counts;
+  }
 
  private:
   JpegDecoder jpeg_;

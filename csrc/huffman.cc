@@ -289,13 +289,18 @@ HuffmanTable::Symbol HuffmanTable::FindLong(uint64_t bits) const {
   return {};
 }
 
-bool HuffmanDecoder::Attach(j_decompress_ptr info, DecodeMcu decode, GiveUp give_up) {
+bool HuffmanDecoder::Handles(j_decompress_ptr info) {
+  return !info->progressive_mode && !info->arith_code && !jpeg_has_multiple_scans(info) &&
+         info->data_precision == 8;
+}
+
+bool HuffmanDecoder::Attach(j_decompress_ptr info, DecodeMcu decode, GiveUp give_up,
+                            RowPoints* rows) {
   const uint8_t* const codes = info->src->next_input_byte;
+  const size_t size = info->src->bytes_in_buffer;
   // jpegli, which can replace libjpeg-turbo, has no entropy decoder of this kind.
-  if (info->entropy == nullptr || info->progressive_mode || info->arith_code ||
-      jpeg_has_multiple_scans(info) || info->data_precision != 8 || info->Ss != 0 ||
-      info->Se != DCTSIZE2 - 1 || info->Ah != 0 || info->Al != 0 ||
-      !EndInMarker(codes, codes + info->src->bytes_in_buffer)) {
+  if (info->entropy == nullptr || !Handles(info) || info->Ss != 0 || info->Se != DCTSIZE2 - 1 ||
+      info->Ah != 0 || info->Al != 0 || !EndInMarker(codes, codes + size)) {
     return false;
   }
   mcu_.blocks = info->blocks_in_MCU;
@@ -309,27 +314,124 @@ bool HuffmanDecoder::Attach(j_decompress_ptr info, DecodeMcu decode, GiveUp give
     ac_[c->ac_tbl_no].Build(*ac, true);
     mcu_.block[i] = {&dc_[c->dc_tbl_no], &ac_[c->ac_tbl_no], component};
   }
-  mcu_.bits = {codes, codes + info->src->bytes_in_buffer, 0, 0, 0};
+  mcu_.bits = {codes, codes + size, 0, 0, 0};
   std::memset(mcu_.predicted, 0, sizeof(mcu_.predicted));
   info_ = info;
   give_up_ = give_up;
+  codes_ = codes;
   restart_interval_ = restart_in_ = info->restart_interval;
   restart_ = 0;
-  column_ = 0;
-  columns_ = info->MCUs_per_row;
+  columns_ = left_in_row_ = info->MCUs_per_row;
+  total_rows_ = info->MCU_rows_in_scan;
+  next_ = row_ = column_ = 0;
+  read_ = rows_read_ = 0;
   Want(0, columns_);
+  rows_ = rows;
+  if (rows_ != nullptr) {
+    rows_->Fit(total_rows_, info->comps_in_scan);
+    if (rows_->every == 0) rows_ = nullptr;
+  }
   reinterpret_cast<EntropyDecoder*>(info->entropy)->decode_mcu = decode;
   return true;
 }
 
 void HuffmanDecoder::Decode(JBLOCKROW* blocks) {
+  if (blocks != nullptr && column_ >= begin_ && column_ < end_) {
+    if (read_ != next_) ReadUpTo(next_);
+    ReadMcu(blocks);
+  }
+  ++next_;
+  if (++column_ < columns_) return;
+  column_ = 0;
+  ++row_;
+  // Every row is read to its end, as libjpeg does it, unless it is known to be sound.
+  if (read_ != next_ && (rows_ == nullptr || !rows_->Reach(row_))) ReadUpTo(next_);
+}
+
+// Reads the MCUs before number `mcu`, or jumps over some of them.
+void HuffmanDecoder::ReadUpTo(unsigned mcu) {
+  if (rows_ != nullptr) {
+    const size_t points = std::min<size_t>(mcu / columns_ / rows_->every, rows_->points.size());
+    if (points * rows_->every > rows_read_) Jump(points);
+  }
+  while (read_ < mcu) ReadMcu(nullptr);
+}
+
+// Reads the next MCU; stores it in `blocks` if they are not null.
+void HuffmanDecoder::ReadMcu(JBLOCKROW* blocks) {
   if (restart_interval_ != 0) {
     if (restart_in_ == 0) Restart();
     --restart_in_;
   }
-  const bool wanted = blocks != nullptr && column_ >= begin_ && column_ < end_;
-  if (++column_ == columns_) column_ = 0;
-  if (!(wanted ? kFunctions.store(mcu_, blocks) : kFunctions.step(mcu_, nullptr))) give_up_(info_);
+  const bool sound =
+      blocks != nullptr ? kFunctions.store(mcu_, blocks) : kFunctions.step(mcu_, nullptr);
+  if (!sound) give_up_(info_);
+  ++read_;
+  if (--left_in_row_ != 0) return;
+  left_in_row_ = columns_;
+  ++rows_read_;
+  if (rows_ != nullptr && rows_read_ % rows_->every == 0) AddPoint();
+}
+
+// The state before the next MCU.
+RowPoint HuffmanDecoder::Here() const {
+  const Bits& b = mcu_.bits;
+  const int left = b.count - b.added;  // bits that are loaded and not used
+  const uint8_t* byte = b.next;
+  const int bytes = (left + 7) / 8;
+  for (int i = 0; i < bytes; ++i) {
+    // 0xff is followed by a zero that does not count.
+    byte -= byte - codes_ >= 2 && byte[-1] == 0 && byte[-2] == 0xff ? 2 : 1;
+  }
+  RowPoint point;
+  point.byte = static_cast<uint32_t>(std::min<ptrdiff_t>(byte - codes_, RowPoint::kMostBytes));
+  point.bit = static_cast<uint32_t>(8 * bytes - left);
+  for (size_t i = 0; i < point.predicted.size(); ++i) {
+    point.predicted[i] = static_cast<int16_t>(mcu_.predicted[i]);
+  }
+  return point;
+}
+
+// Keeps the point of the row that comes next, or compares it with the one that is known.
+void HuffmanDecoder::AddPoint() {
+  std::vector<RowPoint>& points = rows_->points;
+  const size_t number = rows_read_ / rows_->every - 1;
+  if (number > points.size()) return;
+  const RowPoint point = Here();
+  for (size_t i = 0; i < point.predicted.size(); ++i) {
+    if (point.predicted[i] != mcu_.predicted[i]) return;  // broken data
+  }
+  if (point.byte >= RowPoint::kMostBytes) return;
+  if (number < points.size()) {
+    if (points[number] == point) return;
+    points.resize(number);
+  }
+  points.push_back(point);
+  rows_->changed = true;
+}
+
+// Continues at the last of the first `points` points.
+void HuffmanDecoder::Jump(size_t points) {
+  const RowPoint& point = rows_->points[points - 1];
+  Bits& b = mcu_.bits;
+  if (point.byte >= static_cast<size_t>(b.last - codes_)) return;
+  ++jumps_;
+  const uint32_t before = Here().byte;
+  if (point.byte > before) bytes_jumped_ += point.byte - before;
+  rows_read_ = static_cast<unsigned>(points) * rows_->every;
+  read_ = rows_read_ * columns_;
+  left_in_row_ = columns_;
+  b = {codes_ + point.byte, b.last, 0, 0, 0};
+  if (point.bit != 0) {  // Refill needs room for at least one bit.
+    b = RefillSlowly(b);
+    Skip(b, static_cast<int>(point.bit));
+  }
+  for (size_t i = 0; i < point.predicted.size(); ++i) mcu_.predicted[i] = point.predicted[i];
+  if (restart_interval_ == 0) return;
+  // A restart that is due before the next MCU has not happened yet.
+  const unsigned restarts = (read_ - 1) / restart_interval_;
+  restart_ = restarts % 8;
+  restart_in_ = (restarts + 1) * restart_interval_ - read_;
 }
 
 // The marker must be next, after less than a byte of padding.

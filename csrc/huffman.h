@@ -4,7 +4,8 @@
 // and then the bits of its value, and checks each time whether there are enough bits. Here a table
 // entry gives the length of both together, so that the place of the next code is known before the
 // value of this one, and bits are loaded eight bytes at a time. Blocks outside the wanted region
-// are skipped without storing their coefficients.
+// are skipped without storing their coefficients, or, if it is known where a row begins, without
+// being read at all.
 //
 // This decoder only handles sound data. At anything else it gives up, and libjpeg decodes the image
 // from the start, with its own warnings and errors.
@@ -16,6 +17,8 @@
 
 // jpeglib.h needs the names that cstdio declares.
 #include <jpeglib.h>
+
+#include "row_points.h"
 
 namespace pretexture {
 
@@ -85,8 +88,13 @@ class HuffmanDecoder {
   // jpeg_start_decompress. Returns false, and does nothing, if this decoder cannot decode the
   // image.
   //
-  // `give_up` is called if the data are not sound, and must not return.
-  bool Attach(j_decompress_ptr info, DecodeMcu decode, GiveUp give_up);
+  // `give_up` is called if the data are not sound, and must not return. `rows`, if it is not null,
+  // must live until the image is decoded: points in it are jumped to, and points that it lacks are
+  // added.
+  bool Attach(j_decompress_ptr info, DecodeMcu decode, GiveUp give_up, RowPoints* rows = nullptr);
+
+  // Whether libjpeg's header says that Attach can succeed.
+  static bool Handles(j_decompress_ptr info);
 
   // Columns of MCUs outside [begin, end) are skipped. By default none are.
   void Want(unsigned begin, unsigned end) {
@@ -96,6 +104,12 @@ class HuffmanDecoder {
 
   // Decodes the next MCU into `blocks`, which must be zero, or skips it if `blocks` is null.
   void Decode(JBLOCKROW* blocks);
+
+  // Skips all MCUs that are left, but reads them.
+  void Finish() { ReadUpTo(columns_ * total_rows_); }
+
+  uint64_t jumps() const { return jumps_; }                // in all images
+  uint64_t bytes_jumped() const { return bytes_jumped_; }  // coded data that were not read
 
   // These are public only for the functions in huffman.cc.
   struct Block {
@@ -118,14 +132,27 @@ class HuffmanDecoder {
   };
 
  private:
+  void ReadUpTo(unsigned mcu);
+  void ReadMcu(JBLOCKROW* blocks);
   void Restart();
+  RowPoint Here() const;
+  void AddPoint();
+  void Jump(size_t points);
 
   HuffmanTable dc_[NUM_HUFF_TBLS], ac_[NUM_HUFF_TBLS];
   Mcu mcu_;
   j_decompress_ptr info_ = nullptr;
   GiveUp give_up_ = nullptr;
+  const uint8_t* codes_ = nullptr;  // the coded data
   unsigned restart_interval_ = 0, restart_in_ = 0, restart_ = 0;
-  unsigned column_ = 0, columns_ = 0, begin_ = 0, end_ = 0;
+  unsigned columns_ = 0, total_rows_ = 0;  // of MCUs
+  unsigned begin_ = 0, end_ = 0;           // wanted columns
+  // The MCU that libjpeg asks for next, its row and its column. What is not wanted is read only
+  // when something behind it is, so `read_` may be less than `next_`.
+  unsigned next_ = 0, row_ = 0, column_ = 0;
+  unsigned read_ = 0, rows_read_ = 0, left_in_row_ = 0;  // MCUs; whole rows; MCUs
+  RowPoints* rows_ = nullptr;
+  uint64_t jumps_ = 0, bytes_jumped_ = 0;
 };
 
 }  // namespace pretexture

@@ -27,6 +27,13 @@ struct Region {
   const uint8_t* Row(int y) const { return pixels + static_cast<size_t>(y - rect.y0) * stride; }
 };
 
+// What happened in all images so far.
+struct DecodeCounts {
+  uint64_t warnings = 0;      // of the libraries, such as extraneous bytes before a marker
+  uint64_t jumps = 0;         // to a known row of a JPEG
+  uint64_t bytes_jumped = 0;  // coded data that were not read
+};
+
 // How images are decoded, and a limit on their size: a file of a few hundred bytes can claim any
 // size.
 struct DecodeOptions {

@@ -114,7 +114,7 @@ struct JpegDecoder::State {
     info.progress = &progress;
   }
 
-  // The three functions that begin with Try hold no C++ objects whose destructors a longjmp would
+  // The functions that begin with Try hold no C++ objects whose destructors a longjmp would
   // skip.
   bool TryOpen() {
     if (setjmp(jump)) return false;
@@ -157,10 +157,10 @@ struct JpegDecoder::State {
   }
 
   // Sets `left` and `width` to the columns that libjpeg will decode, which begin with an iMCU.
-  bool TryStart(JDIMENSION* left, JDIMENSION* width, JDIMENSION top, bool plain) {
+  bool TryStart(JDIMENSION* left, JDIMENSION* width, JDIMENSION top, RowPoints* rows, bool plain) {
     if (setjmp(jump)) return false;
     jpeg_start_decompress(&info);
-    const bool attached = !plain && huffman.Attach(&info, DecodeMcu, GiveUp);
+    const bool attached = !plain && huffman.Attach(&info, DecodeMcu, GiveUp, rows);
     if (LacksScans()) {
       *left = 0;
       *width = info.output_width;
@@ -175,15 +175,25 @@ struct JpegDecoder::State {
     return true;
   }
 
-  bool TryRead(JSAMPROW* rows, JDIMENSION count) {
+  bool TryRead(JSAMPROW* lines, JDIMENSION count) {
     if (setjmp(jump)) return false;
     JDIMENSION done = 0;
-    while (done < count) done += jpeg_read_scanlines(&info, rows + done, count - done);
+    while (done < count) done += jpeg_read_scanlines(&info, lines + done, count - done);
+    return true;
+  }
+
+  // Returns false if the data are not sound, or if only libjpeg can decode them.
+  bool TryFindRows(RowPoints* rows) {
+    if (setjmp(jump)) return false;
+    if (!HuffmanDecoder::Handles(&info)) return false;
+    jpeg_start_decompress(&info);
+    if (!huffman.Attach(&info, DecodeMcu, GiveUp, rows)) return false;
+    huffman.Finish();
     return true;
   }
 
   // Returns false if `huffman` gave up.
-  bool Decode(Rect rect, bool plain, Region* region);
+  bool Decode(Rect rect, RowPoints* rows, bool plain, Region* region);
 
   [[noreturn]] void Throw() {
     jpeg_abort_decompress(&info);
@@ -212,7 +222,9 @@ JpegDecoder::JpegDecoder(const DecodeOptions& options) : state_(new State(option
 
 JpegDecoder::~JpegDecoder() { jpeg_destroy_decompress(&state_->info); }
 
-uint64_t JpegDecoder::warnings() const { return state_->warnings; }
+DecodeCounts JpegDecoder::counts() const {
+  return {state_->warnings, state_->huffman.jumps(), state_->huffman.bytes_jumped()};
+}
 uint64_t JpegDecoder::given_up() const { return state_->given_up; }
 void JpegDecoder::Settle() { state_->pixels.Settle(); }
 
@@ -230,26 +242,32 @@ ImageSize JpegDecoder::Open(Span data) {
   return {static_cast<int>(s.info.image_width), static_cast<int>(s.info.image_height)};
 }
 
-Region JpegDecoder::Decode(Rect rect, bool plain) {
+Region JpegDecoder::Decode(Rect rect, RowPoints* rows, bool plain) {
   State& s = *state_;
   Region region;
-  if (!s.Decode(rect, plain, &region)) {
+  if (!s.Decode(rect, rows, plain, &region)) {
     ++s.given_up;
     s.warnings = s.warnings_before;
+    if (rows != nullptr) *rows = {};  // The fault may be theirs.
     if (!s.TryOpen()) s.Throw();
-    s.Decode(rect, true, &region);
+    s.Decode(rect, nullptr, true, &region);
   }
   return region;
 }
 
-bool JpegDecoder::State::Decode(Rect rect, bool plain, Region* region) {
+void JpegDecoder::FindRows(RowPoints* rows) {
+  if (!state_->TryFindRows(rows)) *rows = {};
+  jpeg_abort_decompress(&state_->info);
+}
+
+bool JpegDecoder::State::Decode(Rect rect, RowPoints* rows, bool plain, Region* region) {
   const int image_width = static_cast<int>(info.image_width);
   // Without chroma subsampling no pixel depends on its neighbours.
   const int mcu = info.max_h_samp_factor > 1 ? info.max_h_samp_factor * DCTSIZE : 0;
   JDIMENSION left = static_cast<JDIMENSION>(std::max(0, rect.x0 - mcu));
   const int right = std::min(image_width, rect.x1 + mcu);
   JDIMENSION width = static_cast<JDIMENSION>(right) - left;
-  if (!TryStart(&left, &width, static_cast<JDIMENSION>(rect.y0), plain)) {
+  if (!TryStart(&left, &width, static_cast<JDIMENSION>(rect.y0), rows, plain)) {
     if (gave_up) return false;
     Throw();
   }
@@ -260,13 +278,13 @@ bool JpegDecoder::State::Decode(Rect rect, bool plain, Region* region) {
   const bool inks = info.out_color_space == JCS_CMYK;
   if (inks) cmyk.resize(size_t{width} * 4 * kRowsAtOnce);
 
-  JSAMPROW rows[kRowsAtOnce];
+  JSAMPROW lines[kRowsAtOnce];
   for (size_t y = 0; y < height; y += kRowsAtOnce) {
     const size_t count = std::min<size_t>(kRowsAtOnce, height - y);
     for (size_t i = 0; i < count; ++i) {
-      rows[i] = inks ? cmyk.data() + i * width * 4 : out_pixels + (y + i) * stride;
+      lines[i] = inks ? cmyk.data() + i * width * 4 : out_pixels + (y + i) * stride;
     }
-    if (!TryRead(rows, static_cast<JDIMENSION>(count))) {
+    if (!TryRead(lines, static_cast<JDIMENSION>(count))) {
       if (gave_up) return false;
       Throw();
     }
@@ -274,7 +292,7 @@ bool JpegDecoder::State::Decode(Rect rect, bool plain, Region* region) {
     // Like TensorFlow: Adobe stores CMYK inverted, and the black plane scales the others.
     const bool inverted = info.saw_Adobe_marker;
     for (size_t i = 0; i < count; ++i) {
-      const uint8_t* in = rows[i];
+      const uint8_t* in = lines[i];
       uint8_t* out = out_pixels + (y + i) * stride;
       for (size_t x = 0; x < width; ++x, in += 4, out += 3) {
         const int k = inverted ? in[3] : 255 - in[3];

@@ -9,6 +9,7 @@
 #include <memory>
 
 #include "image.h"
+#include "row_points.h"
 #include "span.h"
 
 namespace pretexture {
@@ -30,14 +31,20 @@ class JpegDecoder {
   // orientation is ignored, and if a marker ends the data early, the rest of the image is grey and
   // a warning is counted. Throws Error, also if the data end before the region does.
   //
+  // `rows`, if it is not null, says where rows of the coded data begin, and is completed by what
+  // this decode finds out. The pixels do not depend on it.
+  //
   // With `plain`, libjpeg decodes everything, which tests compare with.
-  Region Decode(Rect rect, bool plain = false);
+  Region Decode(Rect rect, RowPoints* rows = nullptr, bool plain = false);
+
+  // Finds all row points of the opened image, without its pixels. Finds none if its data are not
+  // sound, or if it is not a sequential JPEG with one scan.
+  void FindRows(RowPoints* rows);
 
   // Frees the memory that an unusually large image took.
   void Settle();
 
-  // Number of libjpeg's warnings, such as extraneous bytes before a marker, in all images so far.
-  uint64_t warnings() const;
+  DecodeCounts counts() const;
 
   // Number of images that HuffmanDecoder gave up on, and libjpeg decoded from the start.
   uint64_t given_up() const;

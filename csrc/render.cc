@@ -65,8 +65,8 @@ Renderer::Renderer(const Plan& plan, const Format& format, const Kernels& kernel
   format_.BatchBytes(1);  // throws if the sizes of a record overflow
 }
 
-void Renderer::Render(Span encoded, const Draws& draws, uint8_t* out,
-                      std::vector<int32_t>* labels) {
+void Renderer::Render(Span encoded, const Draws& draws, uint8_t* out, std::vector<int32_t>* labels,
+                      RowPoints* rows) {
   Stopwatch watch;
   const ImageSize size = decoder_.Open(encoded);
   plan_.Draw(size.height, size.width, draws, &views_, labels);
@@ -79,7 +79,7 @@ void Renderer::Render(Span encoded, const Draws& draws, uint8_t* out,
     rect.y0 = std::min(rect.y0, canvas.y.begin);
     rect.y1 = std::max(rect.y1, canvas.y.end);
   }
-  const Region region = decoder_.Decode(rect);
+  const Region region = decoder_.Decode(rect, rows);
   // It comes before all splits of the image, so it is the same in all views.
   if (views_[0].wrapped_gray) WrapGray(region);
   watch.Lap(&times.decode);

@@ -55,14 +55,15 @@ class Renderer {
            const DecodeOptions& options = {});
 
   // Renders the views of an encoded image to the format.RecordBytes() bytes at `out`. Sets `labels`
-  // as Plan::Draw does. Throws Error.
-  void Render(Span encoded, const Draws& draws, uint8_t* out, std::vector<int32_t>* labels);
+  // as Plan::Draw does, and uses `rows` as JpegDecoder does. Throws Error.
+  void Render(Span encoded, const Draws& draws, uint8_t* out, std::vector<int32_t>* labels,
+              RowPoints* rows = nullptr);
 
   // Frees the memory that an unusually large image took.
   void Settle() { decoder_.Settle(); }
 
   RenderTimes times;  // of all records since the caller last reset it
-  uint64_t warnings() const { return decoder_.warnings(); }
+  DecodeCounts decode_counts() const { return decoder_.counts(); }
 
  private:
   // The views first_view..end_view-1, which show the same pixels, turned or mirrored. They are

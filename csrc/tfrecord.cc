@@ -237,4 +237,6 @@ Span ReadRecord(const File& file, uint64_t offset, uint32_t length, bool verify_
   return data;
 }
 
+uint32_t StoredCrc(Span data) { return Load32(data.data + data.size); }
+
 }  // namespace pretexture

@@ -63,4 +63,7 @@ std::string KindOfFile(Span start);
 Span ReadRecord(const File& file, uint64_t offset, uint32_t length, bool verify_crc,
                 Scratch* buffer);
 
+// The masked checksum that the file has for the data that ReadRecord returned.
+uint32_t StoredCrc(Span data);
+
 }  // namespace pretexture

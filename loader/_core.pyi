@@ -31,6 +31,18 @@ def scan_shards(
     shard (uint64), and for each shard whose scan broke off its path, the offset, the reason and
     whether that is a fault of the machine: the file cannot be read, whatever is in it."""
 
+def index_rows(
+    records: Dict[str, Any],
+    files: Dict[str, Any],
+    shard: int,
+    threads: int,
+    max_pixels: int = MAX_PIXELS,
+) -> Tuple[int, int]:
+    """Finds where the rows of a shard's JPEGs begin, and writes its file of the row index.
+
+    Returns: the numbers of images with and without known rows.
+    """
+
 def close_oldest_file() -> bool:
     """Closes a shard that Loaders keep open, to free its descriptor; False if there is none."""
 
@@ -91,6 +103,9 @@ class Batcher:
 
     def stats(self) -> Dict[str, Any]: ...
     def take_skipped(self) -> List[Tuple[str, int, int, str]]: ...
+    def take_row_fault(self) -> str:
+        """What went wrong with the row index since the last call; "" if nothing did."""
+
     def forget(self, shard: int) -> None:
         """Closes the file of a shard."""
 

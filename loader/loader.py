@@ -62,6 +62,8 @@ class Stats(NamedTuple):
         resample_seconds: time spent resampling views.
         color_seconds: time spent on colour, normalisation, writing and turning of views.
         wait_seconds: time that the consumer waited for batches that were not ready.
+        jumps: how often the row index said where a row of a JPEG begins.
+        bytes_jumped: bytes of JPEGs that therefore were not decoded.
     """
 
     records: int
@@ -73,6 +75,8 @@ class Stats(NamedTuple):
     resample_seconds: float
     color_seconds: float
     wait_seconds: float
+    jumps: int = 0
+    bytes_jumped: int = 0
 
 
 class Loader:
@@ -345,6 +349,8 @@ class Loader:
         finally:
             for fault in self._backend.take_skipped():
                 _log.warning("skipped: %s", fault)
+            for note in self._backend.take_notes():
+                _log.warning("%s", note)
         self._batch += 1
         return batch
 

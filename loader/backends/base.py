@@ -132,6 +132,10 @@ class Backend(abc.ABC):
     def take_skipped(self) -> List[RecordError]:
         """What was skipped since the last call: the first of each kind of failure."""
 
+    def take_notes(self) -> List[str]:
+        """What the user should know and has not been told: lines to log."""
+        return []
+
     @abc.abstractmethod
     def close(self) -> None:
         """Ends the threads, if there are any."""

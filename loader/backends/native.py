@@ -1,11 +1,11 @@
 """The compiled core and its threads."""
 
-import os
 from typing import Any, Dict, List
 
 from .. import _core
 from ..epoch.order import core_arguments
 from ..errors import RecordError
+from ..shards.row_index import row_files
 from .base import Arrays, Backend, Work
 
 
@@ -13,22 +13,11 @@ class NativeBackend(Backend):
     """Leaves everything to the compiled core."""
 
     def __init__(self, work: Work):
-        records, index, config = work.records, work.index, work.config
+        records, config = work.records, work.config
         shuffle, block, blocks = core_arguments(config.shuffle)
         self._core = _core.Batcher(
             config.plan,
-            {
-                "paths": list(map(os.fsencode, records.paths)),
-                "open": work.shards.opener(self._release),
-                "shard_begin": [int(x) for x in index.shard_begin],
-                "offsets": index.offsets,
-                "lengths": index.lengths,
-                "verify_crc": records.verify_crc,
-                "image_key": records.image_key,
-                "label_key": records.label_key,
-                "label_offset": records.label_offset,
-                "label_required": records.label_required,
-            },
+            records.core_arguments(work.index, work.shards.opener(self._release)),
             {
                 "dtype": config.dtype,
                 "layout": config.layout,
@@ -46,6 +35,7 @@ class NativeBackend(Backend):
                 "prefetch": config.prefetch,
                 "max_pixels": config.max_pixels,
                 "fast_dct": config.dct == "fast",
+                "rows": row_files(records),
             },
         )
 
@@ -68,6 +58,11 @@ class NativeBackend(Backend):
     def take_skipped(self) -> List[RecordError]:
         """What was skipped since the last call: the first of each kind of failure."""
         return [RecordError(*fault) for fault in self._core.take_skipped()]
+
+    def take_notes(self) -> List[str]:
+        """What a user should know of the row index, once."""
+        fault = self._core.take_row_fault()
+        return [f"{fault}; decoding continues without it"] if fault else []
 
     def close(self) -> None:
         """Ends the threads."""

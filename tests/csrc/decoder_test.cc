@@ -87,7 +87,7 @@ TEST(regions_of_a_png_are_its_pixels) {
       }
     }
   }
-  CHECK_EQ(decoder.warnings(), uint64_t{0});
+  CHECK_EQ(decoder.counts().warnings, uint64_t{0});
 }
 
 TEST(a_png_cut_anywhere_is_an_error_and_the_decoder_works_on) {

@@ -31,12 +31,13 @@ struct Result {
   }
 };
 
-Result Decode(JpegDecoder* decoder, const Bytes& data, const Rect& rect, bool plain) {
+Result Decode(JpegDecoder* decoder, const Bytes& data, const Rect& rect, bool plain,
+              RowPoints* rows = nullptr) {
   Result result;
-  const uint64_t before = decoder->warnings();
+  const uint64_t before = decoder->counts().warnings;
   try {
     decoder->Open({data.data(), data.size()});
-    const Region region = decoder->Decode(rect, plain);
+    const Region region = decoder->Decode(rect, rows, plain);
     for (int y = rect.y0; y < rect.y1; ++y) {
       const uint8_t* row = region.Row(y);
       result.pixels.insert(result.pixels.end(), row, row + 3 * rect.width());
@@ -44,8 +45,22 @@ Result Decode(JpegDecoder* decoder, const Bytes& data, const Rect& rect, bool pl
   } catch (const Error& error) {
     result.error = error.what();
   }
-  result.warnings = decoder->warnings() - before;
+  result.warnings = decoder->counts().warnings - before;
   return result;
+}
+
+// Points that may take so many bytes in a file.
+RowPoints Room(size_t bytes) {
+  RowPoints points;
+  points.bytes = bytes;
+  return points;
+}
+
+RowPoints FoundRows(JpegDecoder* decoder, const Bytes& data, size_t bytes) {
+  RowPoints points = Room(bytes);
+  decoder->Open({data.data(), data.size()});
+  decoder->FindRows(&points);
+  return points;
 }
 
 std::vector<JpegOptions> Kinds() {
@@ -88,6 +103,80 @@ TEST(every_kind_of_sequential_jpeg_decodes_as_with_libjpeg) {
     }
   }
   CHECK_EQ(decoder.given_up(), 0u);
+}
+
+TEST(known_rows_are_jumped_to_and_change_no_pixel) {
+  JpegDecoder decoder;
+  Random random(4);
+  for (const JpegOptions& options : Kinds()) {
+    const int width = random.Between(1, 90), height = random.Between(1, 200);
+    const Bytes data = EncodeJpeg(width, height, options);
+    // With little room only some rows have a point.
+    for (const size_t bytes : {size_t{40}, size_t{10'000}}) {
+      RowPoints complete = FoundRows(&decoder, data, bytes);
+      CHECK(!complete.points.empty());
+      RowPoints growing = Room(bytes);
+      for (int i = 0; i < 8; ++i) {
+        const Rect rect = DrawnRect(&random, width, height);
+        const Result expected = Decode(&decoder, data, rect, true);
+        CHECK(Decode(&decoder, data, rect, false, &complete) == expected);
+        CHECK(Decode(&decoder, data, rect, false, &growing) == expected);
+      }
+      // What decodes find on their way is what a pass over the whole image finds.
+      CHECK(growing.points.size() <= complete.points.size());
+      CHECK(std::equal(growing.points.begin(), growing.points.end(), complete.points.begin()));
+    }
+  }
+  CHECK_EQ(decoder.given_up(), 0u);
+  CHECK(decoder.counts().jumps > 1000);
+  CHECK(decoder.counts().bytes_jumped > 100'000);
+}
+
+TEST(a_known_row_is_not_read_again) {
+  JpegDecoder decoder;
+  const Bytes data = EncodeJpeg(400, 300);
+  RowPoints rows = FoundRows(&decoder, data, 10'000);
+  const uint64_t before = decoder.counts().bytes_jumped;
+  Decode(&decoder, data, {0, 280, 16, 300}, false, &rows);
+  // All but about a fifteenth of the image is above the region.
+  CHECK(decoder.counts().bytes_jumped - before > data.size() * 3 / 4);
+}
+
+TEST(progressive_images_and_pngs_have_no_rows) {
+  JpegDecoder decoder;
+  JpegOptions options;
+  options.progressive = true;
+  const Bytes data = EncodeJpeg(90, 70, options);
+  RowPoints rows = FoundRows(&decoder, data, 10'000);
+  CHECK(rows.points.empty());
+  const Rect rect{10, 20, 70, 60};
+  CHECK(Decode(&decoder, data, rect, false, &rows) == Decode(&decoder, data, rect, true));
+  CHECK(rows.points.empty());
+}
+
+// Such points cannot come from a file, because their checksum would have to be right. They may
+// give other pixels, but nothing worse.
+TEST(wrong_points_never_crash) {
+  JpegDecoder decoder;
+  Random random(6);
+  const std::vector<JpegOptions> kinds = Kinds();
+  int right = 0;
+  for (int i = 0; i < 2000; ++i) {
+    const int width = random.Between(8, 60), height = random.Between(8, 60);
+    const Bytes data = EncodeJpeg(width, height, kinds[static_cast<size_t>(i) % kinds.size()]);
+    RowPoints rows = FoundRows(&decoder, data, 10'000);
+    for (RowPoint& point : rows.points) {
+      point.byte = static_cast<uint32_t>(random.Between(0, static_cast<int>(data.size()) + 10));
+      point.bit = static_cast<uint32_t>(random.Between(0, 7));
+      point.predicted[0] = static_cast<int16_t>(random.Between(-32768, 32767));
+    }
+    if (i % 3 == 0) rows.points.resize(1000, {0xffffffff, 7, {-1, -1, -1, -1}});
+    if (i % 5 == 0) rows.every = static_cast<uint32_t>(random.Between(0, 65535));
+    const Rect rect = DrawnRect(&random, width, height);
+    right += Decode(&decoder, data, rect, false, &rows) == Decode(&decoder, data, rect, true);
+  }
+  CHECK(decoder.given_up() > 100);
+  CHECK(right > 100);
 }
 
 // Even one wrong table entry would show.
@@ -226,6 +315,13 @@ TEST(broken_streams_give_what_libjpeg_gives) {
     CHECK_EQ(ours.error, theirs.error);
     CHECK_EQ(ours.warnings, theirs.warnings);
     CHECK(ours.pixels == theirs.pixels);
+    // What earlier decodes of the same broken stream found out changes nothing.
+    RowPoints rows = Room(10'000);
+    for (int j = 0; j < 4; ++j) {
+      const Rect other = DrawnRect(&random, width, height);
+      const Result with_rows = Decode(&decoder, data, other, false, &rows);
+      CHECK(with_rows == Decode(&decoder, data, other, true));
+    }
     errors += !theirs.error.empty();
     warnings += theirs.warnings > 0;
   }

@@ -191,7 +191,7 @@ TEST(a_marker_in_the_data_is_a_warning) {
   JpegDecoder decoder;
   ImageSize size;
   DecodeWhole(&decoder, part, &size);
-  CHECK_EQ(decoder.warnings(), uint64_t{1});
+  CHECK_EQ(decoder.counts().warnings, uint64_t{1});
   CheckRegions(part, "cut and ended", 50);
 }
 
@@ -200,11 +200,11 @@ TEST(stray_bytes_before_a_marker_are_a_warning) {
   JpegDecoder decoder;
   ImageSize size;
   const Bytes whole = DecodeWhole(&decoder, data, &size);
-  CHECK_EQ(decoder.warnings(), uint64_t{0});
+  CHECK_EQ(decoder.counts().warnings, uint64_t{0});
   const auto place = static_cast<std::ptrdiff_t>(FindMarkers(data, 0xdb)[0]);
   data.insert(data.begin() + place, {1, 2, 3});
   CHECK(DecodeWhole(&decoder, data, &size) == whole);
-  CHECK_EQ(decoder.warnings(), uint64_t{1});
+  CHECK_EQ(decoder.counts().warnings, uint64_t{1});
 }
 
 // The frame header: its length, precision, height, width.

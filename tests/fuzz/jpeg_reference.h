@@ -139,15 +139,21 @@ class ReferenceDecoder {
   Decoded decoded_;
 };
 
-inline Decoded DecodeWithOurs(const Bytes& data, const RegionChoice& choice) {
+// `rows` as JpegDecoder takes them. With `find`, they are first completed.
+inline Decoded DecodeWithOurs(const Bytes& data, const RegionChoice& choice,
+                              RowPoints* rows = nullptr, bool find = false) {
   DecodeOptions limits;
   limits.max_pixels = kMaxPixels;
   JpegDecoder decoder(limits);
   Decoded decoded;
   try {
-    const ImageSize size = decoder.Open({data.data(), data.size()});
+    ImageSize size = decoder.Open({data.data(), data.size()});
+    if (find) {
+      decoder.FindRows(rows);
+      size = decoder.Open({data.data(), data.size()});
+    }
     const Rect rect = choice.Of(size.width, size.height);
-    const Region region = decoder.Decode(rect);
+    const Region region = decoder.Decode(rect, rows);
     for (int y = rect.y0; y < rect.y1; ++y) {
       const uint8_t* row = region.Row(y);
       decoded.pixels.insert(decoded.pixels.end(), row, row + 3 * rect.width());
@@ -155,11 +161,12 @@ inline Decoded DecodeWithOurs(const Bytes& data, const RegionChoice& choice) {
   } catch (const Error& error) {
     decoded.error = error.what();
   }
-  decoded.warnings = decoder.warnings();
+  decoded.warnings = decoder.counts().warnings;
   return decoded;
 }
 
-// Compares the region of a JPEG that we decode with the same region decoded by libjpeg alone.
+// Compares the region of a JPEG that we decode with the same region decoded by libjpeg alone, also
+// with the points of the image's rows.
 inline void CompareJpeg(const Bytes& data, const RegionChoice& choice) {
   const Decoded ours = DecodeWithOurs(data, choice);
   ReferenceDecoder reference;
@@ -178,6 +185,12 @@ inline void CompareJpeg(const Bytes& data, const RegionChoice& choice) {
   Require(ours.warnings == theirs.warnings,
           std::to_string(ours.warnings) + " warnings, not " + std::to_string(theirs.warnings));
   Require(ours.pixels == theirs.pixels, "the pixels differ from libjpeg's");
+
+  RowPoints rows;
+  rows.bytes = 4096;
+  const Decoded with_rows = DecodeWithOurs(data, choice, &rows, true);
+  Require(with_rows.error == ours.error, "with known rows the error is '" + with_rows.error + "'");
+  Require(with_rows.pixels == theirs.pixels, "with known rows the pixels differ from libjpeg's");
 }
 
 }  // namespace fuzz

@@ -1,0 +1,429 @@
+#include "row_index.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <system_error>
+#include <thread>
+#include <utility>
+
+#include "crc32c.h"
+#include "decoder.h"
+#include "error.h"
+#include "example.h"
+#include "file.h"
+#include "tfrecord.h"
+
+namespace pretexture {
+namespace {
+
+// A file begins with these eight bytes, the number of the shard's records and the bytes that
+// follow; the numbers have 64 bits and, like all others, the lowest byte first.
+constexpr char kMagic[] = "PTXROWS1";
+constexpr size_t kHeader = 24;
+// Points of an image: CRC-32C of what follows (4 bytes), ImageKey (4), number of points (2), every
+// (2), components (1), then for each point byte * 8 + bit (4) and the predicted values (2 each).
+constexpr size_t kEntry = 13;
+// A slot has 0.58% of the size of its record, but no more than the highest image needs.
+constexpr uint64_t kShare = 58, kOf = 10'000;
+constexpr size_t kMostBytes = kEntry + 8192 * RowPoints::PointBytes(4);
+// The row index may take one part in so many of the free space.
+constexpr uint64_t kFreeShare = 4;
+constexpr size_t kBlock = size_t{1} << 20;  // bytes that are merged at a time
+
+void Store(uint64_t value, size_t bytes, uint8_t* to) {
+  for (size_t i = 0; i < bytes; ++i) to[i] = static_cast<uint8_t>(value >> (8 * i));
+}
+
+uint64_t Load(const uint8_t* from, size_t bytes) {
+  uint64_t value = 0;
+  for (size_t i = 0; i < bytes; ++i) value |= uint64_t{from[i]} << (8 * i);
+  return value;
+}
+
+bool WriteAll(int file, uint64_t offset, const uint8_t* data, size_t size) {
+  while (size > 0) {
+    const ssize_t done = pwrite(file, data, size, static_cast<off_t>(offset));
+    if (done < 0 && errno == EINTR) continue;
+    if (done <= 0) return false;
+    data += done;
+    size -= static_cast<size_t>(done);
+    offset += static_cast<uint64_t>(done);
+  }
+  return true;
+}
+
+// Reads as much as there is; the rest becomes zeros.
+void ReadAll(int file, uint64_t offset, uint8_t* data, size_t size) {
+  while (size > 0) {
+    const ssize_t done = pread(file, data, size, static_cast<off_t>(offset));
+    if (done < 0 && errno == EINTR) continue;
+    if (done <= 0) break;
+    data += done;
+    size -= static_cast<size_t>(done);
+    offset += static_cast<uint64_t>(done);
+  }
+  std::memset(data, 0, size);
+}
+
+// What the bytes of a slot say. Their checksum has been verified, but they may be about another
+// image.
+struct Entry {
+  uint32_t image = 0;
+  uint32_t count = 0, every = 0;
+  int components = 0;
+  const uint8_t* points = nullptr;
+
+  uint64_t Rows() const { return uint64_t{count} * every; }
+  size_t Bytes() const { return kEntry + count * RowPoints::PointBytes(components); }
+};
+
+// Returns false if they are not an entry.
+bool Parse(Span slot, Entry* entry) {
+  if (slot.size < kEntry) return false;
+  const uint8_t* const data = slot.data;
+  entry->image = static_cast<uint32_t>(Load(data + 4, 4));
+  entry->count = static_cast<uint32_t>(Load(data + 8, 2));
+  entry->every = static_cast<uint32_t>(Load(data + 10, 2));
+  entry->components = data[12];
+  entry->points = data + kEntry;
+  if (entry->count == 0 || entry->every == 0) return false;
+  if (entry->components < 1 || entry->components > 4) return false;
+  return entry->Bytes() <= slot.size && Load(data, 4) == Crc32c({data + 4, entry->Bytes() - 4});
+}
+
+// A folder's free space for this user, bytes.
+uint64_t FreeSpace(const std::string& folder) {
+  struct statvfs status = {};
+  if (statvfs(folder.c_str(), &status) != 0) return 0;
+  return uint64_t{status.f_bavail} * status.f_frsize;
+}
+
+// A file in `folder` with the name of `prefix` and six letters, which `path` is set to.
+int MakeTemporary(const std::string& folder, const char* prefix, std::string* path) {
+  *path = folder + "/" + prefix + "XXXXXX";
+  return mkostemp(path->data(), O_CLOEXEC);
+}
+
+}  // namespace
+
+uint32_t ImageKey(uint32_t crc, Span data, Span image) {
+  uint8_t bytes[20];
+  Store(crc, 4, bytes);
+  Store(static_cast<uint64_t>(image.data - data.data), 8, bytes + 4);
+  Store(image.size, 8, bytes + 12);
+  return Crc32c({bytes, sizeof(bytes)});
+}
+
+RowIndex::RowIndex(RowIndexFiles files, const Records& records, uint32_t workers)
+    : where_(std::move(files)),
+      records_(records),
+      workers_(workers),
+      files_(where_.paths, [this](size_t shard) { return OpenFile(shard); }) {
+  const size_t shards = records_.paths.size();
+  if (where_.paths.size() != shards) throw Error("the row index is of other shards");
+  missing_ = std::make_unique<std::atomic<bool>[]>(shards);
+  unwritten_ = std::make_unique<std::atomic<uint32_t>[]>(shards);
+  begin_.push_back(0);
+  for (size_t shard = 0; shard < shards; ++shard) {
+    const uint64_t end = records_.shard_begin[shard + 1];
+    uint64_t size = 0;
+    if (end > records_.shard_begin[shard]) {
+      const Slot last = SlotOf(static_cast<uint32_t>(end - 1));
+      size = last.begin + last.size;
+    }
+    begin_.push_back(begin_.back() + size);
+  }
+}
+
+RowIndex::~RowIndex() {
+  if (new_ >= 0) close(new_);
+}
+
+RowIndex::Slot RowIndex::SlotOf(uint32_t record) const {
+  const uint64_t offset = records_.offsets[record];
+  const uint64_t begin = offset * kShare / kOf;
+  const uint64_t end = (offset + records_.lengths[record]) * kShare / kOf;
+  return {begin, static_cast<size_t>(std::min<uint64_t>(end - begin, kMostBytes))};
+}
+
+// Throws Unavailable if there is no file of this shard.
+int RowIndex::OpenFile(size_t shard) const {
+  const int flags = O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW;
+  int file;
+  do {
+    file = open(where_.paths[shard].c_str(), flags);
+  } while (file < 0 && (errno == EMFILE || errno == ENFILE) && ShardFiles::CloseOldest());
+  if (file < 0) throw Unavailable(std::strerror(errno));
+  uint8_t header[kHeader];
+  struct stat status = {};
+  const uint64_t size = begin_[shard + 1] - begin_[shard];
+  const bool regular = fstat(file, &status) == 0 && S_ISREG(status.st_mode);
+  if (regular) ReadAll(file, 0, header, kHeader);
+  if (!regular || static_cast<uint64_t>(status.st_size) != kHeader + size ||
+      std::memcmp(header, kMagic, 8) != 0 ||
+      Load(header + 8, 8) != records_.shard_begin[shard + 1] - records_.shard_begin[shard] ||
+      Load(header + 16, 8) != size) {
+    close(file);
+    throw Unavailable("it is not the row index of this shard");
+  }
+  return file;
+}
+
+bool RowIndex::Read(size_t shard, uint32_t record, uint32_t image, RowPoints* points) {
+  const Slot slot = SlotOf(record);
+  if (slot.size < kEntry + RowPoints::PointBytes(1)) return false;
+  points->bytes = slot.size - kEntry;
+  points->components = 0;
+  points->every = 0;
+  points->points.clear();
+  points->changed = false;
+  if (missing_[shard]) return !failed_;  // Without either, points have no use.
+  uint8_t stack[1024];
+  std::vector<uint8_t> heap(slot.size > sizeof(stack) ? slot.size : 0);
+  uint8_t* const data = heap.empty() ? stack : heap.data();
+  try {
+    const std::shared_ptr<File> file = files_.Get(shard);
+    if (file->Read(kHeader + slot.begin, data, slot.size) != slot.size) return true;
+  } catch (const Unavailable&) {
+    missing_[shard] = true;
+    return !failed_;
+  }
+  Entry entry;
+  if (!Parse({data, slot.size}, &entry) || entry.image != image) return true;
+  points->every = entry.every;
+  points->components = entry.components;
+  const size_t size = RowPoints::PointBytes(entry.components);
+  for (uint32_t i = 0; i < entry.count; ++i) {
+    const uint8_t* const from = entry.points + i * size;
+    RowPoint point;
+    const auto place = static_cast<uint32_t>(Load(from, 4));
+    point.byte = place >> 3;
+    point.bit = place & 7;
+    for (size_t c = 0; c < static_cast<size_t>(entry.components); ++c) {
+      point.predicted[c] = static_cast<int16_t>(Load(from + 4 + 2 * c, 2));
+    }
+    points->points.push_back(point);
+  }
+  return true;
+}
+
+void RowIndex::Add(size_t shard, uint32_t record, uint32_t image, const RowPoints& points) {
+  if (points.points.empty() || points.points.size() > UINT16_MAX || points.every > UINT16_MAX ||
+      !Prepare()) {
+    return;
+  }
+  const size_t size = RowPoints::PointBytes(points.components);
+  std::vector<uint8_t> data(kEntry + points.points.size() * size);
+  Store(image, 4, data.data() + 4);
+  Store(points.points.size(), 2, data.data() + 8);
+  Store(points.every, 2, data.data() + 10);
+  data[12] = static_cast<uint8_t>(points.components);
+  for (size_t i = 0; i < points.points.size(); ++i) {
+    const RowPoint& point = points.points[i];
+    uint8_t* const to = data.data() + kEntry + i * size;
+    Store(point.byte << 3 | point.bit, 4, to);
+    for (size_t c = 0; c < static_cast<size_t>(points.components); ++c) {
+      Store(static_cast<uint16_t>(point.predicted[c]), 2, to + 4 + 2 * c);
+    }
+  }
+  Store(Crc32c({data.data() + 4, data.size() - 4}), 4, data.data());
+  const Slot slot = SlotOf(record);
+  if (data.size() > slot.size) return;
+  if (!WriteAll(new_, begin_[shard] + slot.begin, data.data(), data.size())) {
+    Fail("cannot be written", errno);
+    return;
+  }
+  const uint64_t records = records_.shard_begin[shard + 1] - records_.shard_begin[shard];
+  const uint64_t enough = std::max<uint64_t>(1, records / workers_ / 2);
+  if (++unwritten_[shard] < enough || !write_.try_lock()) return;
+  const std::lock_guard<std::mutex> lock(write_, std::adopt_lock);
+  WriteShard(shard);
+}
+
+void RowIndex::Write(std::chrono::milliseconds patience) {
+  const auto end = std::chrono::steady_clock::now() + patience;
+  const std::lock_guard<std::mutex> lock(write_);
+  // Processes that end at the same time begin at different shards.
+  const size_t shards = where_.paths.size(), first = static_cast<size_t>(getpid()) * 31;
+  for (size_t i = 0; i < shards && std::chrono::steady_clock::now() < end; ++i) {
+    WriteShard((first + i) % shards);
+  }
+}
+
+// Makes the temporary file, unless there is one. Returns false if points cannot be kept.
+bool RowIndex::Prepare() {
+  if (failed_) return false;
+  if (new_ >= 0) return true;
+  const std::lock_guard<std::mutex> lock(prepare_);
+  if (failed_) return false;
+  if (new_ >= 0) return true;
+  const uint64_t needed = begin_.back(), free = FreeSpace(where_.folder);
+  if (free > 0 && needed > free / kFreeShare) {
+    Fail("would take " + std::to_string((needed + 999'999) / 1'000'000) + " MB of the " +
+             std::to_string(free / 1'000'000) + " MB that are free",
+         0);
+    return false;
+  }
+  std::string path;
+  const int file = MakeTemporary(where_.folder, "rows-new-", &path);
+  if (file < 0) {
+    Fail("cannot be written", errno);
+    return false;
+  }
+  unlink(path.c_str());  // so that it goes when this process ends, however it ends
+  new_ = file;
+  return true;
+}
+
+// Writes the file of a shard, if it has new points. Called under `write_`.
+void RowIndex::WriteShard(size_t shard) {
+  if (failed_ || unwritten_[shard].exchange(0) == 0) return;
+  std::string path;
+  const int file = MakeTemporary(where_.folder, "rows-part-", &path);
+  if (file < 0) {
+    Fail("cannot be written", errno);
+    return;
+  }
+  int error = 0;
+  try {
+    Merge(shard, file);
+  } catch (const std::system_error& failure) {
+    error = failure.code().value();
+  } catch (const std::bad_alloc&) {
+    error = ENOMEM;
+  }
+  if (close(file) != 0 && error == 0) error = errno;
+  if (error == 0 && rename(path.c_str(), where_.paths[shard].c_str()) != 0) error = errno;
+  if (error != 0) {
+    unlink(path.c_str());
+    Fail("cannot be written", error);
+    return;
+  }
+  files_.Forget(shard);
+  missing_[shard] = false;
+}
+
+// Writes a shard's file to the descriptor `to`: for each record its old points or its new ones.
+// Throws std::system_error.
+void RowIndex::Merge(size_t shard, int to) const {
+  const auto first = static_cast<uint32_t>(records_.shard_begin[shard]);
+  const auto end = static_cast<uint32_t>(records_.shard_begin[shard + 1]);
+  const uint64_t size = begin_[shard + 1] - begin_[shard];
+  std::unique_ptr<File> old;
+  try {
+    old = std::make_unique<File>(OpenFile(shard));
+  } catch (const Unavailable&) {  // There are no old points.
+  }
+  std::vector<uint8_t> before, after, merged;
+  const auto put = [&](uint64_t offset, const uint8_t* data, size_t bytes) {
+    if (!WriteAll(to, offset, data, bytes)) {
+      throw std::system_error(errno, std::generic_category());
+    }
+  };
+  uint8_t header[kHeader];
+  std::memcpy(header, kMagic, 8);
+  Store(end - first, 8, header + 8);
+  Store(size, 8, header + 16);
+  put(0, header, kHeader);
+  for (uint32_t record = first; record < end;) {
+    // Some records at a time, at least one.
+    const uint64_t begin = SlotOf(record).begin;
+    uint32_t last = record;
+    while (last + 1 < end && SlotOf(last + 1).begin - begin < kBlock) ++last;
+    const Slot final = SlotOf(last);
+    const size_t bytes = static_cast<size_t>(final.begin - begin) + final.size;
+    before.assign(bytes, 0);
+    after.assign(bytes, 0);
+    merged.assign(bytes, 0);
+    try {
+      if (old) old->Read(kHeader + begin, before.data(), bytes);
+    } catch (const Unavailable&) {  // What has been read is checked below.
+    }
+    ReadAll(new_, begin_[shard] + begin, after.data(), bytes);
+    for (; record <= last; ++record) {
+      const Slot slot = SlotOf(record);
+      const size_t at = static_cast<size_t>(slot.begin - begin);
+      Entry was, is;
+      const bool has_old = Parse({before.data() + at, slot.size}, &was);
+      const bool has_new = Parse({after.data() + at, slot.size}, &is);
+      if (!has_old && !has_new) continue;
+      const bool keep = has_old && (!has_new || (was.image == is.image && was.Rows() >= is.Rows()));
+      std::copy_n((keep ? before : after).data() + at, (keep ? was : is).Bytes(), &merged[at]);
+    }
+    put(kHeader + begin, merged.data(), bytes);
+  }
+}
+
+void RowIndex::Fail(const std::string& what, int error) {
+  const std::lock_guard<std::mutex> lock(fault_mutex_);
+  if (failed_.exchange(true)) return;
+  fault_ = "the row index in " + where_.folder + " " + what;
+  if (error != 0) fault_ += std::string(": ") + std::strerror(error);
+}
+
+std::string RowIndex::TakeFault() {
+  const std::lock_guard<std::mutex> lock(fault_mutex_);
+  return std::exchange(fault_, {});
+}
+
+RowCounts IndexRows(RowIndexFiles files, const Records& records, size_t shard, int threads,
+                    const DecodeOptions& options) {
+  RowIndex index(std::move(files), records, 1);
+  const std::string path = records.paths[shard];
+  const File file = records.opener ? File(records.opener(shard)) : File(path);
+  std::atomic<uint64_t> next{records.shard_begin[shard]}, with{0}, without{0};
+  std::mutex mutex;
+  std::string unavailable;
+  const auto work = [&] {
+    ImageDecoder decoder(options);
+    Scratch buffer;
+    RowPoints points;
+    for (uint64_t at; (at = next++) < records.shard_begin[shard + 1] && !options.Stopped();) {
+      const auto record = static_cast<uint32_t>(at);
+      points.points.clear();
+      try {
+        const Span data =
+            ReadRecord(file, records.offsets[record], records.lengths[record], true, &buffer);
+        const Example example = ParseExample(data, records.image_key, records.label.key);
+        const uint32_t image = ImageKey(StoredCrc(data), data, example.image);
+        if (index.Read(shard, record, image, &points)) {
+          decoder.Open(example.image);
+          decoder.FindRows(&points);
+          if (points.changed) index.Add(shard, record, image, points);
+        }
+      } catch (const Unavailable& error) {
+        const std::lock_guard<std::mutex> lock(mutex);
+        unavailable = error.what();
+        return;
+      } catch (const std::exception&) {  // A Loader will say what is wrong with the record.
+        points.points.clear();
+      }
+      ++(points.points.empty() ? without : with);
+      buffer.Settle();
+    }
+  };
+  std::vector<std::thread> others;
+  for (int i = 1; i < threads; ++i) {
+    try {
+      others.emplace_back(work);
+    } catch (const std::system_error&) {
+      break;  // Those that there are do it.
+    }
+  }
+  work();
+  for (std::thread& thread : others) thread.join();
+  if (!unavailable.empty()) throw Unavailable(path + ": " + unavailable);
+  index.Write(std::chrono::hours(24));
+  const std::string fault = index.TakeFault();
+  if (!fault.empty()) throw Unavailable(fault);
+  return {with, without};
+}
+
+}  // namespace pretexture
