@@ -44,7 +44,8 @@ def row_files(records: TFRecords) -> Optional[Dict[str, Any]]:
     for name, size in records.shard_sizes():
         # The points of each image come with a checksum of its record, so the key need not change
         # with the contents.
-        key = hashlib.sha256(f"pretexture rows 1\0{name}\0{size}".encode("utf-8", "surrogateescape"))
+        identity = f"pretexture rows 1\0{name}\0{size}"
+        key = hashlib.sha256(identity.encode("utf-8", "surrogateescape"))
         paths.append(os.fsencode(os.path.join(folder, f"rows-{key.hexdigest()[:32]}.bin")))
     return {"paths": paths, "folder": os.fsencode(folder)}
 

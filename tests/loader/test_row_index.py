@@ -91,6 +91,15 @@ def row_paths(data):
     return data[0], [os.fsdecode(path) for path in row_files(records)["paths"]]
 
 
+def contents(data):
+    """What is in the files of the row index."""
+    found = []
+    for path in row_paths(data)[1]:
+        with open(path, "rb") as file:
+            found.append(file.read())
+    return found
+
+
 def test_one_pass_finds_what_epochs_find(data):
     expected, _ = epochs(data, 1, "off")
     counts = index_rows(TFRecords(data[0], cache_dir=data[1]), threads=2)
@@ -98,9 +107,9 @@ def test_one_pass_finds_what_epochs_find(data):
     assert counts == (sequential, len(KINDS) * 3 - sequential)
     images, stats = epochs(data, 1)
     assert same(images, expected)
-    before = [open(path, "rb").read() for path in row_paths(data)[1]]
+    before = contents(data)
     epochs(data, 2)
-    assert [open(path, "rb").read() for path in row_paths(data)[1]] == before
+    assert contents(data) == before
     assert stats.jumps > 0
 
 
@@ -117,7 +126,7 @@ def test_a_loader_without_it_writes_nothing(data):
 
 
 def test_an_unknown_mode_is_refused(data):
-    with pytest.raises(ValueError, match="row_index must be .*, not 'on'"):
+    with pytest.raises(ValueError, match=r"row_index must be .*, not 'on'"):
         TFRecords(data[0], row_index="on")
 
 
@@ -140,7 +149,7 @@ def damaged(contents):
 def test_damaged_files_change_no_pixel_and_are_replaced(data):
     expected, _ = epochs(data, 1, "off")
     index_rows(TFRecords(data[0], cache_dir=data[1]))
-    good = [open(path, "rb").read() for path in row_paths(data)[1]]
+    good = contents(data)
     jumps = epochs(data, 1, training=False)[1].jumps
     for versions in zip(*map(damaged, good)):
         for path, contents in zip(row_paths(data)[1], versions):
