@@ -43,7 +43,7 @@ Region ImageDecoder::Decode(Rect rect, RowPoints* rows, bool plain) {
 
 void ImageDecoder::FindRows(RowPoints* rows) {
   if (is_png_) {
-    *rows = {};
+    rows->Clear(0);
   } else {
     jpeg_.FindRows(rows);
   }

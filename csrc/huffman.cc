@@ -1,6 +1,7 @@
 #include "huffman.h"
 
 #include <algorithm>
+#include <climits>
 #include <cstring>
 
 #if defined(__x86_64__)
@@ -321,16 +322,13 @@ bool HuffmanDecoder::Attach(j_decompress_ptr info, DecodeMcu decode, GiveUp give
   codes_ = codes;
   restart_interval_ = restart_in_ = info->restart_interval;
   restart_ = 0;
-  columns_ = left_in_row_ = info->MCUs_per_row;
+  columns_ = info->MCUs_per_row;
   total_rows_ = info->MCU_rows_in_scan;
-  next_ = row_ = column_ = 0;
-  read_ = rows_read_ = 0;
+  next_ = column_ = read_ = 0;
   Want(0, columns_);
   rows_ = rows;
-  if (rows_ != nullptr) {
-    rows_->Fit(total_rows_, info->comps_in_scan);
-    if (rows_->every == 0) rows_ = nullptr;
-  }
+  if (rows_ != nullptr && !rows_->Fit(total_rows_, columns_, info->comps_in_scan)) rows_ = nullptr;
+  ExpectPoint(1);
   reinterpret_cast<EntropyDecoder*>(info->entropy)->decode_mcu = decode;
   return true;
 }
@@ -343,16 +341,16 @@ void HuffmanDecoder::Decode(JBLOCKROW* blocks) {
   ++next_;
   if (++column_ < columns_) return;
   column_ = 0;
-  ++row_;
   // Every row is read to its end, as libjpeg does it, unless it is known to be sound.
-  if (read_ != next_ && (rows_ == nullptr || !rows_->Reach(row_))) ReadUpTo(next_);
+  if (read_ != next_ && (rows_ == nullptr || !rows_->Reach(next_))) ReadUpTo(next_);
 }
 
 // Reads the MCUs before number `mcu`, or jumps over some of them.
 void HuffmanDecoder::ReadUpTo(unsigned mcu) {
-  if (rows_ != nullptr) {
-    const size_t points = std::min<size_t>(mcu / columns_ / rows_->every, rows_->points.size());
-    if (points * rows_->every > rows_read_) Jump(points);
+  if (rows_ != nullptr && mcu >= point_mcu_) {
+    const auto known = static_cast<unsigned>(rows_->points.size());
+    const unsigned number = std::min(rows_->Before(mcu), known);
+    if (number >= point_) Jump(number);
   }
   while (read_ < mcu) ReadMcu(nullptr);
 }
@@ -366,11 +364,13 @@ void HuffmanDecoder::ReadMcu(JBLOCKROW* blocks) {
   const bool sound =
       blocks != nullptr ? kFunctions.store(mcu_, blocks) : kFunctions.step(mcu_, nullptr);
   if (!sound) give_up_(info_);
-  ++read_;
-  if (--left_in_row_ != 0) return;
-  left_in_row_ = columns_;
-  ++rows_read_;
-  if (rows_ != nullptr && rows_read_ % rows_->every == 0) AddPoint();
+  if (++read_ == point_mcu_) AddPoint();
+}
+
+// Makes `number` the next point that comes.
+void HuffmanDecoder::ExpectPoint(unsigned number) {
+  point_ = number;
+  point_mcu_ = rows_ == nullptr ? UINT_MAX : rows_->Mcu(number);
 }
 
 // The state before the next MCU.
@@ -384,47 +384,40 @@ RowPoint HuffmanDecoder::Here() const {
     byte -= byte - codes_ >= 2 && byte[-1] == 0 && byte[-2] == 0xff ? 2 : 1;
   }
   RowPoint point;
-  point.byte = static_cast<uint32_t>(std::min<ptrdiff_t>(byte - codes_, RowPoint::kMostBytes));
-  point.bit = static_cast<uint32_t>(8 * bytes - left);
+  point.place = static_cast<uint64_t>(byte - codes_) * 8 + static_cast<uint64_t>(8 * bytes - left);
   for (size_t i = 0; i < point.predicted.size(); ++i) {
     point.predicted[i] = static_cast<int16_t>(mcu_.predicted[i]);
   }
   return point;
 }
 
-// Keeps the point of the row that comes next, or compares it with the one that is known.
+// Keeps the point that is here, or compares it with the one that is known.
 void HuffmanDecoder::AddPoint() {
-  std::vector<RowPoint>& points = rows_->points;
-  const size_t number = rows_read_ / rows_->every - 1;
-  if (number > points.size()) return;
   const RowPoint point = Here();
+  bool fits = true;
   for (size_t i = 0; i < point.predicted.size(); ++i) {
-    if (point.predicted[i] != mcu_.predicted[i]) return;  // broken data
+    fits = fits && point.predicted[i] == mcu_.predicted[i];  // else the data are broken
   }
-  if (point.byte >= RowPoint::kMostBytes) return;
-  if (number < points.size()) {
-    if (points[number] == point) return;
-    points.resize(number);
-  }
-  points.push_back(point);
-  rows_->changed = true;
+  if (fits) rows_->Add(point_, point);
+  ExpectPoint(point_ + 1);
 }
 
-// Continues at the last of the first `points` points.
-void HuffmanDecoder::Jump(size_t points) {
-  const RowPoint& point = rows_->points[points - 1];
+// Continues at a known point.
+void HuffmanDecoder::Jump(unsigned number) {
+  const RowPoint& point = rows_->points[number - 1];
   Bits& b = mcu_.bits;
-  if (point.byte >= static_cast<size_t>(b.last - codes_)) return;
+  const uint64_t byte = point.place / 8;
+  if (byte >= static_cast<uint64_t>(b.last - codes_)) return;
   ++jumps_;
-  const uint32_t before = Here().byte;
-  if (point.byte > before) bytes_jumped_ += point.byte - before;
-  rows_read_ = static_cast<unsigned>(points) * rows_->every;
-  read_ = rows_read_ * columns_;
-  left_in_row_ = columns_;
-  b = {codes_ + point.byte, b.last, 0, 0, 0};
-  if (point.bit != 0) {  // Refill needs room for at least one bit.
+  const uint64_t before = Here().place / 8;
+  if (byte > before) bytes_jumped_ += byte - before;
+  read_ = rows_->Mcu(number);
+  ExpectPoint(number + 1);
+  b = {codes_ + byte, b.last, 0, 0, 0};
+  // Refill needs room for at least one bit, so nothing is loaded if the byte begins here.
+  if (const int bit = static_cast<int>(point.place % 8); bit != 0) {
     b = RefillSlowly(b);
-    Skip(b, static_cast<int>(point.bit));
+    Skip(b, bit);
   }
   for (size_t i = 0; i < point.predicted.size(); ++i) mcu_.predicted[i] = point.predicted[i];
   if (restart_interval_ == 0) return;

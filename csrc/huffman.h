@@ -135,9 +135,10 @@ class HuffmanDecoder {
   void ReadUpTo(unsigned mcu);
   void ReadMcu(JBLOCKROW* blocks);
   void Restart();
+  void ExpectPoint(unsigned number);
   RowPoint Here() const;
   void AddPoint();
-  void Jump(size_t points);
+  void Jump(unsigned number);
 
   HuffmanTable dc_[NUM_HUFF_TBLS], ac_[NUM_HUFF_TBLS];
   Mcu mcu_;
@@ -147,11 +148,11 @@ class HuffmanDecoder {
   unsigned restart_interval_ = 0, restart_in_ = 0, restart_ = 0;
   unsigned columns_ = 0, total_rows_ = 0;  // of MCUs
   unsigned begin_ = 0, end_ = 0;           // wanted columns
-  // The MCU that libjpeg asks for next, its row and its column. What is not wanted is read only
-  // when something behind it is, so `read_` may be less than `next_`.
-  unsigned next_ = 0, row_ = 0, column_ = 0;
-  unsigned read_ = 0, rows_read_ = 0, left_in_row_ = 0;  // MCUs; whole rows; MCUs
+  // The MCU that libjpeg asks for next, and its column. What is not wanted is read only when
+  // something behind it is, so `read_`, the number of MCUs that were read, may be less.
+  unsigned next_ = 0, column_ = 0, read_ = 0;
   RowPoints* rows_ = nullptr;
+  unsigned point_ = 0, point_mcu_ = 0;  // the next point, and the MCU behind it
   uint64_t jumps_ = 0, bytes_jumped_ = 0;
 };
 

@@ -248,7 +248,7 @@ Region JpegDecoder::Decode(Rect rect, RowPoints* rows, bool plain) {
   if (!s.Decode(rect, rows, plain, &region)) {
     ++s.given_up;
     s.warnings = s.warnings_before;
-    if (rows != nullptr) *rows = {};  // The fault may be theirs.
+    if (rows != nullptr) rows->Clear(0);  // The fault may be theirs.
     if (!s.TryOpen()) s.Throw();
     s.Decode(rect, nullptr, true, &region);
   }
@@ -256,7 +256,7 @@ Region JpegDecoder::Decode(Rect rect, RowPoints* rows, bool plain) {
 }
 
 void JpegDecoder::FindRows(RowPoints* rows) {
-  if (!state_->TryFindRows(rows)) *rows = {};
+  if (!state_->TryFindRows(rows)) rows->Clear(0);
   jpeg_abort_decompress(&state_->info);
 }
 

@@ -27,12 +27,12 @@ namespace {
 // follow; the numbers have 64 bits and, like all others, the lowest byte first.
 constexpr char kMagic[] = "PTXROWS1";
 constexpr size_t kHeader = 24;
-// Points of an image: CRC-32C of what follows (4 bytes), ImageKey (4), number of points (2), every
-// (2), components (1), then for each point byte * 8 + bit (4) and the predicted values (2 each).
-constexpr size_t kEntry = 13;
-// A slot has 0.58% of the size of its record, but no more than the highest image needs.
+// Points of an image: CRC-32C of what follows (4 bytes), ImageKey (4), size of the points (3), and
+// the points as RowPoints encodes them.
+constexpr size_t kEntry = 11;
+// A slot has 0.58% of the size of its record, but at most kMostBytes.
 constexpr uint64_t kShare = 58, kOf = 10'000;
-constexpr size_t kMostBytes = kEntry + 8192 * RowPoints::PointBytes(4);
+constexpr size_t kMostBytes = size_t{1} << 17;
 // The row index may take one part in so many of the free space.
 constexpr uint64_t kFreeShare = 4;
 constexpr size_t kBlock = size_t{1} << 20;  // bytes that are merged at a time
@@ -76,26 +76,16 @@ void ReadAll(int file, uint64_t offset, uint8_t* data, size_t size) {
 // image.
 struct Entry {
   uint32_t image = 0;
-  uint32_t count = 0, every = 0;
-  int components = 0;
-  const uint8_t* points = nullptr;
-
-  uint64_t Rows() const { return uint64_t{count} * every; }
-  size_t Bytes() const { return kEntry + count * RowPoints::PointBytes(components); }
+  Span points;
 };
 
 // Returns false if they are not an entry.
 bool Parse(Span slot, Entry* entry) {
   if (slot.size < kEntry) return false;
-  const uint8_t* const data = slot.data;
-  entry->image = static_cast<uint32_t>(Load(data + 4, 4));
-  entry->count = static_cast<uint32_t>(Load(data + 8, 2));
-  entry->every = static_cast<uint32_t>(Load(data + 10, 2));
-  entry->components = data[12];
-  entry->points = data + kEntry;
-  if (entry->count == 0 || entry->every == 0) return false;
-  if (entry->components < 1 || entry->components > 4) return false;
-  return entry->Bytes() <= slot.size && Load(data, 4) == Crc32c({data + 4, entry->Bytes() - 4});
+  entry->image = static_cast<uint32_t>(Load(slot.data + 4, 4));
+  entry->points = {slot.data + kEntry, static_cast<size_t>(Load(slot.data + 8, 3))};
+  return entry->points.size > 0 && entry->points.size <= slot.size - kEntry &&
+         Load(slot.data, 4) == Crc32c({slot.data + 4, kEntry - 4 + entry->points.size});
 }
 
 // A folder's free space for this user, bytes.
@@ -178,12 +168,8 @@ int RowIndex::OpenFile(size_t shard) const {
 
 bool RowIndex::Read(size_t shard, uint32_t record, uint32_t image, RowPoints* points) {
   const Slot slot = SlotOf(record);
-  if (slot.size < kEntry + RowPoints::PointBytes(1)) return false;
-  points->bytes = slot.size - kEntry;
-  points->components = 0;
-  points->every = 0;
-  points->points.clear();
-  points->changed = false;
+  if (slot.size <= kEntry) return false;
+  points->Clear(slot.size - kEntry);
   if (missing_[shard]) return !failed_;  // Without either, points have no use.
   uint8_t stack[1024];
   std::vector<uint8_t> heap(slot.size > sizeof(stack) ? slot.size : 0);
@@ -196,46 +182,22 @@ bool RowIndex::Read(size_t shard, uint32_t record, uint32_t image, RowPoints* po
     return !failed_;
   }
   Entry entry;
-  if (!Parse({data, slot.size}, &entry) || entry.image != image) return true;
-  points->every = entry.every;
-  points->components = entry.components;
-  const size_t size = RowPoints::PointBytes(entry.components);
-  for (uint32_t i = 0; i < entry.count; ++i) {
-    const uint8_t* const from = entry.points + i * size;
-    RowPoint point;
-    const auto place = static_cast<uint32_t>(Load(from, 4));
-    point.byte = place >> 3;
-    point.bit = place & 7;
-    for (size_t c = 0; c < static_cast<size_t>(entry.components); ++c) {
-      point.predicted[c] = static_cast<int16_t>(Load(from + 4 + 2 * c, 2));
-    }
-    points->points.push_back(point);
+  if (Parse({data, slot.size}, &entry) && entry.image == image) {
+    points->Decode(entry.points.data, entry.points.size);
   }
   return true;
 }
 
 void RowIndex::Add(size_t shard, uint32_t record, uint32_t image, const RowPoints& points) {
-  if (points.points.empty() || points.points.size() > UINT16_MAX || points.every > UINT16_MAX ||
-      !Prepare()) {
-    return;
-  }
-  const size_t size = RowPoints::PointBytes(points.components);
-  std::vector<uint8_t> data(kEntry + points.points.size() * size);
-  Store(image, 4, data.data() + 4);
-  Store(points.points.size(), 2, data.data() + 8);
-  Store(points.every, 2, data.data() + 10);
-  data[12] = static_cast<uint8_t>(points.components);
-  for (size_t i = 0; i < points.points.size(); ++i) {
-    const RowPoint& point = points.points[i];
-    uint8_t* const to = data.data() + kEntry + i * size;
-    Store(point.byte << 3 | point.bit, 4, to);
-    for (size_t c = 0; c < static_cast<size_t>(points.components); ++c) {
-      Store(static_cast<uint16_t>(point.predicted[c]), 2, to + 4 + 2 * c);
-    }
-  }
-  Store(Crc32c({data.data() + 4, data.size() - 4}), 4, data.data());
+  if (points.points.empty() || !Prepare()) return;
+  const std::vector<uint8_t> encoded = points.Encode();
   const Slot slot = SlotOf(record);
-  if (data.size() > slot.size) return;
+  if (kEntry + encoded.size() > slot.size) return;
+  std::vector<uint8_t> data(kEntry);
+  Store(image, 4, data.data() + 4);
+  Store(encoded.size(), 3, data.data() + 8);
+  data.insert(data.end(), encoded.begin(), encoded.end());
+  Store(Crc32c({data.data() + 4, data.size() - 4}), 4, data.data());
   if (!WriteAll(new_, begin_[shard] + slot.begin, data.data(), data.size())) {
     Fail("cannot be written", errno);
     return;
@@ -354,8 +316,11 @@ void RowIndex::Merge(size_t shard, int to) const {
       const bool has_old = Parse({before.data() + at, slot.size}, &was);
       const bool has_new = Parse({after.data() + at, slot.size}, &is);
       if (!has_old && !has_new) continue;
-      const bool keep = has_old && (!has_new || (was.image == is.image && was.Rows() >= is.Rows()));
-      std::copy_n((keep ? before : after).data() + at, (keep ? was : is).Bytes(), &merged[at]);
+      // Of one image, the longer entry has more points.
+      const bool longer = was.image == is.image && was.points.size >= is.points.size;
+      const bool keep = has_old && (!has_new || longer);
+      std::copy_n((keep ? before : after).data() + at, kEntry + (keep ? was : is).points.size,
+                  &merged[at]);
     }
     put(kHeader + begin, merged.data(), bytes);
   }
@@ -387,7 +352,7 @@ RowCounts IndexRows(RowIndexFiles files, const Records& records, size_t shard, i
     RowPoints points;
     for (uint64_t at; (at = next++) < records.shard_begin[shard + 1] && !options.Stopped();) {
       const auto record = static_cast<uint32_t>(at);
-      points.points.clear();
+      points.Clear(0);
       try {
         const Span data =
             ReadRecord(file, records.offsets[record], records.lengths[record], true, &buffer);
@@ -403,7 +368,7 @@ RowCounts IndexRows(RowIndexFiles files, const Records& records, size_t shard, i
         unavailable = error.what();
         return;
       } catch (const std::exception&) {  // A Loader will say what is wrong with the record.
-        points.points.clear();
+        points.Clear(0);
       }
       ++(points.points.empty() ? without : with);
       buffer.Settle();

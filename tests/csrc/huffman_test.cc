@@ -52,7 +52,7 @@ Result Decode(JpegDecoder* decoder, const Bytes& data, const Rect& rect, bool pl
 // Points that may take so many bytes in a file.
 RowPoints Room(size_t bytes) {
   RowPoints points;
-  points.bytes = bytes;
+  points.Clear(bytes);
   return points;
 }
 
@@ -166,12 +166,12 @@ TEST(wrong_points_never_crash) {
     const Bytes data = EncodeJpeg(width, height, kinds[static_cast<size_t>(i) % kinds.size()]);
     RowPoints rows = FoundRows(&decoder, data, 10'000);
     for (RowPoint& point : rows.points) {
-      point.byte = static_cast<uint32_t>(random.Between(0, static_cast<int>(data.size()) + 10));
-      point.bit = static_cast<uint32_t>(random.Between(0, 7));
+      point.place =
+          static_cast<uint64_t>(random.Between(0, 8 * static_cast<int>(data.size()) + 80));
       point.predicted[0] = static_cast<int16_t>(random.Between(-32768, 32767));
     }
-    if (i % 3 == 0) rows.points.resize(1000, {0xffffffff, 7, {-1, -1, -1, -1}});
-    if (i % 5 == 0) rows.every = static_cast<uint32_t>(random.Between(0, 65535));
+    if (i % 3 == 0) rows.points.resize(1000, {UINT64_MAX, {-1, -1, -1, -1}});
+    if (i % 5 == 0 && !rows.points.empty()) rows.points.back().place = UINT64_MAX - 7;
     const Rect rect = DrawnRect(&random, width, height);
     right += Decode(&decoder, data, rect, false, &rows) == Decode(&decoder, data, rect, true);
   }

@@ -9,15 +9,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   Choices choices(data, size);
   const RegionChoice region = ChooseRegion(&choices);
   pretexture::RowPoints rows;
-  rows.bytes = 4096;
-  rows.components = choices.Byte() % 5;
-  rows.every = choices.Byte() % 4;
-  rows.points.resize(choices.Byte() % 8);
-  for (pretexture::RowPoint& point : rows.points) {
-    point.byte = choices.Byte() * 256u + choices.Byte();
-    point.bit = choices.Byte() % 8u;
-    for (int16_t& value : point.predicted) value = static_cast<int16_t>(choices.Byte() * 257);
-  }
+  rows.Clear(4096);
+  Bytes encoded(choices.Byte());
+  for (uint8_t& byte : encoded) byte = choices.Byte();
+  rows.Decode(encoded.data(), encoded.size());
   const Bytes data = choices.Rest();
   CompareJpeg(data, region);
   DecodeWithOurs(data, region, &rows);

@@ -187,7 +187,7 @@ inline void CompareJpeg(const Bytes& data, const RegionChoice& choice) {
   Require(ours.pixels == theirs.pixels, "the pixels differ from libjpeg's");
 
   RowPoints rows;
-  rows.bytes = 4096;
+  rows.Clear(4096);
   const Decoded with_rows = DecodeWithOurs(data, choice, &rows, true);
   Require(with_rows.error == ours.error, "with known rows the error is '" + with_rows.error + "'");
   Require(with_rows.pixels == theirs.pixels, "with known rows the pixels differ from libjpeg's");

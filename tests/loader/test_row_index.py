@@ -130,20 +130,20 @@ def test_an_unknown_mode_is_refused(data):
         TFRecords(data[0], row_index="on")
 
 
-def damaged(contents):
+def damaged(good):
     """A file of the row index with every kind of damage, one after the other."""
     random = np.random.RandomState(3)
     for _ in range(10):
-        changed = bytearray(contents)
+        changed = bytearray(good)
         for _ in range(random.randint(1, 200)):
             changed[random.randint(len(changed))] = random.randint(256)
         yield bytes(changed)
-    yield contents[: len(contents) // 2]
+    yield good[: len(good) // 2]
     yield b""
-    yield b"\xff" * len(contents)
-    yield contents[:24] + b"\xff" * (len(contents) - 24)
-    yield contents[:24] + contents[25:] + b"\0"  # everything is in another place
-    yield contents * 2
+    yield b"\xff" * len(good)
+    yield good[:24] + b"\xff" * (len(good) - 24)
+    yield good[:24] + good[25:] + b"\0"  # everything is in another place
+    yield good * 2
 
 
 def test_damaged_files_change_no_pixel_and_are_replaced(data):
@@ -152,9 +152,9 @@ def test_damaged_files_change_no_pixel_and_are_replaced(data):
     good = contents(data)
     jumps = epochs(data, 1, training=False)[1].jumps
     for versions in zip(*map(damaged, good)):
-        for path, contents in zip(row_paths(data)[1], versions):
+        for path, damage in zip(row_paths(data)[1], versions):
             with open(path, "wb") as file:
-                file.write(contents)
+                file.write(damage)
         assert same(epochs(data, 1)[0], expected)
         index_rows(TFRecords(data[0], cache_dir=data[1]))
         assert epochs(data, 1, training=False)[1].jumps == jumps
