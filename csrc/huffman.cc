@@ -333,6 +333,18 @@ bool HuffmanDecoder::Attach(j_decompress_ptr info, DecodeMcu decode, GiveUp give
   return true;
 }
 
+// Reads the next MCU; stores it in `blocks` if they are not null.
+PRETEXTURE_INLINE void HuffmanDecoder::ReadMcu(JBLOCKROW* blocks) {
+  if (restart_interval_ != 0) {
+    if (restart_in_ == 0) Restart();
+    --restart_in_;
+  }
+  const bool sound =
+      blocks != nullptr ? kFunctions.store(mcu_, blocks) : kFunctions.step(mcu_, nullptr);
+  if (!sound) give_up_(info_);
+  if (++read_ == point_mcu_) AddPoint();
+}
+
 void HuffmanDecoder::Decode(JBLOCKROW* blocks) {
   if (blocks != nullptr && column_ >= begin_ && column_ < end_) {
     if (read_ != next_) ReadUpTo(next_);
@@ -353,18 +365,6 @@ void HuffmanDecoder::ReadUpTo(unsigned mcu) {
     if (number >= point_) Jump(number);
   }
   while (read_ < mcu) ReadMcu(nullptr);
-}
-
-// Reads the next MCU; stores it in `blocks` if they are not null.
-void HuffmanDecoder::ReadMcu(JBLOCKROW* blocks) {
-  if (restart_interval_ != 0) {
-    if (restart_in_ == 0) Restart();
-    --restart_in_;
-  }
-  const bool sound =
-      blocks != nullptr ? kFunctions.store(mcu_, blocks) : kFunctions.step(mcu_, nullptr);
-  if (!sound) give_up_(info_);
-  if (++read_ == point_mcu_) AddPoint();
 }
 
 // Makes `number` the next point that comes.

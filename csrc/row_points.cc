@@ -30,6 +30,20 @@ int Unfold(uint64_t value) {
   return value & 1 ? -half - 1 : half;
 }
 
+size_t Size(uint64_t value) {
+  size_t size = 1;
+  for (; value >= 128; value >>= 7) ++size;
+  return size;
+}
+
+size_t PointSize(const RowPoint& before, const RowPoint& point, uint32_t components) {
+  size_t size = Size(point.place - before.place);
+  for (uint32_t c = 0; c < components; ++c) {
+    size += Size(Fold(point.predicted[c] - before.predicted[c]));
+  }
+  return size;
+}
+
 // A point is written as what differs from the one before.
 void PutPoint(const RowPoint& before, const RowPoint& point, uint32_t components,
               std::vector<uint8_t>* out) {
@@ -50,10 +64,9 @@ void RowPoints::Add(uint32_t number, const RowPoint& point) {
   }
   const RowPoint before = points.empty() ? RowPoint() : points.back();
   if (point.place <= before.place || points.size() == UINT16_MAX) return;
-  std::vector<uint8_t> more;
-  PutPoint(before, point, components_, &more);
-  if (used_ + more.size() > bytes_) return;
-  used_ += more.size();
+  const size_t size = PointSize(before, point, components_);
+  if (used_ + size > bytes_) return;
+  used_ += size;
   points.push_back(point);
   changed = true;
 }

@@ -25,6 +25,7 @@ class Command(NamedTuple):
 
 COMMANDS: Dict[str, Command] = {
     "prepare": Command("prepare", "turn folders of images into TFRecord shards"),
+    "index": Command("index", "make the indexes of shards before they are needed"),
     "preview": Command("preview", "draw what a network sees: images and their views"),
     "pretrain": Command("pretrain", "pretrain a network on a pretext task"),
     "evaluate": Command("evaluate", "evaluate a run on its pretext task"),

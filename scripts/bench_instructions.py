@@ -24,9 +24,15 @@ from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
 import numpy as np
 from pretexture.loader import TFRecords, _core, presets
 from pretexture.loader.shards import writer
+from pretexture.loader.shards.row_index import index_rows
 from pretexture.scripts import flags
 from pretexture.scripts.benchmarking import machine
 from pretexture.scripts.benchmarking.rendering import BATCH_SIZE, PREFETCH
+
+# The presets that need only a part of an image are also counted in later epochs, which know where
+# the rows of each JPEG begin.
+LATER = {f"{name}, later": name for name in ("SUPERVISED", "ROTATION", "EVAL")}
+NAMES = [*presets.ALL, *LATER]
 
 KEPT = pathlib.Path(__file__).with_name("instructions.json")
 TOLERANCE = 0.03
@@ -118,8 +124,13 @@ def _jpeg(seed: int, height: int, width: int, kind: str) -> bytes:
 
 
 def _count_all(names: List[str], shard: pathlib.Path, jobs: int) -> Dict[str, Count]:
-    # Every run finds the index in the cache, and none makes it.
-    len(TFRecords(shard, cache_dir=shard.parent / "pretexture"))
+    for name in names:
+        for batches in (_FEW, _MANY):
+            # Every run finds the index in its own cache, and none makes it.
+            records = TFRecords(shard, cache_dir=_cache(shard, name, batches) / "pretexture")
+            len(records)
+            if name in LATER:
+                index_rows(records)
     runs = [(name, batches) for name in names for batches in (_FEW, _MANY)]
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
         found = dict(zip(runs, pool.map(lambda run: _instructions(shard, *run), runs)))
@@ -132,15 +143,22 @@ def _count_all(names: List[str], shard: pathlib.Path, jobs: int) -> Dict[str, Co
     }
 
 
-def _instructions(shard: pathlib.Path, preset: str, batches: int) -> Count:
+def _cache(shard: pathlib.Path, name: str, batches: int) -> pathlib.Path:
+    """The folder for the caches of a run."""
+    return shard.with_name(f"{name}-{batches}")
+
+
+def _instructions(shard: pathlib.Path, name: str, batches: int) -> Count:
     """Of a whole process."""
-    out = shard.with_name(f"{preset}-{batches}.out")
+    cache = _cache(shard, name, batches)
+    out = cache / "callgrind.out"
+    preset = LATER.get(name, name)
     environment = {
         **os.environ,
         "PYTHONHASHSEED": "0",
         "PRETEXTURE_ISA": "avx2",
         "OPENBLAS_NUM_THREADS": "1",
-        "XDG_CACHE_HOME": str(shard.parent),
+        "XDG_CACHE_HOME": str(cache),
     }
     valgrind = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}"]
     process = subprocess.run(
@@ -159,7 +177,7 @@ def _instructions(shard: pathlib.Path, preset: str, batches: int) -> Count:
     )
     if process.returncode != 0:
         said = [line for line in process.stderr.splitlines() if not line.startswith("==")]
-        raise ValueError(f"{preset} under valgrind: {said[-1] if said else 'failed'}")
+        raise ValueError(f"{name} under valgrind: {said[-1] if said else 'failed'}")
     with open(out) as lines:
         costs = _costs_by_object(lines)
     core = pathlib.Path(_core.__file__).name
@@ -255,10 +273,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--presets",
         nargs="+",
-        choices=list(presets.ALL),
-        default=list(presets.ALL),
+        choices=NAMES,
+        default=NAMES,
         metavar="NAME",
-        help=f"of {', '.join(presets.ALL)} (default: all)",
+        help=f"of {', '.join(NAMES)} (default: all)",
     )
     parser.add_argument(
         "--update", action="store_true", help=f"keep the counts in {KEPT.name}; compare nothing"

@@ -29,7 +29,7 @@ LOADER_LAYERS = [
 # These share a layer without knowing each other.
 STRANGERS = [{"language", "epoch"}, {"console", "moved"}, {"loader", "presets"}]
 EXTENSION = "pretexture.loader._core"
-DATA_COMMANDS = ["prepare", "preview", "benchmark"]
+DATA_COMMANDS = ["prepare", "index", "preview", "benchmark"]
 
 
 class Module:

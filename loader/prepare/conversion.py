@@ -15,6 +15,8 @@ from ..console.printable import printable
 from ..console.progress import Bar
 from ..shards.imagenet import DATASET
 from ..shards.limits import MAX_PIXELS
+from ..shards.records import TFRecords
+from ..shards.row_index import index_rows
 from . import demo_images, image_folder
 from . import workers as processes
 from .image_folder import Found, ImageError
@@ -116,7 +118,9 @@ def convert(
             for name, reason in shard.skipped.items():
                 unusable[name] = Unusable(entries[name].size, entries[name].modified, reason)
         force = True  # replaces the shards that were just written
-    return _finish(out, found, shards, written, say)
+    dataset = _finish(out, found, shards, written, say)
+    _index_rows(out, dataset, max_pixels)
+    return dataset
 
 
 def convert_demo(
@@ -330,6 +334,26 @@ def _finish(
         for reason in list(skipped.values())[:5]:
             say(f"    {printable(reason)}")
     return dataset
+
+
+def _index_rows(out: str, dataset: Dataset, max_pixels: int) -> None:
+    """Makes the row index of the shards, while they are in memory, for Loaders on this machine.
+
+    A Loader that finds none makes it, so a failure does no harm.
+    """
+    names = [name for split in dataset.splits.values() for name in split["shards"]]
+    records = TFRecords([os.path.join(out, name) for name in names])
+    bar = Bar(len(names))
+    try:
+        index_rows(
+            records,
+            max_pixels=max_pixels,
+            progress=lambda shards, counts: bar.update(shards, "shards, rows of JPEGs indexed"),
+        )
+    except OSError as error:
+        _log.warning("%s; Loaders will make the row index", error)
+    finally:
+        bar.close()
 
 
 def _utf8(name: str) -> str:

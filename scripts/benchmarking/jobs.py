@@ -48,9 +48,19 @@ _TENSORFLOW = {"tensorflow": ("tensorflow", "tensorflow-cpu", "tensorflow_cpu")}
 _OPENCV = {"cv2": ("opencv-python-headless", "opencv-python", "opencv-contrib-python")}
 
 OURS = "pretexture"
+FIRST_EPOCH = "first-epoch"
 CONTENDERS = {
     OURS: Contender(
-        "pretexture_loader", {}, "`pretexture.loader.Loader`", ("float32", "float16", "uint8")
+        "pretexture_loader",
+        {},
+        "`pretexture.loader.Loader` from its second epoch on",
+        ("float32", "float16", "uint8"),
+    ),
+    FIRST_EPOCH: Contender(
+        "pretexture_loader",
+        {},
+        'the same without a row index (`row_index="off"`), as in the first epoch',
+        ("float32", "float16", "uint8"),
     ),
     "tfdata": Contender(
         "tfdata",
