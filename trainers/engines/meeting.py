@@ -7,8 +7,8 @@ listens afterwards.
 Both sides prove that they know the secret of the run without sending it. The first worker sends a
 random challenge. Another worker answers with its number, a challenge of its own, and the
 HMAC-SHA256 of the run, both challenges and its number. The first worker answers with an HMAC of the
-same. A connection that cannot do that, or is silent for a few seconds, does not count and delays
-nobody.
+same. A connection that cannot do that, or is silent for a few seconds, does not count. Each is heard
+in a thread of its own, so it delays nobody.
 """
 
 import contextlib
@@ -16,11 +16,11 @@ import hashlib
 import hmac
 import re
 import secrets
-import selectors
 import socket
 import sys
+import threading
 import time
-from typing import Iterator, List, Optional, Sequence, Set, Tuple
+from typing import Dict, Iterator, List, Sequence, Tuple
 
 import tensorflow as tf
 
@@ -32,11 +32,12 @@ _POLL = 0.5
 _SILENCE = 5.0  # seconds that a connection may be silent while an answer is expected
 _STRANGERS = 500  # most connections at a time that have not proved anything yet
 _LONGEST = 256  # bytes of a line
+_LOOK = 0.1  # seconds between two looks at who has come and who has gone
 _GO = b"go"
-_NO = "no"
+_NO = b"no"
 _CHALLENGE = re.compile("[0-9a-f]{32}")
 # Number, challenge and proof.
-_ANSWER = re.compile(b"([0-9]{1,9}) ([0-9a-f]{32}) ([0-9a-f]{64})\n")
+_ANSWER = re.compile(b"([0-9]{1,9}) ([0-9a-f]{32}) ([0-9a-f]{64})")
 
 
 def meet(addresses: Sequence[str], worker: int, patience: float = _PATIENCE) -> None:
@@ -125,82 +126,122 @@ class _Waiting:
         return hmac.new(self._secret, words.encode(), hashlib.sha256).hexdigest()
 
 
-class _Connection:
-    """A connection to the first worker, from another worker or from a stranger.
+class _Visitors:
+    """Connections to the first worker; each of them introduces itself in a thread of its own.
+
+    Args:
+        waiting: the workers that are expected.
 
     Attributes:
-        socket: the connection.
-        worker: number of the worker; None until it has proved to be one.
-        since: time at which the connection was made.
+        workers: the connections of those that have proved to be workers, by number.
     """
 
-    def __init__(self, connection: socket.socket):
-        self.socket = connection
-        self.worker: Optional[int] = None
-        self.since = time.monotonic()
-        self._challenge = secrets.token_hex(16)
-        self._heard = b""
-        connection.setblocking(False)
-        self.say(self._challenge)
+    def __init__(self, waiting: _Waiting):
+        self.workers: Dict[int, socket.socket] = {}
+        self._waiting = waiting
+        self._lock = threading.Lock()  # for both collections of connections
+        self._strangers: List[socket.socket] = []  # the oldest first
 
-    def say(self, words: str) -> None:
-        """Sends a line. Raises OSError."""
-        self.socket.sendall(words.encode() + b"\n")
+    def receive(self, server: socket.socket) -> None:
+        """Waits a moment for another connection, and forgets workers that have gone."""
+        try:
+            connection = server.accept()[0]
+            with self._lock:
+                self._strangers.append(connection)
+            threading.Thread(target=self._hear, args=(connection,), daemon=True).start()
+            self._drop_strangers(_STRANGERS)
+        except socket.timeout:
+            pass
+        except (OSError, RuntimeError):  # it is gone, or there are too many files or threads
+            self._drop_strangers(len(self._strangers) - 1)
+        with self._lock:
+            for number, connection in list(self.workers.items()):
+                if not _is_there(connection):
+                    self.workers.pop(number).close()
 
-    def hear(self, waiting: _Waiting) -> bool:
-        """Reads what has been said; returns False if the connection can be closed.
+    def close(self) -> None:
+        """Ends all connections."""
+        self._drop_strangers(0)
+        for connection in self.workers.values():
+            connection.close()
 
-        Raises: OSError.
-        """
-        heard = self.socket.recv(_LONGEST)
-        if not heard or self.worker is not None:  # a known worker says nothing more
-            return False
-        self._heard += heard
-        if b"\n" not in self._heard:
-            return len(self._heard) < _LONGEST
-        match = _ANSWER.fullmatch(self._heard)
-        if match is None:
-            return False
-        number, challenge, proof = (part.decode() for part in match.groups())
-        worker, challenges = int(number), (self._challenge, challenge)
-        expected = waiting.proof("other", challenges, worker)
-        if not hmac.compare_digest(proof, expected) or not 0 < worker < len(waiting.addresses):
-            self.say(_NO)
-            return False
-        self.say(waiting.proof("first", challenges, worker))
-        self.worker = worker
+    def _drop_strangers(self, most: int) -> None:
+        """Ends the oldest connections that have proved nothing yet, so that some are left."""
+        with self._lock:
+            while len(self._strangers) > max(0, most):
+                with contextlib.suppress(OSError):
+                    self._strangers.pop(0).shutdown(socket.SHUT_RDWR)  # its thread closes it
+
+    def _hear(self, connection: socket.socket) -> None:
+        """Lets a connection introduce itself; closes it unless it is a worker's."""
+        number = 0
+        with contextlib.suppress(OSError):
+            number = _introduced(self._waiting, connection)
+            connection.setblocking(False)
+        over = [connection]
+        with self._lock:
+            if connection in self._strangers:  # it has not been dropped meanwhile
+                self._strangers.remove(connection)
+                if number:  # a worker that comes again replaces its old connection
+                    over = [self.workers.pop(number)] if number in self.workers else []
+                    self.workers[number] = connection
+        for one in over:
+            one.close()
+
+
+def _is_there(worker: socket.socket) -> bool:
+    """Whether a worker still waits; it says nothing until it is let go."""
+    try:
+        worker.recv(1)
+    except BlockingIOError:
         return True
+    except OSError:
+        pass
+    return False
+
+
+def _introduced(waiting: _Waiting, other: socket.socket) -> int:
+    """The number of the worker at the other side, which proves who it is. Raises OSError."""
+    own = secrets.token_hex(16)
+    other.sendall(own.encode() + b"\n")
+    match = _ANSWER.fullmatch(_line(other))
+    if match is None:
+        raise ConnectionError("this is not a worker")
+    number, challenge, proof = (part.decode() for part in match.groups())
+    worker, challenges = int(number), (own, challenge)
+    expected = waiting.proof("other", challenges, worker)
+    if not hmac.compare_digest(proof, expected) or not 0 < worker < len(waiting.addresses):
+        other.sendall(_NO + b"\n")
+        raise ConnectionError("this worker is of another run")
+    other.sendall(waiting.proof("first", challenges, worker).encode() + b"\n")
+    return worker
 
 
 def _receive(waiting: _Waiting) -> None:
     """The first worker's part: lets all continue once all are there."""
     expected = set(range(1, len(waiting.addresses)))
+    visitors = _Visitors(waiting)
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(_listen(waiting))
-        visitors = _Visitors(waiting, server)
         stack.callback(visitors.close)
-        while True:
-            # If all are there, look once more whether they still are.
-            busy = visitors.look(0.0 if visitors.workers == expected else _POLL)
-            if not busy and visitors.workers == expected:
-                break
-            waiting.go_on(sorted(expected - visitors.workers))
-        others = [visitor for visitor in visitors.all if visitor.worker is not None]
+        while set(visitors.workers) != expected:
+            waiting.go_on(sorted(expected - set(visitors.workers)))
+            visitors.receive(server)
         # Workers that are let go connect to TensorFlow at this port. This socket would accept and
         # then reset these connections, so it closes first.
         server.close()
-        for other in others:
+        for number, other in visitors.workers.items():
             try:
-                other.socket.settimeout(_SILENCE)
-                other.socket.sendall(_GO)
+                other.settimeout(_SILENCE)
+                other.sendall(_GO)
             except OSError as error:
-                assert other.worker is not None
                 raise ConnectionError(
-                    f"worker {other.worker} at {waiting.addresses[other.worker]} has gone"
+                    f"worker {number} at {waiting.addresses[number]} has gone"
                 ) from error
-        for other in others:  # they close the connections, so that the port is free at once
-            other.socket.settimeout(_SAY)
-            _read(other.socket, 1)
+        for other in visitors.workers.values():  # they close first, so the port is free at once
+            other.settimeout(_SAY)
+            with contextlib.suppress(OSError):
+                other.recv(1)
 
 
 def _listen(waiting: _Waiting) -> socket.socket:
@@ -209,15 +250,13 @@ def _listen(waiting: _Waiting) -> socket.socket:
         family, kind, protocol, _, address = socket.getaddrinfo(
             waiting.host, waiting.port, type=socket.SOCK_STREAM
         )[0]
-        server = socket.socket(family, kind, protocol)
-        try:
+        with contextlib.ExitStack() as stack:
+            server = stack.enter_context(socket.socket(family, kind, protocol))
             server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             server.bind(address)
             server.listen(_STRANGERS)
-            server.setblocking(False)
-        except BaseException:
-            server.close()
-            raise
+            server.settimeout(_LOOK)
+            stack.pop_all()
         return server
     except OSError as error:
         raise ConnectionError(
@@ -225,115 +264,26 @@ def _listen(waiting: _Waiting) -> socket.socket:
         ) from error
 
 
-class _Visitors:
-    """All connections to the first worker.
-
-    Args:
-        waiting: the workers that are expected.
-        server: the socket that accepts connections.
-
-    Attributes:
-        all: the connections.
-    """
-
-    def __init__(self, waiting: _Waiting, server: socket.socket):
-        self.all: Set[_Connection] = set()
-        self._waiting = waiting
-        self._server = server
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(server, selectors.EVENT_READ)
-
-    @property
-    def workers(self) -> Set[int]:
-        """The numbers of the workers that are here."""
-        return {visitor.worker for visitor in self.all if visitor.worker is not None}
-
-    @property
-    def _strangers(self) -> List[_Connection]:
-        """Connections that have proved nothing yet, the oldest first."""
-        found = [visitor for visitor in self.all if visitor.worker is None]
-        return sorted(found, key=lambda visitor: visitor.since)
-
-    def look(self, seconds: float) -> bool:
-        """Handles what happens within some seconds; returns whether a worker came or went.
-
-        Strangers do not count, so they delay nobody.
-        """
-        ready = [key.data for key, _ in self._selector.select(seconds)]
-        happened = False
-        for visitor in ready:
-            if visitor is None:
-                self._accept()
-            elif visitor in self.all:  # it may have been closed meanwhile
-                known = visitor.worker is not None
-                self._hear(visitor)
-                happened = happened or known or visitor.worker is not None
-        now = time.monotonic()
-        strangers = self._strangers
-        for number, stranger in enumerate(strangers, 1):
-            if now - stranger.since > _SILENCE or len(strangers) - number >= _STRANGERS:
-                self._leave(stranger)
-        return happened
-
-    def close(self) -> None:
-        """Ends all connections."""
-        for visitor in list(self.all):
-            self._leave(visitor)
-        self._selector.close()
-
-    def _accept(self) -> None:
-        try:
-            connection = self._server.accept()[0]
-        except OSError:  # the connection is gone, or too many files are open
-            if self._strangers:
-                self._leave(self._strangers[0])
-            return
-        try:
-            visitor = _Connection(connection)
-        except OSError:
-            connection.close()
-            return
-        self.all.add(visitor)
-        self._selector.register(connection, selectors.EVENT_READ, visitor)
-
-    def _hear(self, visitor: _Connection) -> None:
-        try:
-            stays = visitor.hear(self._waiting)
-        except OSError:
-            stays = False
-        if not stays:
-            self._leave(visitor)
-            return
-        for other in list(self.all):  # a worker that comes again replaces its old connection
-            if other is not visitor and other.worker is not None and other.worker == visitor.worker:
-                self._leave(other)
-
-    def _leave(self, visitor: _Connection) -> None:
-        self._selector.unregister(visitor.socket)
-        self.all.remove(visitor)
-        visitor.socket.close()
-
-
 def _call(waiting: _Waiting) -> None:
     """The other workers' part: connect to the first one, and wait until it lets them go."""
     why = ""
     while True:
         waiting.go_on([0], why)
-        with contextlib.ExitStack() as stack:
-            try:
-                first = socket.create_connection((waiting.host, waiting.port), _SAY)
-                stack.enter_context(first)
-                first.settimeout(_SILENCE)
+        try:
+            with socket.create_connection((waiting.host, waiting.port), _SAY) as first:
                 known, why = _introduce(waiting, first)
-            except OSError:  # not there yet, no such host, no route
-                known, why = False, ""
-            if known and _is_let_go(waiting, first):
-                return
+                if known and _is_let_go(waiting, first):
+                    return
+        except OSError:  # not there yet, no such host, no route
+            why = ""
         time.sleep(_POLL)  # something else listens there, or the first worker has ended
 
 
 def _is_let_go(waiting: _Waiting, first: socket.socket) -> bool:
-    """Waits until the first worker lets this one go; returns False if it has gone."""
+    """Waits until the first worker lets this one go; returns False if it has gone.
+
+    Raises: OSError.
+    """
     first.settimeout(_POLL)
     heard = b""
     while heard != _GO:
@@ -342,8 +292,6 @@ def _is_let_go(waiting: _Waiting, first: socket.socket) -> bool:
         except socket.timeout:
             waiting.go_on([0])
             continue
-        except OSError:
-            return False
         if not part:
             return False
         heard += part
@@ -357,8 +305,7 @@ def _introduce(waiting: _Waiting, first: socket.socket) -> Tuple[bool, str]:
 
     Raises: OSError.
     """
-
-    challenges = (_line(first), secrets.token_hex(16))
+    challenges = (_line(first).decode("ascii", "replace"), secrets.token_hex(16))
     if not _CHALLENGE.fullmatch(challenges[0]):
         return False, ""
     proof = waiting.proof("other", challenges, waiting.worker)
@@ -367,27 +314,20 @@ def _introduce(waiting: _Waiting, first: socket.socket) -> Tuple[bool, str]:
     if answer == _NO:
         return False, f", which is of another run or has another {SECRET}"
     expected = waiting.proof("first", challenges, waiting.worker)
-    return hmac.compare_digest(answer.encode(), expected.encode()), ""
+    return hmac.compare_digest(answer, expected.encode()), ""
 
 
-def _line(first: socket.socket) -> str:
-    """A line from the first worker, without reading anything behind it.
+def _line(other: socket.socket) -> bytes:
+    """A line from the other side, without reading anything behind it.
 
-    Raises: OSError.
+    Raises: OSError if it takes longer than `_SILENCE`, or is longer than `_LONGEST`.
     """
     heard = b""
     until = time.monotonic() + _SILENCE
-    while not heard.endswith(b"\n") and len(heard) < _LONGEST:
-        byte = first.recv(1)
-        if not byte or time.monotonic() > until:
-            raise ConnectionError("the first worker said only a part of a line")
+    while not heard.endswith(b"\n"):
+        other.settimeout(_SILENCE)
+        byte = other.recv(1)
+        if not byte or len(heard) == _LONGEST or time.monotonic() > until:
+            raise ConnectionError("the other side said only a part of a line")
         heard += byte
-    return heard[:-1].decode("ascii", "replace")
-
-
-def _read(other: socket.socket, size: int) -> bytes:
-    """What the other side has said; b"" if it has gone."""
-    try:
-        return other.recv(size)
-    except OSError:
-        return b""
+    return heard[:-1]
