@@ -79,6 +79,11 @@ class Scope:
         self._frozen = frozen
         self._count: Dict[str, int] = {}
 
+    @property
+    def trained(self) -> Dict[str, tf.Variable]:
+        """The variables that are trained, by name."""
+        return {name: v for name, v in self.variables.items() if v.trainable}
+
     def layer(self, kind: str) -> str:
         """The name of the next layer of its kind: `module/conv2d`, `module/conv2d_1`, …"""
         number = self._count.get(kind, 0)
@@ -235,6 +240,59 @@ class BatchNorm(tf.Module):
             graph = tf.compat.v1.get_default_graph()
             if not graph.building_function:
                 graph.add_to_collection(tf.compat.v1.GraphKeys.UPDATE_OPS, update)
+
+
+class ConvNorm(tf.Module):
+    """A convolution without bias, batch normalisation and, if it is `activated`, ReLU.
+
+    Args:
+        activated: see above.
+
+    The other arguments are those of `Conv`.
+    """
+
+    def __init__(
+        self,
+        scope: Scope,
+        channels: int,
+        filters: int,
+        size: int,
+        stride: int = 1,
+        padding: str = "fixed",
+        weight_decay: float = 0.0,
+        activated: bool = True,
+    ):
+        super().__init__()
+        self._conv = Conv(scope, channels, filters, size, stride, padding, weight_decay)
+        self._norm = BatchNorm(scope, filters)
+        self._activated = activated
+
+    def __call__(self, x: tf.Tensor, training: bool) -> tf.Tensor:
+        """[N, H, W, channels] -> [N, H', W', filters]."""
+        x = self._norm(self._conv(x), training)
+        return tf.nn.relu(x) if self._activated else x
+
+
+class Logits(tf.Module):
+    """The mean over the image, and a 1x1 convolution with a bias: a network's last layer."""
+
+    def __init__(self, scope: Scope, channels: int, outputs: int, weight_decay: float):
+        super().__init__()
+        self._conv = Conv(scope, channels, outputs, 1, weight_decay=weight_decay, bias=0)
+
+    def __call__(
+        self, x: tf.Tensor, end_points: Dict[str, tf.Tensor]
+    ) -> Tuple[tf.Tensor, Dict[str, tf.Tensor]]:
+        """What a network returns: logits, float32 [N, outputs], and end points.
+
+        Args:
+            x: [N, H, W, channels].
+            end_points: end points so far; `pre_logits` and `logits` are added.
+        """
+        x = tf.reduce_mean(tf.cast(x, tf.float32), axis=[1, 2], keepdims=True)
+        end_points["pre_logits"] = tf.squeeze(x, [1, 2])
+        logits = end_points["logits"] = tf.squeeze(self._conv(x), [1, 2])
+        return logits, end_points
 
 
 def pad(x: tf.Tensor, total: int) -> tf.Tensor:

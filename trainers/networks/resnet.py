@@ -4,12 +4,13 @@ As in the published code, a bottleneck's stride is in its 3x3 convolution: the 1
 throw three quarters of its input away.
 """
 
+import functools
 from typing import Dict, List, Tuple
 
 import tensorflow as tf
 
 from ..recipes import Network
-from .layers import BatchNorm, Conv, Scope, Shape, max_pool
+from .layers import BatchNorm, Conv, ConvNorm, Logits, Scope, Shape, max_pool
 
 UNITS = (3, 4, 6, 3)
 
@@ -29,25 +30,21 @@ class BottleneckV1(tf.Module):
     def __init__(self, scope: Scope, channels: int, filters: int, stride: int, weight_decay: float):
         super().__init__()
         inner = filters // 4
+        layer = functools.partial(ConvNorm, scope, weight_decay=weight_decay)
         self._project = None
         if stride > 1 or filters != channels:
-            self._project = Conv(scope, channels, filters, 1, stride, weight_decay=weight_decay)
-            self._project_norm = BatchNorm(scope, filters)
-        self._conv1 = Conv(scope, channels, inner, 1, weight_decay=weight_decay)
-        self._norm1 = BatchNorm(scope, inner)
-        self._conv2 = Conv(scope, inner, inner, 3, stride, weight_decay=weight_decay)
-        self._norm2 = BatchNorm(scope, inner)
-        self._conv3 = Conv(scope, inner, filters, 1, weight_decay=weight_decay)
-        self._norm3 = BatchNorm(scope, filters)
+            self._project = layer(channels, filters, 1, stride, activated=False)
+        self._layers = [
+            layer(channels, inner, 1),
+            layer(inner, inner, 3, stride),
+            layer(inner, filters, 1, activated=False),
+        ]
 
     def __call__(self, x: tf.Tensor, training: bool) -> tf.Tensor:
         """[N, H, W, channels] -> [N, H / stride, W / stride, filters]."""
-        shortcut = x
-        if self._project:
-            shortcut = self._project_norm(self._project(x), training)
-        x = tf.nn.relu(self._norm1(self._conv1(x), training))
-        x = tf.nn.relu(self._norm2(self._conv2(x), training))
-        x = self._norm3(self._conv3(x), training)
+        shortcut = self._project(x, training) if self._project else x
+        for layer in self._layers:
+            x = layer(x, training)
         return tf.nn.relu(shortcut + x)
 
 
@@ -71,53 +68,52 @@ class BottleneckV2(tf.Module):
     ):
         super().__init__()
         inner = filters // 4
+        conv = functools.partial(Conv, scope, weight_decay=weight_decay)
         self._residual = residual
-        self._norm1 = BatchNorm(scope, channels)
         self._project = None
         if stride > 1 or filters != channels:
-            self._project = Conv(scope, channels, filters, 1, stride, weight_decay=weight_decay)
-        self._conv1 = Conv(scope, channels, inner, 1, weight_decay=weight_decay)
-        self._norm2 = BatchNorm(scope, inner)
-        self._conv2 = Conv(scope, inner, inner, 3, stride, weight_decay=weight_decay)
-        self._norm3 = BatchNorm(scope, inner)
-        self._conv3 = Conv(scope, inner, filters, 1, weight_decay=weight_decay)
+            self._project = conv(channels, filters, 1, stride)
+        self._norms = [BatchNorm(scope, size) for size in (channels, inner, inner)]
+        self._convs = [
+            conv(channels, inner, 1),
+            conv(inner, inner, 3, stride),
+            conv(inner, filters, 1),
+        ]
 
     def __call__(self, x: tf.Tensor, training: bool, update: bool = True) -> tf.Tensor:
         """[N, H, W, channels] -> [N, H / stride, W / stride, filters]; `update` as `BatchNorm`."""
         shortcut = x
-        x = tf.nn.relu(self._norm1(x, training, update))
-        if self._project:
-            shortcut = self._project(x)
-        x = self._conv1(x)
-        x = self._conv2(tf.nn.relu(self._norm2(x, training, update)))
-        x = self._conv3(tf.nn.relu(self._norm3(x, training, update)))
+        for number, (norm, conv) in enumerate(zip(self._norms, self._convs)):
+            x = tf.nn.relu(norm(x, training, update))
+            if self._project and number == 0:
+                shortcut = self._project(x)
+            x = conv(x)
         return x + shortcut if self._residual else x
 
 
 class Root(tf.Module):
     """The first convolution and, on images of usual size, a max pooling.
 
+    With `small_root` the convolution is 3x3 without pooling, for images of some 32 to 96 pixels;
+    otherwise it is 7x7, with a 3x3 pooling of stride 2.
+
     Args:
         filters: number of the output's channels.
-        stride: stride of the convolution; a small root has stride 1.
-        small: whether images have only some 32 to 96 pixels, so that the convolution is 3x3 without
-            pooling; otherwise it is 7x7, with a 3x3 pooling of stride 2.
         activated: whether to normalise and activate between convolution and pooling.
     """
 
     def __init__(
         self,
+        network: Network,
         scope: Scope,
         channels: int,
         filters: int,
-        stride: int,
-        small: bool,
-        activated: bool,
-        weight_decay: float,
+        activated: bool = False,
+        weight_decay: float = 0.0,
     ):
         super().__init__()
-        size, stride = (3, 1) if small else (7, stride)
-        self._pooled = not small
+        size, stride = (3, 1) if network.small_root else (7, 1 if network.patch_strides else 2)
+        self._pooled = not network.small_root
         self._conv = Conv(scope, channels, filters, size, stride, weight_decay=weight_decay)
         self._norm = BatchNorm(scope, filters) if activated else None
 
@@ -147,15 +143,7 @@ class ResNet50(tf.Module):
             raise ValueError("mode v1 always ends in a ReLU: last_relu=False needs mode v2")
         width = whole_filters(network.filters_factor)
         bottleneck = BottleneckV1 if mode == "v1" else BottleneckV2
-        self._root = Root(
-            scope,
-            image[2],
-            width,
-            stride=1 if network.patch_strides else 2,
-            small=network.small_root,
-            activated=mode == "v1",
-            weight_decay=weight_decay,
-        )
+        self._root = Root(network, scope, image[2], width, mode == "v1", weight_decay)
         channels, filters = width, 4 * width
         strides = (1, 2, 2, 1) if network.patch_strides else (1, 2, 2, 2)
         self._blocks: List[List[tf.Module]] = []
@@ -170,7 +158,7 @@ class ResNet50(tf.Module):
             filters *= 2
         self._norm = BatchNorm(scope, channels) if mode == "v2" else None
         self._last_relu = last_relu
-        self._logits = Conv(scope, channels, outputs, 1, weight_decay=weight_decay, bias=0)
+        self._logits = Logits(scope, channels, outputs, weight_decay)
 
     def __call__(self, image: tf.Tensor, training: bool) -> Tuple[tf.Tensor, Dict[str, tf.Tensor]]:
         """Logits and end points.
@@ -193,10 +181,7 @@ class ResNet50(tf.Module):
             x = self._norm(x, training)
             if self._last_relu:
                 x = tf.nn.relu(x)
-        x = tf.reduce_mean(tf.cast(x, tf.float32), axis=[1, 2], keepdims=True)
-        end_points["pre_logits"] = tf.squeeze(x, [1, 2])
-        logits = end_points["logits"] = tf.squeeze(self._logits(x), [1, 2])
-        return logits, end_points
+        return self._logits(x, end_points)
 
 
 def whole_filters(filters_factor: float, unit: int = 16) -> int:

@@ -9,8 +9,8 @@ from typing import Any, Dict, List, Sequence, Tuple
 import tensorflow as tf
 
 from ..recipes import Network
-from .layers import BatchNorm, Conv, Scope, Shape, max_pool
-from .resnet import UNITS, BottleneckV2, whole_filters
+from .layers import BatchNorm, Logits, Scope, Shape
+from .resnet import UNITS, BottleneckV2, Root, whole_filters
 
 Pair = Tuple[tf.Tensor, tf.Tensor]
 
@@ -147,9 +147,7 @@ class RevNet50(tf.Module):
     ):
         super().__init__()
         width = 4 * whole_filters(network.filters_factor)
-        size, stride = (3, 1) if network.small_root else (7, 1 if network.patch_strides else 2)
-        self._pooled = not network.small_root
-        self._root = Conv(scope, image[2], width, size, stride)
+        self._root = Root(network, scope, image[2], width)
         self._strides = (2, 2, 1) if network.patch_strides else (2, 2, 2)
         self._blocks = [
             ReversibleBlock(scope, width << number, units, weight_decay, network.reversible)
@@ -157,15 +155,12 @@ class RevNet50(tf.Module):
         ]
         self._norm = BatchNorm(scope, width << 3)
         self._last_relu = network.last_relu
-        self._logits = Conv(scope, width << 3, outputs, 1, weight_decay=weight_decay, bias=0)
+        self._logits = Logits(scope, width << 3, outputs, weight_decay)
 
     def __call__(self, image: tf.Tensor, training: bool) -> Tuple[tf.Tensor, Dict[str, tf.Tensor]]:
         """Logits and end points, as `ResNet50`."""
         end_points = {}
-        x = self._root(image)
-        if self._pooled:
-            x = max_pool(x, 3, 2)
-        x = end_points["after_root"] = tf.cast(x, tf.float32)
+        x = end_points["after_root"] = tf.cast(self._root(image, training), tf.float32)
         for number, block in enumerate(self._blocks, 1):
             if number > 1:
                 x = _halve(x, self._strides[number - 2])
@@ -173,10 +168,7 @@ class RevNet50(tf.Module):
         x = self._norm(x, training)
         if self._last_relu:
             x = tf.nn.relu(x)
-        x = tf.reduce_mean(x, axis=[1, 2], keepdims=True)
-        end_points["pre_logits"] = tf.squeeze(x, [1, 2])
-        logits = end_points["logits"] = tf.squeeze(self._logits(x), [1, 2])
-        return logits, end_points
+        return self._logits(x, end_points)
 
 
 def _halve(x: tf.Tensor, stride: int) -> tf.Tensor:

@@ -1,43 +1,16 @@
 """VGG19 (Simonyan and Zisserman, 2014) with batch normalisation and a widening factor."""
 
+import functools
 from typing import Dict, List, Tuple
 
 import tensorflow as tf
 
 from ..recipes import Network
-from .layers import BatchNorm, Conv, Scope, Shape, max_pool
+from .layers import ConvNorm, Logits, Scope, Shape, max_pool
 from .resnet import whole_filters
 
 # Convolutions of each block, and their channels as multiples of the first block's.
 _BLOCKS = ((2, 1), (2, 2), (4, 4), (4, 8), (4, 8))
-
-
-class ConvBatchNormReLU(tf.Module):
-    """A convolution without bias, batch normalisation, ReLU.
-
-    Args:
-        size: side of the kernel.
-        padding: see `Conv`.
-    """
-
-    def __init__(
-        self,
-        scope: Scope,
-        channels: int,
-        filters: int,
-        size: int,
-        padding: str,
-        weight_decay: float,
-    ):
-        super().__init__()
-        self._conv = Conv(
-            scope, channels, filters, size, padding=padding, weight_decay=weight_decay
-        )
-        self._norm = BatchNorm(scope, filters)
-
-    def __call__(self, x: tf.Tensor, training: bool) -> tf.Tensor:
-        """[N, H, W, channels] -> [N, H', W', filters]."""
-        return tf.nn.relu(self._norm(self._conv(x), training))
 
 
 class VGG19(tf.Module):
@@ -63,19 +36,18 @@ class VGG19(tf.Module):
             )
         filters = whole_filters(network.filters_factor, 8)
         self._side = height // 32
-        self._blocks: List[List[ConvBatchNormReLU]] = []
+        layer = functools.partial(ConvNorm, scope, weight_decay=weight_decay)
+        self._blocks: List[List[ConvNorm]] = []
         for convolutions, multiple in _BLOCKS:
             block = []
             for _ in range(convolutions):
-                block.append(
-                    ConvBatchNormReLU(scope, channels, multiple * filters, 3, "fixed", weight_decay)
-                )
+                block.append(layer(channels, multiple * filters, 3))
                 channels = multiple * filters
             self._blocks.append(block)
         units = 64 * filters
-        self._fc6 = ConvBatchNormReLU(scope, channels, units, self._side, "valid", weight_decay)
-        self._fc7 = ConvBatchNormReLU(scope, units, units, 1, "valid", weight_decay)
-        self._logits = Conv(scope, units, outputs, 1, weight_decay=weight_decay, bias=0)
+        self._fc6 = layer(channels, units, self._side, padding="valid")
+        self._fc7 = layer(units, units, 1, padding="valid")
+        self._logits = Logits(scope, units, outputs, weight_decay)
 
     def __call__(self, image: tf.Tensor, training: bool) -> Tuple[tf.Tensor, Dict[str, tf.Tensor]]:
         """Logits and end points.
@@ -105,8 +77,4 @@ class VGG19(tf.Module):
             end_points[f"block{number}"] = x
             x = max_pool(x, 2, 2, "valid")
         x = end_points["fc6"] = self._fc6(x, training)
-        x = tf.cast(self._fc7(x, training), tf.float32)
-        x = tf.reduce_mean(x, axis=[1, 2], keepdims=True)
-        end_points["pre_logits"] = tf.squeeze(x, [1, 2])
-        logits = end_points["logits"] = tf.squeeze(self._logits(x), [1, 2])
-        return logits, end_points
+        return self._logits(self._fc7(x, training), end_points)
