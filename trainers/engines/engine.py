@@ -6,6 +6,7 @@ tells a `Follower` what each of them gave.
 """
 
 import abc
+import collections
 import contextlib
 from typing import (
     TYPE_CHECKING,
@@ -27,9 +28,10 @@ import tensorflow as tf
 from pretexture.loader import Batch, Loader
 from pretexture.loader.console.interrupt import Interrupt
 
+from ..networks.layers import Scope
 from ..recipes import Recipe
 from ..runs.skipped import replaced
-from ..tasks.task import Task
+from ..tasks.task import Model, Task
 from . import optimization
 
 if TYPE_CHECKING:
@@ -193,7 +195,6 @@ class Engine(abc.ABC):
     """
 
     counts_all = True
-    parameters: int
 
     def __init__(
         self,
@@ -210,6 +211,16 @@ class Engine(abc.ABC):
         self._spec = spec
         self._seed = seed
         self._rate = optimization.schedule(recipe, steps_per_epoch)
+        trained = self._build().trained.values()
+        self.parameters = sum(int(np.prod(v.shape.as_list())) for v in trained)
+
+    @abc.abstractmethod
+    def _build(self) -> Scope:
+        """The last part of the constructor: makes the model; returns the scope of its variables."""
+
+    def _model_in(self, scope: Scope, dtype: tf.DType) -> Model:
+        """The task's model, its variables in a scope, that computes in a type."""
+        return self._task.model(self._recipe, scope, self._spec.image.shape[-3:], dtype)
 
     @property
     @abc.abstractmethod
@@ -298,6 +309,32 @@ def padded(batch: Any, size: int) -> Any:
         np.concatenate([label, np.zeros((missing, *label.shape[1:]), label.dtype)]),
         np.concatenate([index, np.full(missing, -1, index.dtype)]),
     )
+
+
+class Sums:
+    """What batches of an epoch give, added up.
+
+    Args:
+        after: is called after each batch; see `Engine.measure`.
+
+    Attributes:
+        images: number of images so far.
+        sums: the sums so far of loss and metrics by name.
+    """
+
+    def __init__(self, after: Callable[[int, int], None]):
+        self.images = 0
+        self.sums: Dict[str, float] = collections.defaultdict(float)
+        self._after = after
+        self._batches = 0
+
+    def add(self, images: int, sums: Mapping[str, Any]) -> None:
+        """Adds a batch's number of images and its sums."""
+        self.images += int(images)
+        for name, value in sums.items():
+            self.sums[name] += float(value)
+        self._batches += 1
+        self._after(self._batches, self.images)
 
 
 def counted_sums(values: Mapping[str, tf.Tensor], index: tf.Tensor) -> Dict[str, tf.Tensor]:

@@ -18,13 +18,12 @@ from pretexture.loader.console.interrupt import Interrupt
 from pretexture.loader.tensorflow import dataset
 
 from ..networks.layers import Scope
-from ..recipes import Recipe
 from ..runs import checkpoints
 from ..runs.skipped import each_once
 from ..tasks.task import Batch, Model, Task, objective
 from . import ascend, engine, optimization, sessions
 from .devices import choose_gpus, cluster
-from .engine import Place, StepResult, Wishes, counted_sums, endless, padded
+from .engine import Place, StepResult, Sums, Wishes, counted_sums, endless, padded
 from .meeting import together
 from .npu_options import DEFAULTS, NpuOptions
 
@@ -79,19 +78,11 @@ class Engine(engine.Engine):
 
     counts_all = False
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        task: Task,
-        spec: Any,
-        steps_per_epoch: int,
-        seed: int,
-        place: Optional[Place] = None,
-    ):
-        super().__init__(recipe, task, spec, steps_per_epoch, seed, place)
-        if recipe.precision != "float32":
+    def _build(self) -> Scope:
+        precision = self._recipe.precision
+        if precision != "float32":
             raise ValueError(
-                f"precision {recipe.precision}: TensorFlow {tf.__version__} computes in float32; "
+                f"precision {precision}: TensorFlow {tf.__version__} computes in float32; "
                 f"use --precision float32 (for an NPU, --precision-mode chooses the type)"
             )
         self._npu = self.place if isinstance(self.place, BridgeNpu) else None
@@ -99,9 +90,7 @@ class Engine(engine.Engine):
         self._made = 0
         self._values: Callable[[], Dict[str, np.ndarray]] = self._initial
         with tf.Graph().as_default():
-            _, scope = self._model()
-            trained = [v for v in scope.variables.values() if v.trainable]
-        self.parameters = sum(int(np.prod(v.shape.as_list())) for v in trained)
+            return self._model()[1]
 
     @property
     def step(self) -> int:
@@ -162,15 +151,15 @@ class Engine(engine.Engine):
         size = loader.batch_size
         spec = Batch(*(tf.TensorSpec((size, *part.shape[1:]), part.dtype) for part in self._spec))
         source = _Source(((batch, 0) for batch in each_once(loader)), spec, self._task, size)
-        hook = _Sums(after)
+        total = Sums(after)
         self._run(
             source,
             1,
             lambda estimator, feed: estimator.evaluate(
-                feed, hooks=[hook], checkpoint_path=self._path
+                feed, hooks=[_Measuring(total)], checkpoint_path=self._path
             ),
         )
-        return hook.images, hook.sums
+        return total.images, total.sums
 
     def _run(self, source: Any, loop: int, go: Callable[[Any, Any], Any]) -> None:
         folder = tempfile.mkdtemp(prefix="pretexture-")
@@ -202,10 +191,9 @@ class Engine(engine.Engine):
         )
         return tf.estimator.Estimator(self._model_fn, config=config)
 
-    def _model(self) -> Any:
+    def _model(self) -> Tuple[Model, Scope]:
         scope = Scope(self._task.scope, self._seed)
-        image = self._spec.image.shape[-3:]
-        return self._task.model(self._recipe, scope, image, tf.float32), scope
+        return self._model_in(scope, tf.float32), scope
 
     def _model_fn(self, features: Mapping[str, tf.Tensor], labels: tf.Tensor, mode: str) -> Any:
         batch = Batch(features["image"], labels, features["index"])
@@ -222,8 +210,7 @@ class Engine(engine.Engine):
                 loss=tf.reduce_mean(values["loss"]),
                 scaffold=v1.train.Scaffold(saver=v1.train.Saver(variables)),
             )
-        trained = {name: v for name, v in scope.variables.items() if v.trainable}
-        total, train_op, optimizer_state, values = self._train(model, batch, step, trained)
+        total, train_op, optimizer_state, values = self._train(model, batch, step, scope.trained)
         state = {**variables, **optimizer_state}
         found = {v.op.name: v for v in v1.global_variables()}
         scale = {name: found[name] for name in ("loss_scale", "good_steps") if name in found}
@@ -403,14 +390,11 @@ class _Training(v1.train.SessionRunHook):
         self._engine._values = lambda: values
 
 
-class _Sums(v1.train.SessionRunHook):
+class _Measuring(v1.train.SessionRunHook):
     """Adds up what each batch gives."""
 
-    def __init__(self, after: Callable[[int, int], None]):
-        self.images = 0
-        self.sums: Dict[str, float] = {}
-        self._after = after
-        self._batches = 0
+    def __init__(self, total: Sums):
+        self._total = total
 
     def begin(self) -> None:
         (self._fetches,) = v1.get_collection(_FETCHES)
@@ -419,9 +403,4 @@ class _Sums(v1.train.SessionRunHook):
         return v1.train.SessionRunArgs(self._fetches)
 
     def after_run(self, run_context: Any, run_values: Any) -> None:
-        counted, sums = run_values.results
-        for name, value in sums.items():
-            self.sums[name] = self.sums.get(name, 0.0) + float(value)
-        self.images += int(counted)
-        self._batches += 1
-        self._after(self._batches, self.images)
+        self._total.add(*run_values.results)

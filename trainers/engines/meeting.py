@@ -6,9 +6,9 @@ listens afterwards.
 
 Both sides prove that they know the secret of the run without sending it. The first worker sends a
 random challenge. Another worker answers with its number, a challenge of its own, and the
-HMAC-SHA256 of the run, both challenges and its number. The first worker answers with an HMAC of the
-same. A connection that cannot do that, or is silent for a few seconds, does not count. Each is heard
-in a thread of its own, so it delays nobody.
+HMAC-SHA256 of the run, both challenges and its number. The first worker answers with an HMAC of
+the same. A connection that cannot do that, or is silent for a few seconds, does not count. Each is
+heard in a thread of its own, so it delays nobody.
 """
 
 import contextlib

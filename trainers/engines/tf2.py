@@ -4,18 +4,16 @@ import contextlib
 import time
 from typing import Any, Dict, Mapping, Optional, Tuple
 
-import numpy as np
 import tensorflow as tf
 from pretexture.loader.console.interrupt import Interrupt
 
 from ..networks.layers import Scope
-from ..recipes import Recipe
 from ..runs import checkpoints
 from ..runs.skipped import each_once
-from ..tasks.task import Batch, Task, objective
+from ..tasks.task import Batch, objective
 from . import ascend, engine, optimization
 from .devices import choose_gpus, cluster
-from .engine import Place, StepResult, Wishes, counted_sums, endless, padded
+from .engine import Place, StepResult, Sums, Wishes, counted_sums, endless, padded
 from .meeting import meet, together
 from .npu_options import DEFAULTS, NpuOptions
 from .places import Npu, Strategy
@@ -84,27 +82,18 @@ def open_device(name: str, devices: int = 1, npu: NpuOptions = DEFAULTS) -> Plac
 class Engine(engine.Engine):
     """Makes one step for each call of a compiled function."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        task: Task,
-        spec: Any,
-        steps_per_epoch: int,
-        seed: int,
-        place: Optional[Place] = None,
-    ):
-        super().__init__(recipe, task, spec, steps_per_epoch, seed, place)
-        dtype = compute_dtype(recipe.precision)
+    def _build(self) -> Scope:
+        dtype = compute_dtype(self._recipe.precision)
         with self.place.scope():
-            scope = Scope(task.scope, seed)
-            self._model = task.model(recipe, scope, spec.image.shape[-3:], dtype)
+            scope = Scope(self._task.scope, self._seed)
+            self._model = self._model_in(scope, dtype)
             self._step = optimization.counter("global_step", 0, tf.int64)
-            self._optimizer = optimization.optimizer(recipe, self._rate, self._step)
-            self._scaling = self.place.loss_scale(recipe, self._optimizer, dtype)
+            self._optimizer = optimization.optimizer(self._recipe, self._rate, self._step)
+            self._scaling = self.place.loss_scale(self._recipe, self._optimizer, dtype)
         self._variables = {**scope.variables, "global_step": self._step}
-        self._trained = {name: v for name, v in scope.variables.items() if v.trainable}
+        self._trained = scope.trained
         self._train_step: Optional[Any] = None
-        self.parameters = sum(int(np.prod(v.shape.as_list())) for v in self._trained.values())
+        return scope
 
     @property
     def step(self) -> int:
@@ -142,17 +131,13 @@ class Engine(engine.Engine):
                 return
 
     def measure(self, loader: engine.Batches, after: Any) -> Tuple[int, Dict[str, float]]:
-        images = 0
-        sums: Dict[str, float] = {}
-        for number, batch in enumerate(each_once(loader), 1):
+        total = Sums(after)
+        for batch in each_once(loader):
             self._task.check_labels(batch.label, batch.index)
             # The last batch is padded, so that shapes never change.
             found = self._evaluate_step(_tensors(padded(batch, loader.batch_size)))
-            for name, value in found.items():
-                sums[name] = sums.get(name, 0.0) + float(value)
-            images += int((batch.index >= 0).sum())
-            after(number, images)
-        return images, sums
+            total.add((batch.index >= 0).sum(), found)
+        return total.images, total.sums
 
     def state(self) -> Mapping[str, Any]:
         with together(self.place.workers):
