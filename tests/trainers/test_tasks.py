@@ -77,11 +77,11 @@ def test_embeddings_are_interleaved_channel_by_channel():
 
 def test_the_patch_head_is_two_layers_with_batch_norm_between():
     scope = Scope()
-    head = patches.PatchHead(scope, 18, 4096, 7)
+    head = patches.RelativePatchLocation(9, 4096).head(scope)
     v = scope.variables
     shapes = {name: variable.shape.as_list() for name, variable in v.items()}
     assert shapes["module/conv2d/kernel"] == [1, 1, 18, 4096]
-    assert shapes["module/conv2d_1/kernel"] == [1, 1, 4096, 7]
+    assert shapes["module/conv2d_1/kernel"] == [1, 1, 4096, 8]
     assert set(value(v["module/conv2d/bias"])) == {np.float32(0.1)}
     assert set(value(v["module/conv2d_1/bias"])) == {0}
     mean = np.arange(4096, dtype=np.float32) / 4096

@@ -2,45 +2,14 @@
 
 from typing import Any, Callable, Dict, Mapping, Optional, Tuple
 
-import numpy as np
 import tensorflow as tf
 
-from ..networks.layers import Conv, Scope, dropout, fold
+from ..networks.layers import Scope, fold
 from ..recipes import Recipe
-from .supervised import check_classes, class_metrics
-from .task import Batch, Model, Task
+from .supervised import Supervised, class_metrics
+from .task import Batch, Head, Model
 
 Features = Callable[[tf.Tensor], Dict[str, tf.Tensor]]
-
-
-class Head(tf.Module):
-    """A linear classifier, or two layers with a ReLU and a dropout of 0.5 between them.
-
-    Args:
-        scope: names the layers and makes their variables.
-        features: length of the input.
-        hidden: number of hidden units; 0 for a linear classifier.
-        classes: number of classes.
-        weight_decay: weight decay of the kernels.
-    """
-
-    def __init__(self, scope: Scope, features: int, hidden: int, classes: int, weight_decay: float):
-        super().__init__()
-        self._hidden = None
-        if hidden:
-            self._hidden = Conv(scope, features, hidden, 1, weight_decay=weight_decay, bias=0)
-        self._classes = Conv(
-            scope, hidden or features, classes, 1, weight_decay=weight_decay, bias=0
-        )
-
-    def __call__(self, x: tf.Tensor, training: bool, key: Optional[tf.Tensor]) -> tf.Tensor:
-        """Float32 [N, features] -> logits [N, classes]; dropout depends on `key`."""
-        x = x[:, tf.newaxis, tf.newaxis, :]
-        if self._hidden:
-            x = tf.nn.relu(self._hidden(x))
-            if training:
-                x = dropout(x, 0.5, key)
-        return tf.squeeze(self._classes(x), [1, 2])
 
 
 class Heads(tf.Module):
@@ -51,7 +20,7 @@ class Heads(tf.Module):
         self.heads = dict(heads)
 
 
-class Linear(Task):
+class Linear(Supervised):
     """Which class is the image of? One head for each end point; all are trained at once.
 
     Args:
@@ -64,7 +33,7 @@ class Linear(Task):
     scope = "linear"
 
     def __init__(self, recipe: Recipe, features: Features, sizes: Mapping[str, int]):
-        self.outputs = recipe.num_classes
+        super().__init__(recipe.num_classes)
         self._features = features
         self._sizes = dict(sizes)
 
@@ -76,10 +45,6 @@ class Linear(Task):
             for name, size in self._sizes.items()
         }
         return Model(None, Heads(heads))
-
-    def check_labels(self, label: np.ndarray, index: np.ndarray) -> None:
-        """Raises ValueError for a label that is not a class."""
-        check_classes(label, index, self.outputs)
 
     def loss(
         self, model: Model, batch: Batch, training: bool, key: Optional[tf.Tensor] = None

@@ -15,44 +15,11 @@ from pretexture.loader.language import ops
 from pretexture.loader.language.steps import Jigsaw as JigsawStep
 from pretexture.loader.language.steps import Pair
 
-from ..networks.layers import BatchNorm, Conv, Scope, draws, dropout, fold, truncated_normal
-from .task import Batch, Model, Task, classification
+from ..networks.layers import Scope, draws, fold, truncated_normal
+from .task import Batch, Head, Model, Task, classification
 
 PATCHES = 9
 CENTRE = 4
-
-
-class PatchHead(tf.Module):
-    """Two layers on a sequence of embeddings, as AlexNet's fc7 and fc8.
-
-    The hidden layer has batch normalisation (momentum 0.997, epsilon 1e-5), ReLU and a dropout of
-    0.5. The weight decay is 5e-4.
-
-    Args:
-        scope: names the layers and makes their variables.
-        features: length of the sequence times length of an embedding.
-        units: number of hidden units; 4096 as published.
-        classes: number of classes.
-    """
-
-    def __init__(self, scope: Scope, features: int, units: int, classes: int):
-        super().__init__()
-        normal = truncated_normal(0.005)
-        self._hidden = Conv(
-            scope, features, units, 1, weight_decay=5e-4, initializer=normal, bias=0.1
-        )
-        self._norm = BatchNorm(scope, units, momentum=0.997, epsilon=1e-5)
-        self._classes = Conv(
-            scope, units, classes, 1, weight_decay=5e-4, initializer=normal, bias=0
-        )
-
-    def __call__(self, x: tf.Tensor, training: bool, key: Optional[tf.Tensor]) -> tf.Tensor:
-        """Float32 [N, features] -> logits [N, classes]; `key` as for `Task.loss`."""
-        x = self._hidden(x[:, tf.newaxis, tf.newaxis, :])
-        x = tf.nn.relu(self._norm(x, training))
-        if training:
-            x = dropout(x, 0.5, fold(key, 1))
-        return tf.squeeze(self._classes(x), [1, 2])
 
 
 def concatenate(embeddings: tf.Tensor, sequences: tf.Tensor) -> tf.Tensor:
@@ -77,7 +44,7 @@ class PatchTask(Task):
     Args:
         sequences: integers [classes, K]: row i holds the patches of class i in order.
         embed_dim: length of a patch's embedding.
-        head_units: see `PatchHead`.
+        head_units: number of hidden units of the head; 4096 as published.
     """
 
     views = (PATCHES,)
@@ -88,9 +55,18 @@ class PatchTask(Task):
         self._head_units = head_units
 
     def head(self, scope: Scope) -> tf.Module:
-        """A `PatchHead` over all classes."""
+        """Two layers over all classes, as AlexNet's fc7 and fc8; see `Head`."""
         classes, places = self.sequences.shape
-        return PatchHead(scope, places * self.outputs, self._head_units, classes)
+        return Head(
+            scope,
+            places * self.outputs,
+            self._head_units,
+            classes,
+            weight_decay=5e-4,
+            initializer=truncated_normal(0.005),
+            bias=0.1,
+            normalized=True,
+        )
 
     def check(self, pipeline: Pipeline) -> None:
         """See `Task.check`; the pipeline may not shuffle or choose patches."""
@@ -114,7 +90,8 @@ class PatchTask(Task):
         labels = self.questions(training, key)
         x = concatenate(embeddings, tf.gather(self.sequences, labels))
         _, questions, features = x.shape.as_list()
-        logits = model.head(tf.reshape(x, [-1, features]), training, key)
+        head_key = None if key is None else fold(key, 1)
+        logits = model.head(tf.reshape(x, [-1, features]), training, head_key)
         logits = tf.reshape(logits, [-1, questions, len(self.sequences)])
         return classification(logits, tf.tile(labels[tf.newaxis], [tf.shape(logits)[0], 1]))
 
@@ -129,7 +106,7 @@ class Jigsaw(PatchTask):
         permutations: the set, as the pipeline's step `jigsaw` names it.
         per_batch: number of permutations in a training step.
         embed_dim: length of a patch's embedding.
-        head_units: see `PatchHead`.
+        head_units: see `PatchTask`.
     """
 
     name = "jigsaw"

@@ -1,6 +1,7 @@
 """What a pretext task is: a head on a network, and a loss for a batch."""
 
 import abc
+import functools
 from typing import Any, Dict, NamedTuple, Optional, Tuple
 
 import numpy as np
@@ -8,7 +9,15 @@ import tensorflow as tf
 from pretexture.loader import Pipeline
 
 from .. import networks
-from ..networks.layers import Scope, l2_penalty
+from ..networks.layers import (
+    BatchNorm,
+    Conv,
+    Initializer,
+    Scope,
+    dropout,
+    glorot_uniform,
+    l2_penalty,
+)
 from ..recipes import Recipe
 
 
@@ -47,6 +56,51 @@ class Model(tf.Module):
         """Float32 [N, views…, H, W, C] -> the network's logits, float32 [N * views, outputs]."""
         image = tf.reshape(image, [-1, *image.shape.as_list()[-3:]])
         return self.network(tf.cast(image, self._dtype), training)[0]
+
+
+class Head(tf.Module):
+    """Logits from features: one layer, or two with a ReLU and a dropout of 0.5 between them.
+
+    Args:
+        scope: names the layers and makes their variables.
+        features: length of the input.
+        hidden: number of hidden units; 0 for a single layer.
+        classes: number of logits.
+        weight_decay: weight decay of the kernels.
+        initializer: initial values of the kernels.
+        bias: initial value of the hidden layer's bias.
+        normalized: whether the hidden layer has batch normalisation, with momentum 0.997 and
+            epsilon 1e-5.
+    """
+
+    def __init__(
+        self,
+        scope: Scope,
+        features: int,
+        hidden: int,
+        classes: int,
+        weight_decay: float,
+        initializer: Initializer = glorot_uniform,
+        bias: float = 0,
+        normalized: bool = False,
+    ):
+        super().__init__()
+        layer = functools.partial(
+            Conv, scope, size=1, weight_decay=weight_decay, initializer=initializer
+        )
+        self._hidden = layer(features, hidden, bias=bias) if hidden else None
+        self._norm = BatchNorm(scope, hidden, momentum=0.997, epsilon=1e-5) if normalized else None
+        self._classes = layer(hidden or features, classes, bias=0)
+
+    def __call__(self, x: tf.Tensor, training: bool, key: Optional[tf.Tensor]) -> tf.Tensor:
+        """Float32 [N, features] -> logits [N, classes]; dropout depends on `key`."""
+        x = x[:, tf.newaxis, tf.newaxis, :]
+        if self._hidden:
+            x = self._hidden(x)
+            x = tf.nn.relu(self._norm(x, training) if self._norm else x)
+            if training:
+                x = dropout(x, 0.5, key)
+        return tf.squeeze(self._classes(x), [1, 2])
 
 
 class Task(abc.ABC):
