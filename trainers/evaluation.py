@@ -1,5 +1,6 @@
 """Evaluates a checkpoint on its pretext task, with each image of a split once."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -23,7 +24,7 @@ from .runs.checkpoints import CheckpointError, Checkpoints, checkpoint_path
 from .runs.events import EventWriter
 from .runs.folder import WorkdirError, overlap, read_config
 from .runs.metrics import read_lines
-from .runs.mirror import Workdir, absolute, open_workdir
+from .runs.mirror import absolute, open_workdir
 
 
 class Evaluation:
@@ -70,12 +71,11 @@ class Evaluation:
         self._workdir = workdir
         self._data = data
         self._split = split or recipe.eval_split
+        self._stem = os.path.join(workdir, f"eval-{self._split}")
         self._pipeline = pipeline
         task = tasks.build(recipe)
-        if pipeline is None:
-            views = Pipeline(recipe.eval_pipeline or recipe.pipeline)
-        else:
-            views = presets.find(pipeline)
+        own = Pipeline(recipe.eval_pipeline or recipe.pipeline)
+        views = own if pipeline is None else presets.find(pipeline)
         task.check(views)
         # Random views, for tasks that are evaluated on such, are the same in every evaluation.
         reading = RecordOptions(**{**config.features, **(records or {})})
@@ -120,31 +120,26 @@ class Evaluation:
         result = {**about, **left_out(self._loader, images), **means}
         if self._pipeline is not None:
             return {**result, "pipeline": self._pipeline}
-        stem = os.path.join(self._workdir, f"eval-{self._split}")
-        write_text(f"{stem}.json", json.dumps(result, indent=2) + "\n")
-        lines = [line for line in read_lines(f"{stem}.jsonl") if line["step"] != step]
+        write_text(f"{self._stem}.json", json.dumps(result, indent=2) + "\n")
+        path = f"{self._stem}.jsonl"
+        lines = [line for line in read_lines(path) if line["step"] != step]
         lines = sorted([*lines, result], key=lambda line: line["step"])
-        write_text(f"{stem}.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
-        os.makedirs(stem, exist_ok=True)
-        events = EventWriter(stem, step - 1)
+        write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
+        os.makedirs(self._stem, exist_ok=True)
+        events = EventWriter(self._stem, step - 1)
         events.scalars(step, means)
         events.close()
         return result
 
     def done(self) -> Set[int]:
         """The steps that have been evaluated on this split."""
-        path = os.path.join(self._workdir, f"eval-{self._split}.jsonl")
-        return {line["step"] for line in read_lines(path)}
-
-    def close(self) -> None:
-        """Closes the loader."""
-        self._loader.close()
+        return {line["step"] for line in read_lines(f"{self._stem}.jsonl")}
 
     def __enter__(self) -> "Evaluation":
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self.close()
+        self._loader.close()
 
 
 def evaluate(
@@ -195,56 +190,42 @@ def follow(
 
     Raises: WorkdirError after `timeout`, and as `Evaluation`.
     """
-    with open_workdir(workdir, storage, "evaluate") as opened:
-        yield from _follow(opened, data, timeout, poll, {"storage": storage, **how})
-
-
-def _follow(
-    opened: Workdir,
-    data: str,
-    timeout: Optional[float],
-    poll: float,
-    how: Dict[str, Any],
-) -> Iterator[Dict[str, Any]]:
-    workdir = opened.folder
-    evaluation: Optional[Evaluation] = None
-    done: Set[int] = set()
-    seen = time.monotonic()
-    try:
+    with contextlib.ExitStack() as stack:
+        opened = stack.enter_context(open_workdir(workdir, storage, "evaluate"))
+        folder = opened.folder
+        evaluation: Optional[Evaluation] = None
+        done: Set[int] = set()
+        seen = time.monotonic()
         while True:
             try:
                 opened.pull()
             except FetchError as error:  # the URL may be reachable again before the run ends
                 print(printable(f"warning: {error}"), file=sys.stderr)
-            steps, total = _progress(workdir)
+            steps, total = _progress(folder)
+            if steps and evaluation is None:
+                evaluation = Evaluation(folder, data, storage=storage, **how)
+                stack.enter_context(evaluation)
+                done = evaluation.done()
             for step in steps:
-                if step in done:
+                if evaluation is None or step in done:
                     continue
-                if evaluation is None:
-                    evaluation = Evaluation(workdir, data, **how)
-                    done = evaluation.done()
-                    break
                 done.add(step)
                 try:
                     result = evaluation.run(step)
-                    _export(workdir, step)
+                    _export(folder, step)
                 except CheckpointError:
-                    if step in Checkpoints(workdir).steps:
+                    if step in Checkpoints(folder).steps:
                         raise
                     continue  # the run has removed the checkpoint meanwhile
                 opened.push()
                 yield result
                 seen = time.monotonic()
-            else:
-                if total is not None and total in done:
-                    return
-                if timeout is not None and time.monotonic() - seen > timeout:
-                    after = f"after step {max(done):,} of {total:,}" if done else "at all"
-                    raise WorkdirError(f"no checkpoint in {workdir} for {timeout:g} s, {after}")
-                time.sleep(poll)
-    finally:
-        if evaluation is not None:
-            evaluation.close()
+            if total is not None and total in done:
+                return
+            if timeout is not None and time.monotonic() - seen > timeout:
+                after = f"after step {max(done):,} of {total:,}" if done else "at all"
+                raise WorkdirError(f"no checkpoint in {folder} for {timeout:g} s, {after}")
+            time.sleep(poll)
 
 
 def _progress(workdir: str) -> Tuple[List[int], Optional[int]]:

@@ -196,62 +196,52 @@ def fit(training: Training, workdir: Workdir, say: Callable[[str], None]) -> Out
 
     Raises: as `pretrain`.
     """
-    try:
-        return _fit(training, say, workdir)
-    except OSError as error:
-        if not is_full(error):
-            raise
-        steps = Checkpoints(workdir.folder).steps
-        last = f"its last checkpoint is of step {steps[-1]:,}" if steps else "without a checkpoint"
-        raise OSError(
-            f"no space left on the device for {error.filename or workdir.folder}; the run ends, "
-            f"{last}: make room, and run the same command again to resume"
-        ) from error
-
-
-def _fit(training: Training, say: Callable[[str], None], workdir: Workdir) -> Outcome:
     options, engine, loader = training.options, training.engine, training.loader
     config, folder, place = training.config, workdir.folder, training.engine.place
-    chief = place.worker == 0
-
-    # If the first worker's copy of the run is newer than the URL, the others must see it.
-    if place.workers > 1:
-        if chief:
-            workdir.push()
-        engine.wait()
-        if not chief:
-            workdir.pull()
-
-    # Resume from the newest checkpoint.
-    checkpoints = Checkpoints(folder)
-    if checkpoints.latest:
-        check_config(folder, config)
-        state = engine.restore(checkpoints.latest)
-        own = {"batch_size": loader.batch_size, "shard": list(loader.shard)}
-        loader.load_state_dict({**state, **own})
-    engine.start()
-    first = engine.step
-    if chief:
-        write_config(folder, config)
-        data, storage = options.data, options.storage
-        for line in plan(config, data, options.workdir, storage, place.words, first):
-            say(printable(line))
-
-    # Train. A checkpoint takes all workers, so none is saved if one of them is stuck.
-    began = time.monotonic()
+    chief, several = place.worker == 0, place.workers > 1
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_telling_of_a_full_disk(folder))
+
+        # If the first worker's copy of the run is newer than the URL, the others must see it.
+        if several:
+            if chief:
+                workdir.push()
+            engine.wait()
+            if not chief:
+                workdir.pull()
+
+        # Resume from the newest checkpoint.
+        checkpoints = Checkpoints(folder)
+        if checkpoints.latest:
+            check_config(folder, config)
+            state = engine.restore(checkpoints.latest)
+            own = {"batch_size": loader.batch_size, "shard": list(loader.shard)}
+            loader.load_state_dict({**state, **own})
+        engine.start()
+        first, report = engine.step, None
+        if chief:
+            write_config(folder, config)
+            data, storage = options.data, options.storage
+            for line in plan(config, data, options.workdir, storage, place.words, first):
+                say(printable(line))
+
+        # Train. A checkpoint takes all workers, so none is saved if one of them is stuck.
+        began = time.monotonic()
         stack.enter_context(loader)
         interrupt = stack.enter_context(Interrupt(loader.close, place.workers))
-        report = None
         if chief:
             size, epoch = training.recipe.batch_size, config.steps_per_epoch
             report = Report(folder, first, config.steps, epoch, size, options.log_steps)
             stack.enter_context(report)
         loop = _Loop(training, workdir, checkpoints, report, interrupt)
-        if interrupt.signal is None or place.workers > 1:
-            with _quiet_if_asked(interrupt):
+        try:
+            if interrupt.signal is None or several:
                 engine.fit(loader, config.steps, loop, interrupt)
-        if interrupt.closed and place.workers > 1:
+        except ConnectionError:
+            if interrupt.signal is None:
+                raise
+            raise KeyboardInterrupt from None  # the others are gone because they were asked, too
+        if interrupt.closed and several:
             raise KeyboardInterrupt
         if engine.step < config.steps:
             loop.signal = loop.signal or interrupt.signal
@@ -260,26 +250,30 @@ def _fit(training: Training, say: Callable[[str], None], workdir: Workdir) -> Ou
 
     # Say what the run did.
     outcome = Outcome(engine.step, config.steps, loop.signal, chief, place.connected)
-    seconds = time.monotonic() - began
-    if loop.skipped and not (chief or engine.counts_all):
-        print(f"worker {place.worker}: {skipped_words(loop.skipped)}", file=sys.stderr)
     if chief:
-        step, signal_ = outcome.step, outcome.interrupted
-        log_steps, waited = options.log_steps, loop.waited
-        for line in result(config, folder, log_steps, first, step, signal_, seconds, waited):
+        seconds, steps = time.monotonic() - began, options.log_steps
+        last, ended = outcome.step, outcome.interrupted
+        for line in result(config, folder, steps, first, last, ended, seconds, loop.waited):
             say(printable(line))
+    elif loop.skipped and not engine.counts_all:
+        print(f"worker {place.worker}: {skipped_words(loop.skipped)}", file=sys.stderr)
     return outcome
 
 
 @contextlib.contextmanager
-def _quiet_if_asked(interrupt: Interrupt) -> Iterator[None]:
-    """After a signal it is not an error that other workers are gone, because they end too."""
+def _telling_of_a_full_disk(folder: str) -> Iterator[None]:
+    """Adds to the error of a full disk which checkpoint is the last one."""
     try:
         yield
-    except ConnectionError:
-        if interrupt.signal is None:
+    except OSError as error:
+        if not is_full(error):
             raise
-        raise KeyboardInterrupt from None
+        steps = Checkpoints(folder).steps
+        last = f"its last checkpoint is of step {steps[-1]:,}" if steps else "without a checkpoint"
+        raise OSError(
+            f"no space left on the device for {error.filename or folder}; the run ends, {last}: "
+            f"make room, and run the same command again to resume"
+        ) from error
 
 
 class _Loop(Follower):
