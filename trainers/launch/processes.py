@@ -2,13 +2,13 @@
 
 import collections
 import os
-import queue
 import signal
 import subprocess
 import sys
 import threading
 import time
-from typing import IO, Any, Deque, Dict, List, Sequence, Tuple
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from typing import IO, Any, Deque, Dict, List, Optional, Sequence, Tuple
 
 _TAIL = 20  # lines of standard error that are said again at the end
 _PATIENCE = 30.0  # seconds from a request to end to a kill
@@ -37,7 +37,6 @@ class Group:
         self._processes: List[subprocess.Popen[str]] = []
         self._tails: List[Deque[str]] = []
         self._readers: List[threading.Thread] = []
-        self._ended: queue.Queue[int] = queue.Queue()
         self._write = threading.Lock()
         self._started = False
         self._signal = 0
@@ -99,7 +98,6 @@ class Group:
         for reader in readers:
             reader.start()
         self._readers += readers
-        threading.Thread(target=self._note_end, args=(number,), daemon=True).start()
 
     def _copy(self, number: int, source: IO[str], target: Any) -> None:
         for line in source:
@@ -108,32 +106,26 @@ class Group:
                 if target is sys.stderr:
                     self._tails[number].append(line)
 
-    def _note_end(self, number: int) -> None:
-        self._processes[number].wait()
-        self._ended.put(number)
-
-    def _wait(self) -> Any:
+    def _wait(self) -> Optional[int]:
         """Waits until all have ended; returns the number of the first that failed, or None."""
         failed = None
         asked = deadline = float("inf")
-        left = len(self._processes)
-        while left:
-            try:
-                number = self._ended.get(timeout=0.2)
-            except queue.Empty:
+        with ThreadPoolExecutor(len(self._processes)) as pool:
+            running = {pool.submit(process.wait): i for i, process in enumerate(self._processes)}
+            while running:
+                for ended in wait(running, timeout=0.2, return_when=FIRST_COMPLETED).done:
+                    number, status = running.pop(ended), ended.result()
+                    if failed is None and status:
+                        failed = number
+                        deadline = time.monotonic() + _PATIENCE
+                        # Those that know already are left to save what they have.
+                        if not self._signal and status not in _ON_REQUEST:
+                            asked = time.monotonic() + _NOTICE
                 if time.monotonic() > asked:
                     self._send(signal.SIGTERM)
                     asked = float("inf")
                 if time.monotonic() > deadline:
                     self._send(signal.SIGKILL)
-                continue
-            left -= 1
-            if failed is None and self._processes[number].returncode:
-                failed = number
-                deadline = time.monotonic() + _PATIENCE
-                # Those that know already are left to save what they have.
-                if not self._signal and self._processes[number].returncode not in _ON_REQUEST:
-                    asked = time.monotonic() + _NOTICE
         return failed
 
     def _send(self, number: int) -> None:
