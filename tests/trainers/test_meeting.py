@@ -189,6 +189,40 @@ def test_connections_that_say_nothing_hold_up_nobody(no_hang):
         assert all(len(connection.recv(100)) == 33 for connection in silent)
 
 
+def test_of_too_many_connections_that_say_nothing_the_oldest_end_at_once(no_hang, monkeypatch):
+    monkeypatch.setattr(meeting, "_STRANGERS", 3)
+    monkeypatch.setattr(meeting, "_SILENCE", 60.0)
+    addresses = _addresses(2)
+    started = [_start(addresses, 0)]
+    with contextlib.ExitStack() as stack:
+        silent = [stack.enter_context(_connect(addresses)) for _ in range(8)]
+        for connection in silent[:5]:
+            with contextlib.suppress(ConnectionError):
+                assert len(connection.makefile("rb").read()) in (0, 33)
+        silent[-1].settimeout(0.3)
+        assert len(silent[-1].recv(100)) == 33
+        with pytest.raises(socket.timeout):
+            silent[-1].recv(100)
+        started.append(_start(addresses, 1))
+        for thread, outcome in started:
+            thread.join(30)
+            assert outcome == [True]
+
+
+def test_a_worker_that_comes_again_replaces_its_old_connection(no_hang):
+    addresses = _addresses(3)
+    first, _ = _start(addresses, 0, 3.0)
+    old, _ = _come(addresses, 1)
+    new, proof = _come(addresses, 1)
+    assert len(proof) == 64 and old.recv(100) == b""
+    new.settimeout(0.5)
+    with pytest.raises(socket.timeout):
+        new.recv(100)
+    first.join(30)
+    for connection in (old, new):
+        connection.close()
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "localhost"])
 def test_workers_meet_at_the_named_address_only(host, no_hang):
     port = several.port()

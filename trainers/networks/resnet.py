@@ -70,24 +70,24 @@ class BottleneckV2(tf.Module):
         inner = filters // 4
         conv = functools.partial(Conv, scope, weight_decay=weight_decay)
         self._residual = residual
-        self._project = None
-        if stride > 1 or filters != channels:
-            self._project = conv(channels, filters, 1, stride)
-        self._norms = [BatchNorm(scope, size) for size in (channels, inner, inner)]
-        self._convs = [
-            conv(channels, inner, 1),
-            conv(inner, inner, 3, stride),
-            conv(inner, filters, 1),
-        ]
+        projects = stride > 1 or filters != channels
+        self._norm1 = BatchNorm(scope, channels)
+        self._project = conv(channels, filters, 1, stride) if projects else None
+        self._conv1 = conv(channels, inner, 1)
+        self._norm2 = BatchNorm(scope, inner)
+        self._conv2 = conv(inner, inner, 3, stride)
+        self._norm3 = BatchNorm(scope, inner)
+        self._conv3 = conv(inner, filters, 1)
 
     def __call__(self, x: tf.Tensor, training: bool, update: bool = True) -> tf.Tensor:
         """[N, H, W, channels] -> [N, H / stride, W / stride, filters]; `update` as `BatchNorm`."""
         shortcut = x
-        for number, (norm, conv) in enumerate(zip(self._norms, self._convs)):
-            x = tf.nn.relu(norm(x, training, update))
-            if self._project and number == 0:
-                shortcut = self._project(x)
-            x = conv(x)
+        x = tf.nn.relu(self._norm1(x, training, update))
+        if self._project:
+            shortcut = self._project(x)
+        x = self._conv1(x)
+        x = self._conv2(tf.nn.relu(self._norm2(x, training, update)))
+        x = self._conv3(tf.nn.relu(self._norm3(x, training, update)))
         return x + shortcut if self._residual else x
 
 
