@@ -8,6 +8,7 @@ tells a `Follower` what each of them gave.
 import abc
 import collections
 import contextlib
+import time
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -291,11 +292,20 @@ class Engine(abc.ABC):
         """Returns when all workers have called it, so that none is missed while others work."""
 
 
-def endless(loader: Batches) -> Iterator[Tuple[Any, int]]:
-    """A loader's batches, epoch after epoch, each with its number of replaced records."""
-    while True:
-        for batch in loader:
-            yield batch, int(replaced(loader, batch).sum())
+def awaited(loader: Batches, interrupt: Interrupt) -> Iterator[Tuple[Any, int, float]]:
+    """A loader's batches, epoch after epoch, until it is closed after a signal.
+
+    Yields: a batch, its number of replaced records, and the seconds that it took to come.
+    """
+
+    def endless() -> Iterator[Any]:
+        while True:
+            yield from loader
+
+    asked = time.monotonic()
+    for batch in interrupt.awaited(endless()):
+        yield batch, int(replaced(loader, batch).sum()), time.monotonic() - asked
+        asked = time.monotonic()
 
 
 def padded(batch: Any, size: int) -> Any:

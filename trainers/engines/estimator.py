@@ -9,7 +9,6 @@ import collections
 import dataclasses
 import shutil
 import tempfile
-import time
 from typing import Any, Callable, Deque, Dict, Iterator, Mapping, Optional, Tuple
 
 import numpy as np
@@ -23,7 +22,7 @@ from ..runs.skipped import each_once
 from ..tasks.task import Batch, Model, Task, objective
 from . import ascend, engine, optimization, sessions
 from .devices import choose_gpus, cluster
-from .engine import Place, StepResult, Sums, Wishes, counted_sums, endless, padded
+from .engine import Place, StepResult, Sums, Wishes, awaited, counted_sums, padded
 from .meeting import together
 from .npu_options import DEFAULTS, NpuOptions
 
@@ -141,8 +140,7 @@ class Engine(engine.Engine):
         interrupt: Interrupt,
     ) -> bool:
         """Trains in loops of `loop` steps; returns False if the training ended early."""
-        batches = interrupt.awaited(endless(loader))
-        source = _Source(batches, loader.element_spec, self._task)
+        source = _Source(awaited(loader, interrupt), loader.element_spec, self._task)
         hook = _Training(self, source, follower, loop)
         self._run(source, loop, lambda e, feed: e.train(feed, hooks=[hook], max_steps=steps))
         return not (hook.stopped or interrupt.closed)
@@ -150,7 +148,7 @@ class Engine(engine.Engine):
     def measure(self, loader: engine.Batches, after: Any) -> Tuple[int, Dict[str, float]]:
         size = loader.batch_size
         spec = Batch(*(tf.TensorSpec((size, *part.shape[1:]), part.dtype) for part in self._spec))
-        source = _Source(((batch, 0) for batch in each_once(loader)), spec, self._task, size)
+        source = _Source(((batch, 0, 0.0) for batch in each_once(loader)), spec, self._task, size)
         total = Sums(after)
         self._run(
             source,
@@ -293,7 +291,7 @@ class _Source:
     """Batches as `pretexture.loader.tensorflow.dataset` takes them, checked and padded.
 
     Args:
-        batches: each with its number of replaced records.
+        batches: see `awaited`.
         spec: shapes and types of a batch.
         task: checks the labels.
         size: number of images to which batches are padded; None for no padding.
@@ -307,7 +305,7 @@ class _Source:
 
     def __init__(
         self,
-        batches: Iterator[Tuple[Any, int]],
+        batches: Iterator[Tuple[Any, int, float]],
         spec: Any,
         task: Task,
         size: Optional[int] = None,
@@ -322,12 +320,8 @@ class _Source:
 
     def __iter__(self) -> Iterator[Any]:
         try:
-            while True:
-                asked = time.monotonic()
-                batch, skipped = next(self._batches, (None, 0))
-                self.waited += time.monotonic() - asked
-                if batch is None:
-                    return
+            for batch, skipped, waited in self._batches:
+                self.waited += waited
                 self.skipped.append(skipped)
                 self._task.check_labels(batch.label, batch.index)
                 yield batch if self._size is None else padded(batch, self._size)

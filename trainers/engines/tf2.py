@@ -1,7 +1,6 @@
 """Steps as `tf.function`s, run eagerly: TensorFlow 2 on CPU, GPU and, by `npu_device`, on NPU."""
 
 import contextlib
-import time
 from typing import Any, Dict, Mapping, Optional, Tuple
 
 import tensorflow as tf
@@ -13,7 +12,7 @@ from ..runs.skipped import each_once
 from ..tasks.task import Batch, objective
 from . import ascend, engine, optimization
 from .devices import choose_gpus, cluster
-from .engine import Place, StepResult, Sums, Wishes, counted_sums, endless, padded
+from .engine import Place, StepResult, Sums, Wishes, awaited, counted_sums, padded
 from .meeting import meet, together
 from .npu_options import DEFAULTS, NpuOptions
 from .places import Npu, Strategy
@@ -111,19 +110,12 @@ class Engine(engine.Engine):
         interrupt: Optional[Interrupt] = None,
     ) -> None:
         interrupt = interrupt or Interrupt()
-        batches = interrupt.awaited(endless(loader))
-        step = self.step
         several = self.place.workers > 1
-        while step < steps:
-            asked = time.monotonic()
-            batch, skipped = next(batches, (None, 0))
-            if batch is None:
-                return
-            waited = time.monotonic() - asked
+        left = range(self.step + 1, steps + 1)
+        for step, (batch, skipped, waited) in zip(left, awaited(loader, interrupt)):
             wishes = follower.wishes() if several else Wishes()
             with interrupt.stepping() if several else contextlib.nullcontext():
                 values, agreed, skipped = self._make_step(batch, wishes, skipped)
-            step += 1
             if not several:
                 agreed = follower.wishes()
             image = batch.image if follower.shows(step) else None
