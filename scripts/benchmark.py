@@ -21,7 +21,7 @@ from pretexture.loader.console.paths import make_parent
 from pretexture.loader.shards.remote import is_url
 from pretexture.scripts import flags
 from pretexture.scripts.benchmarking import machine, report
-from pretexture.scripts.benchmarking.jobs import CONTENDERS, OURS, TASKS, Job, Outcome
+from pretexture.scripts.benchmarking.jobs import CONTENDERS, OURS, PAPER, SMALL, TASKS, Job, Outcome
 from pretexture.scripts.marked import replace_marked
 
 
@@ -69,6 +69,7 @@ def _run(args: argparse.Namespace) -> None:
         for task in titles
         for name in contenders
         if count <= (CONTENDERS[name].most_threads or count)
+        and (task != SMALL or CONTENDERS[name].small)
     ]
     for path in records.paths:
         _read(path)
@@ -113,7 +114,7 @@ def _publish(
     if args.json:
         result = {
             **about,
-            "pipelines": {task: str(presets.ALL[TASKS[task].preset]) for task in titles},
+            "pipelines": {task: str(presets.find(TASKS[task].pipeline)) for task in titles},
             "summaries": [
                 {"contender": key[0], "task": key[1], "threads": key[2], **_plain(summary)}
                 for key, summary in summaries.items()
@@ -327,9 +328,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--tasks",
         type=_names(list(TASKS)),
-        default=list(TASKS),
+        default=PAPER,
         metavar="A,B,…",
-        help=f"of {', '.join(TASKS)} (default: all)",
+        help=f"of {', '.join(TASKS)} (default: all but {SMALL}, which is for images of about 32 x "
+        "32 pixels)",
     )
     parser.add_argument(
         "--against",

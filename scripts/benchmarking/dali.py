@@ -84,7 +84,7 @@ def _graph(job: Job, indexes: List[str]) -> Tuple[Any, Any]:
     return _VIEWS[job.task](record["image/encoded"]), label
 
 
-def _crop(encoded: Any) -> Any:
+def _crop(encoded: Any, side: int = 224) -> Any:
     """Decodes and resizes an Inception crop."""
     crop = fn.decoders.image_random_crop(
         encoded,
@@ -93,7 +93,7 @@ def _crop(encoded: Any) -> Any:
         random_area=AREA,
         num_attempts=100,
     )
-    return fn.resize(crop, size=(224, 224), antialias=False)
+    return fn.resize(crop, size=(side, side), antialias=False)
 
 
 def _twist(image: Any, gray: Any = None) -> Any:
@@ -118,6 +118,10 @@ def _standardize(views: List[Any]) -> Any:
 
 def _supervised(encoded: Any) -> Any:
     return _finish(_twist(_crop(encoded)), mirror=fn.random.coin_flip())
+
+
+def _small(encoded: Any) -> Any:
+    return _finish(_twist(_crop(encoded, 32)), mirror=fn.random.coin_flip())
 
 
 def _rotation(encoded: Any) -> Any:
@@ -199,4 +203,5 @@ _VIEWS: Dict[str, Any] = {
     "jigsaw": _jigsaw,
     "eval": _eval,
     "eval_patches": _eval_patches,
+    "small": _small,
 }

@@ -29,7 +29,7 @@ def open(job: Job) -> "_Regions":
 class _Regions(Source):
     def __init__(self, job: Job):
         records = TFRecords(job.paths)
-        plan = presets.ALL[TASKS[job.task].preset].compile(job.training)
+        plan = presets.find(TASKS[job.task].pipeline).compile(job.training)
         self._batch_size = job.batch_size
         self._work: List[Tuple[bytes, Region]] = []
         count = min(len(records), IMAGES)

@@ -9,9 +9,14 @@ from typing import Any, Dict, Iterator, Mapping, NamedTuple, Optional, Tuple
 
 
 class Task(NamedTuple):
-    """A preset of `pretexture.loader.presets`, in training or in evaluation."""
+    """A pipeline, in training or in evaluation.
 
-    preset: str
+    Attributes:
+        pipeline: its text, or the name of a preset of `pretexture.loader.presets`.
+        training: whether random steps are random.
+    """
+
+    pipeline: str
     training: bool
 
 
@@ -23,7 +28,10 @@ TASKS = {
     "relative_patch_location": Task("PATCHES", True),
     "eval": Task("EVAL", False),
     "eval_patches": Task("EVAL_PATCHES", False),
+    "small": Task("inception(32)", True),
 }
+SMALL = "small"  # for images of about 32 x 32 pixels
+PAPER = [name for name in TASKS if name != SMALL]
 
 
 class Contender(NamedTuple):
@@ -35,6 +43,7 @@ class Contender(NamedTuple):
         about: what it is, in a line.
         dtypes: those that it can make.
         most_threads: largest number of threads that it can use; None if there is no limit.
+        small: whether it knows the task `small`.
     """
 
     module: str
@@ -42,6 +51,7 @@ class Contender(NamedTuple):
     about: str
     dtypes: Tuple[str, ...] = ("float32",)
     most_threads: Optional[int] = None
+    small: bool = True
 
 
 _TENSORFLOW = {"tensorflow": ("tensorflow", "tensorflow-cpu", "tensorflow_cpu")}
@@ -79,12 +89,16 @@ CONTENDERS = {
         "NVIDIA DALI on CPU, with its fused operators if they do the same",
     ),
     "opencv": Contender(
-        "opencv", _OPENCV, "OpenCV, one image at a time in Python threads, no colour distortion"
+        "opencv",
+        _OPENCV,
+        "OpenCV, one image at a time in Python threads, no colour distortion",
+        small=False,
     ),
     "torch": Contender(
         "pillow_torch",
         {"torch": ("torch",), "PIL": ("pillow",)},
         "PyTorch's `DataLoader` over Pillow transforms, worker processes for threads",
+        small=False,
     ),
     "decode": Contender(
         "decode",

@@ -20,7 +20,7 @@ class _Batches(Source):
         self._cache = tempfile.TemporaryDirectory(prefix="pretexture-benchmark-")
         self._loader = Loader(
             TFRecords(job.paths, row_index="off" if first else "auto", cache_dir=self._cache.name),
-            presets.ALL[TASKS[job.task].preset],
+            presets.find(TASKS[job.task].pipeline),
             job.batch_size,
             training=job.training,
             seed=job.seed,

@@ -150,6 +150,10 @@ class Published:
         """Inception preprocessing."""
         return self._inception(tf.image.decode_jpeg(encoded, channels=3))
 
+    def small(self, encoded: tf.Tensor) -> tf.Tensor:
+        """The same for views of 32 x 32 pixels."""
+        return self._inception(tf.image.decode_jpeg(encoded, channels=3), 32)
+
     def rotation(self, encoded: tf.Tensor) -> tf.Tensor:
         """The same, four times turned."""
         return _turns(self.supervised(encoded))
@@ -178,11 +182,11 @@ class Published:
         return tf.map_fn(tf.image.per_image_standardization, tf.stack(_cells(image, 0)))
 
     @staticmethod
-    def _inception(image: tf.Tensor) -> tf.Tensor:
+    def _inception(image: tf.Tensor, side: int = 224) -> tf.Tensor:
         image = tf.image.convert_image_dtype(image, tf.float32)
         begin, size = _window(tf.shape(image))
-        image = tf.image.resize(tf.slice(image, begin, size), [224, 224])
-        image.set_shape([224, 224, 3])
+        image = tf.image.resize(tf.slice(image, begin, size), [side, side])
+        image.set_shape([side, side, 3])
         image = _distort(tf.image.random_flip_left_right(image))
         return (image - 0.5) * 2.0
 
@@ -197,9 +201,16 @@ class Fused:
 
     def supervised(self, encoded: tf.Tensor) -> tf.Tensor:
         """Decodes the crop alone."""
+        return self._crop(encoded, 224)
+
+    def small(self, encoded: tf.Tensor) -> tf.Tensor:
+        """The same for views of 32 x 32 pixels."""
+        return self._crop(encoded, 32)
+
+    def _crop(self, encoded: tf.Tensor, side: int) -> tf.Tensor:
         begin, size = _window(tf.image.extract_jpeg_shape(encoded))
         window = tf.concat([begin[:2], size[:2]], 0)
-        return self._finish(tf.image.decode_and_crop_jpeg(encoded, window, channels=3))
+        return self._finish(tf.image.decode_and_crop_jpeg(encoded, window, channels=3), side)
 
     def rotation(self, encoded: tf.Tensor) -> tf.Tensor:
         """The same, four times turned."""
@@ -212,7 +223,7 @@ class Fused:
         views = []
         for _ in range(VIEWS):
             begin, size = _window(tf.shape(image))
-            views.append(self._finish(tf.slice(image, begin, size), gray))
+            views.append(self._finish(tf.slice(image, begin, size), 224, gray))
         return tf.image.per_image_standardization(tf.stack(views))
 
     def jigsaw(self, encoded: tf.Tensor) -> tf.Tensor:
@@ -235,9 +246,9 @@ class Fused:
         return tf.image.per_image_standardization(tf.stack(_cells(image, 0)))
 
     @staticmethod
-    def _finish(image: tf.Tensor, gray: Any = None) -> tf.Tensor:
-        image = tf.image.resize(image, [224, 224]) / 255.0
-        image.set_shape([224, 224, 3])
+    def _finish(image: tf.Tensor, side: int, gray: Any = None) -> tf.Tensor:
+        image = tf.image.resize(image, [side, side]) / 255.0
+        image.set_shape([side, side, 3])
         if gray is not None:
             image = tf.cond(gray, lambda: _gray(image), lambda: image)
         return _distort(tf.image.random_flip_left_right(image)) * 2.0 - 1.0
