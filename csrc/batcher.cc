@@ -18,6 +18,9 @@ using Clock = std::chrono::steady_clock;
 constexpr size_t kCacheBytes = size_t{4} << 20;
 constexpr char kNoMemory[] =
     "there is not enough memory to decode the record; use fewer threads or a lower max_pixels";
+// A thread takes one of this many parts of its share of a batch at a time, and at most so many
+// records.
+constexpr uint32_t kShares = 16, kMostAtOnce = 16;
 // How many replacements are tried for a record that cannot be used.
 constexpr uint32_t kReplacements = 100;
 // The user's loop usually releases a batch right after it takes the next one. A new batch waits for
@@ -149,7 +152,7 @@ std::shared_ptr<Batch> Batcher::Next(std::chrono::milliseconds patience) {
   under_way_.pop_front();
   handed_over_ = Clock::now();
   lock.unlock();
-  may_issue_.notify_all();
+  may_issue_.notify_one();
   return batch;
 }
 
@@ -178,10 +181,14 @@ Batcher::Task Batcher::Issue() {
     next_place_ = 0;
     under_way_.push_back(std::move(batch));
   }
-  Task task{issuing_, next_place_++, 0};
-  task.record = options_.order.RecordAt(task.batch->epoch,
-                                        options_.share.Position(task.batch->number, task.place));
-  if (next_place_ == task.batch->size) issuing_.reset();
+  // Several records at a time, so that threads do not wait for each other's lock if the records are
+  // small; but few, so that all threads work on the same batch.
+  const uint32_t size = issuing_->size;
+  const uint32_t share = size / (kShares * static_cast<uint32_t>(options_.threads));
+  const uint32_t count = std::min(std::clamp(share, 1u, kMostAtOnce), size - next_place_);
+  Task task{issuing_, next_place_, count};
+  next_place_ += count;
+  if (next_place_ == size) issuing_.reset();
   return task;
 }
 
@@ -206,13 +213,19 @@ void Batcher::Run(ThreadState* state) {
       ready_.notify_all();
       return;
     }
+    // Each thread wakes the next one, so that not all of them ask for the lock at once.
+    const bool more = MayIssue();
     lock.unlock();
-    Work(task, state);
-    state->renderer.Settle();
-    state->record.Settle();
+    if (more) may_issue_.notify_one();
+    for (uint32_t i = 0; i < task.count; ++i) {
+      Fill(task.batch.get(), task.place + i, state);
+      state->renderer.Settle();
+      state->record.Settle();
+    }
     lock.lock();
     AddUp(state);
-    if (--task.batch->pending == 0) ready_.notify_all();
+    task.batch->pending -= task.count;
+    if (task.batch->pending == 0) ready_.notify_all();
   }
 }
 
@@ -240,13 +253,16 @@ void Batcher::AddUp(ThreadState* state) {
   state->skipped.clear();
 }
 
-void Batcher::Work(const Task& task, ThreadState* state) {
-  uint32_t record = task.record;
+// Renders the record that belongs in a place of a batch, or another one if that cannot be used.
+void Batcher::Fill(Batch* batch, uint32_t place, ThreadState* state) {
+  const uint32_t wanted =
+      options_.order.RecordAt(batch->epoch, options_.share.Position(batch->number, place));
+  uint32_t record = wanted;
   for (uint32_t attempt = 0; !stop_; ++attempt) {
     std::string reason;
     bool replaceable = options_.skip_errors && attempt < kReplacements;
     try {
-      RenderRecord(record, task, state);
+      RenderRecord(record, batch, place, state);
       return;
     } catch (const std::bad_alloc&) {
       reason = kNoMemory;
@@ -262,24 +278,30 @@ void Batcher::Work(const Task& task, ThreadState* state) {
     if (!replaceable) {
       if (attempt > 0) {
         fault.reason += " (the last of " + std::to_string(attempt) +
-                        " records tried in place of record " + std::to_string(task.record) + ")";
+                        " records tried in place of record " + std::to_string(wanted) + ")";
       }
       const std::lock_guard<std::mutex> lock(mutex_);
-      if (task.place < task.batch->fault_place) {
-        task.batch->fault_place = task.place;
-        task.batch->fault = std::move(fault);
+      if (place < batch->fault_place) {
+        batch->fault_place = place;
+        batch->fault = std::move(fault);
       }
       return;
     }
     ++state->stats.skipped;
     state->skipped.push_back(std::move(fault));
-    const Draws draws{options_.order.seed, task.batch->epoch, task.record};
+    const Draws draws{options_.order.seed, batch->epoch, wanted};
     record = Below(draws.Block(kReplacement, 0, attempt)[0], options_.order.records);
   }
 }
 
-void Batcher::RenderRecord(uint32_t record, const Task& task, ThreadState* state) {
+void Batcher::RenderRecord(uint32_t record, Batch* batch, uint32_t place, ThreadState* state) {
   Stats& stats = state->stats;
+  if (options_.stand_in) {
+    options_.stand_in(record);
+    batch->index[place] = record;
+    stats.records += 1;
+    return;
+  }
   const auto begin = Clock::now();
   const size_t shard = records_.ShardOf(record);
   const std::shared_ptr<File> file = files_.Get(shard);
@@ -298,8 +320,8 @@ void Batcher::RenderRecord(uint32_t record, const Task& task, ThreadState* state
   }
 
   Renderer& renderer = state->renderer;
-  uint8_t* const out = task.batch->image.get() + task.place * options_.format.RecordBytes();
-  const Draws draws{options_.order.seed, task.batch->epoch, record};
+  uint8_t* const out = batch->image.get() + place * options_.format.RecordBytes();
+  const Draws draws{options_.order.seed, batch->epoch, record};
   renderer.times = {};
   renderer.Render(example.image, draws, out, &state->labels, rows);
   if (rows != nullptr && rows->changed) rows_->Add(shard, record, image, *rows);
@@ -307,8 +329,8 @@ void Batcher::RenderRecord(uint32_t record, const Task& task, ThreadState* state
     state->labels.push_back(ClassLabel(data, example, records_.label));
   }
   std::copy(state->labels.begin(), state->labels.end(),
-            task.batch->label.begin() + task.place * options_.label_values);
-  task.batch->index[task.place] = record;
+            batch->label.begin() + place * options_.label_values);
+  batch->index[place] = record;
   stats.records += 1;
   stats.bytes += length;
   stats.decode += renderer.times.decode;

@@ -1,9 +1,9 @@
 // Threads that fill batches and hand them over in order.
 //
 // A batch is a pure function of (seed, epoch, batch number), so all that the threads share is which
-// record comes next. They take records one by one, several batches ahead of the consumer, and write
-// the views of a record directly to its place in the batch's buffer. A thread never throws: an
-// error is stored in the batch, and the consumer finds it there.
+// record comes next. They take a few records at a time, several batches ahead of the consumer, and
+// write the views of a record directly to its place in the batch's buffer. A thread never throws:
+// an error is stored in the batch, and the consumer finds it there.
 #pragma once
 
 #include <atomic>
@@ -11,6 +11,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -40,6 +41,8 @@ struct BatcherOptions {
   uint64_t max_pixels = DecodeOptions().max_pixels;
   bool fast_dct = false;
   RowIndexFiles rows;
+  // If it is set, it is called instead of reading and rendering a record: for tests of the threads.
+  std::function<void(uint32_t record)> stand_in;
 };
 
 struct Batch {
@@ -97,17 +100,17 @@ class Batcher {
 
  private:
   struct ThreadState;
+  // Some places of a batch, one after the other.
   struct Task {
     std::shared_ptr<Batch> batch;
-    uint32_t place;
-    uint32_t record;
+    uint32_t place, count;
   };
 
   void Run(ThreadState* state);
   bool MayIssue() const;
   Task Issue();
-  void Work(const Task& task, ThreadState* state);
-  void RenderRecord(uint32_t record, const Task& task, ThreadState* state);
+  void Fill(Batch* batch, uint32_t place, ThreadState* state);
+  void RenderRecord(uint32_t record, Batch* batch, uint32_t place, ThreadState* state);
   void AddUp(ThreadState* state);
 
   const Records records_;  // must not move: `rows_` refers to it

@@ -131,6 +131,36 @@ TEST(batches_do_not_depend_on_threads_or_prefetching) {
   CHECK(Run(options, 3) == expected);
 }
 
+TEST(every_record_is_taken_once_however_many_threads_take_them) {
+  for (const int threads : {1, 2, 4, 8, 16}) {
+    BatcherOptions options = Options(threads, 1000);
+    options.order.records = 10'000;
+    std::vector<std::atomic<int>> taken(options.order.records);
+    options.stand_in = [&](uint32_t record) { ++taken[record]; };
+    options.run_ahead = false;
+    Records records;
+    const std::vector<uint64_t> offsets(options.order.records);
+    const std::vector<uint32_t> lengths(options.order.records);
+    records.paths = {""};
+    records.shard_begin = {0, options.order.records};
+    records.offsets = offsets.data();
+    records.lengths = lengths.data();
+    Batcher batcher(records, options);
+    for (uint32_t epoch = 0; epoch < 3; ++epoch) {
+      batcher.Seek(epoch, 0);
+      for (uint32_t i = 0; i < batcher.BatchesPerEpoch(); ++i) {
+        const std::shared_ptr<Batch> batch = Next(&batcher);
+        for (uint32_t place = 0; place < batch->size; ++place) {
+          const uint32_t position = options.share.Position(i, place);
+          CHECK_EQ(batch->index[place], int64_t{options.order.RecordAt(epoch, position)});
+        }
+      }
+    }
+    batcher.Close();
+    CHECK(std::all_of(taken.begin(), taken.end(), [](const auto& count) { return count == 3; }));
+  }
+}
+
 TEST(any_batch_can_be_sought) {
   const std::vector<Content> expected = Run(Options(), 2);
   const auto per_epoch = static_cast<uint32_t>(expected.size() / 2);
