@@ -6,7 +6,11 @@ train-*-of-*, validation-*-of-* and dataset.json to OUT. dataset.json names the 
 of their labels and counts the records.
 
 A JPEG is stored as it is. Other formats, CMYK and photographs that lie on their side are encoded
-again with quality 95. After an interruption, run the same command again to resume.
+again. After an interruption, run the same command again to resume.
+
+Images that are much larger than what a network sees take longer to decode. --max-side 512 makes
+them smaller once, so that training is faster. The views change a little: they show less detail if a
+small crop is enlarged.
 
     pretexture prepare photographs/ shards/
     pretexture prepare --demo demo-data
@@ -29,7 +33,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
         parser.error("give either SRC and OUT, or --demo DIR")
     names = [
         *("validation_fraction", "train_shards", "validation_shards", "seed", "workers", "ray"),
-        *("on_error", "max_pixels", "force"),
+        *("on_error", "max_pixels", "max_side", "quality", "force"),
     ]
     options: Dict[str, Any] = {name: getattr(args, name) for name in names}
     with flags.short_errors(args.traceback):
@@ -104,6 +108,19 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="largest image that is taken, width x height; the loader's max_pixels must allow as "
         "much (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-side",
+        type=flags.whole,
+        metavar="N",
+        help="resize images with a longer side to it, with antialiasing (default: keep all sizes)",
+    )
+    parser.add_argument(
+        "--quality",
+        type=flags.whole,
+        default=95,
+        metavar="N",
+        help="JPEG quality of the images that are encoded, 1 to 100 (default: %(default)s)",
     )
     parser.add_argument(
         "--force", action="store_true", help="replace shards in OUT that are of other images"

@@ -19,7 +19,7 @@ from ..shards.records import TFRecords
 from ..shards.row_index import index_rows
 from . import demo_images, image_folder
 from . import workers as processes
-from .image_folder import Found, ImageError
+from .image_folder import DEFAULT_LIMITS, Found, ImageError, Limits
 from .manifest import Manifest, Unusable
 from .workers import Progress, Shard, Spread, Written
 
@@ -64,6 +64,8 @@ def convert(
     ray: Optional[str] = None,
     on_error: str = "raise",
     max_pixels: int = MAX_PIXELS,
+    max_side: Optional[int] = None,
+    quality: int = DEFAULT_LIMITS.quality,
     force: bool = False,
     say: Callable[[str], None] = print,
 ) -> Dataset:
@@ -83,6 +85,9 @@ def convert(
         on_error: "raise" stops at an image, file or folder that cannot be used; "skip" leaves it
             out and lists it in dataset.json.
         max_pixels: largest image that is taken, width x height.
+        max_side: images with a longer side are resized to it and encoded again; None keeps all
+            sizes.
+        quality: JPEG quality of the images that are encoded, 1 to 100.
         force: replace shards of other images that are in `out`.
         say: function that is told, line by line, what is done.
 
@@ -91,6 +96,9 @@ def convert(
     Raises: ImageError (a ValueError), which names the image that cannot be used; FileExistsError if
         `out` holds shards of other images; OSError; KeyboardInterrupt after SIGINT or SIGTERM.
     """
+    if not 1 <= quality <= 100:
+        raise ValueError(f"quality must be from 1 to 100, not {quality}")
+    limits = Limits(max_pixels, max_side, quality)
     counts = {"train": train_shards, "validation": validation_shards}
     say(f"reading the names of the images in {printable(src)}")
     skip = on_error == "skip"
@@ -110,7 +118,7 @@ def convert(
     unusable = manifest.unusable(entries) if skip else {}
     while True:
         found = _without(found, {name: note.reason for name, note in unusable.items()})
-        shards = _plan(src, out, found, counts, skip, max_pixels)
+        shards = _plan(src, out, found, counts, skip, limits)
         written = _write_all(shards, out, manifest, spread, force, unusable, say)
         if all(counts.records for counts in written.values()):
             break
@@ -199,7 +207,7 @@ def _plan(
     found: Found,
     counts: Dict[str, Optional[int]],
     skip: bool,
-    max_pixels: int,
+    limits: Limits,
 ) -> List[Shard]:
     """The shards that hold what was found; all have about the same number of images."""
     shards = []
@@ -212,11 +220,11 @@ def _plan(
         count = min(count, len(entries))
         for number, images in enumerate(image_folder.in_shards(entries, count)):
             names = [found.classes[image.label] for image in images]
-            limit = [] if max_pixels == MAX_PIXELS else [max_pixels]
-            content = json.dumps([image_folder.QUALITY, images, names, *limit]).encode()
+            quality, *others = limits.identity
+            content = json.dumps([quality, images, names, *others]).encode()
             path = os.path.join(out, f"{split}-{number:05d}-of-{count:05d}")
             signature = hashlib.sha256(content).hexdigest()
-            shards.append(Shard(split, path, src, images, names, skip, max_pixels, signature))
+            shards.append(Shard(split, path, src, images, names, skip, limits, signature))
     return shards
 
 

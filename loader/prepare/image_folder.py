@@ -19,7 +19,6 @@ SUFFIXES = (
     *(".tif", ".tiff", ".pbm", ".pgm", ".pnm", ".ppm"),
 )
 UNLABELLED = "unlabelled"
-QUALITY = 95
 
 # Names of the folders for a split, in any case. If there are several, the first is used.
 _TRAIN = ("train", "training")
@@ -29,6 +28,27 @@ _ORIENTATION = 0x0112  # EXIF tag: how a camera was held; 1 is upright, 2 to 8 a
 
 class ImageError(ValueError):
     """An image file that cannot be used; the message names it."""
+
+
+class Limits(NamedTuple):
+    """Which images are taken, and how they are encoded.
+
+    Attributes:
+        max_pixels: largest image that is taken, width x height; the same as the Loader's.
+        max_side: images with a longer side are resized to it, with antialiasing; None keeps all
+            sizes.
+        quality: JPEG quality of the images that are encoded, 1 to 100.
+    """
+
+    max_pixels: int = MAX_PIXELS
+    max_side: Optional[int] = None
+    quality: int = 95
+
+    @property
+    def identity(self) -> List[int]:
+        """Numbers that differ if the contents of shards do."""
+        others = [] if self.max_pixels == MAX_PIXELS else [self.max_pixels]
+        return [self.quality, *([] if self.max_side is None else [-self.max_side]), *others]
 
 
 class Entry(NamedTuple):
@@ -45,6 +65,9 @@ class Entry(NamedTuple):
     label: int
     size: int
     modified: int
+
+
+DEFAULT_LIMITS = Limits()
 
 
 class Found(NamedTuple):
@@ -283,36 +306,43 @@ class Jpeg(NamedTuple):
     encoded_anew: bool
 
 
-def as_jpeg(path: str, max_pixels: int = MAX_PIXELS) -> Jpeg:
+def as_jpeg(path: str, limits: Limits = DEFAULT_LIMITS) -> Jpeg:
     """Reads an image file; encodes it as a JPEG unless it is one in RGB or greyscale.
 
-    A JPEG keeps its bytes if the loader's own decoder can decode them. The exception is a JPEG
-    whose EXIF orientation says that it lies on its side: it is turned upright and encoded again,
-    because the loader, like TensorFlow, ignores that tag. Transparent pixels become white, and an
-    animation becomes its first frame.
+    A JPEG keeps its bytes if the loader's own decoder can decode them. There are two exceptions. A
+    JPEG whose EXIF orientation says that it lies on its side is turned upright and encoded again,
+    because the loader, like TensorFlow, ignores that tag. A JPEG with a side longer than `max_side`
+    is resized and encoded again. Transparent pixels become white, and an animation becomes its
+    first frame.
 
     Args:
         path: path of the file.
-        max_pixels: largest image that is taken, width x height; the same as the Loader's.
+        limits: which images are taken, and how they are encoded.
 
     Raises: ImageError.
     """
     try:
         data = _read(path)
         with _one_limit(), Image.open(io.BytesIO(data)) as image:
-            if image.width * image.height > max_pixels:
+            if image.width * image.height > limits.max_pixels:
                 raise ValueError(
                     f"it claims {image.width}x{image.height} pixels, more than max_pixels="
-                    f"{max_pixels}"
+                    f"{limits.max_pixels}"
                 )
             turned = 2 <= _orientation(image) <= 8
-            if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L") and not turned:
-                _core.decode_jpeg(data, max_pixels=max_pixels)
+            longer = max(image.size)
+            kept = not turned and (limits.max_side is None or longer <= limits.max_side)
+            if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L") and kept:
+                _core.decode_jpeg(data, max_pixels=limits.max_pixels)
                 return Jpeg(data, image.height, image.width, False)
             image.load()
             pixels = _grey_or_rgb(ImageOps.exif_transpose(image) if turned else image)
+        if limits.max_side is not None and longer > limits.max_side:
+            sides = [max(1, round(side * limits.max_side / longer)) for side in pixels.size]
+            # Pillow antialiases when it makes an image smaller.
+            pixels = pixels.resize((sides[0], sides[1]), Image.Resampling.LANCZOS)
         buffer = io.BytesIO()
-        pixels.save(buffer, "JPEG", quality=QUALITY, subsampling=0)
+        pixels.save(buffer, "JPEG", quality=limits.quality, subsampling=0)
     except UnidentifiedImageError:
         raise ImageError(f"{path}: not an image that Pillow can read") from None
     except OSError as error:

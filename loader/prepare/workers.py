@@ -30,7 +30,7 @@ from typing import (
 
 from ..shards.writer import TFRecordWriter, example
 from . import image_folder, ray_cluster
-from .image_folder import Entry, ImageError
+from .image_folder import Entry, ImageError, Limits
 
 SHARD = re.compile(r"(train|validation)-\d{5,}-of-\d{5,}")
 _PART = re.compile(rf"\.{SHARD.pattern}\.\d+\.part")  # a killed TFRecordWriter's
@@ -46,7 +46,7 @@ class Shard(NamedTuple):
         images: the images, in order.
         class_names: name of each image's class.
         skip: whether images that cannot be used are left out.
-        max_pixels: largest image that is taken, in pixels.
+        limits: which images are taken, and how they are encoded.
         signature: hash of everything that the shard's contents depend on.
     """
 
@@ -56,7 +56,7 @@ class Shard(NamedTuple):
     images: List[Entry]
     class_names: List[str]
     skip: bool
-    max_pixels: int
+    limits: Limits
     signature: str
 
 
@@ -255,7 +255,7 @@ def _write(shard: Shard, after_image: Callable[[], None]) -> Written:
             for image, class_name in zip(shard.images, shard.class_names):
                 try:
                     path = os.path.join(shard.root, image.name)
-                    jpeg = image_folder.as_jpeg(path, shard.max_pixels)
+                    jpeg = image_folder.as_jpeg(path, shard.limits)
                 except ImageError as error:
                     if not shard.skip:
                         raise

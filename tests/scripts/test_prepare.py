@@ -19,6 +19,7 @@ import prepare_kills
 from PIL import Image
 from pretexture.loader import TFRecords, _core, imagenet
 from pretexture.loader.prepare import demo_images, image_folder
+from pretexture.loader.prepare.image_folder import Limits
 from pretexture.loader.shards.writer import parse_example
 from pretexture.scripts import prepare
 
@@ -185,6 +186,58 @@ def test_a_photograph_on_its_side_is_turned_upright(tmp_path):
     save(path, pixels(2), quality=95, subsampling=0, exif=with_orientation(6))
     # Orientation 6: the camera's top was on the right, so it takes a quarter turn clockwise.
     assert_shows(image_folder.as_jpeg(str(path)), np.rot90(np.asarray(pixels(2)), -1))
+
+
+@pytest.mark.parametrize("width, height", [(640, 400), (400, 640)])
+def test_a_side_longer_than_max_side_is_resized_with_antialiasing(tmp_path, width, height):
+    cv2 = pytest.importorskip("cv2")
+    # Stripes too narrow for the smaller size; without antialiasing they would not become grey.
+    stripes = np.zeros((height, width, 3), np.uint8)
+    stripes[:, ::2] = 255
+    stripes[: height // 2] = (40, 90, 160)
+    save(tmp_path / "a.jpg", Image.fromarray(stripes), quality=100, subsampling=0)
+    jpeg = image_folder.as_jpeg(str(tmp_path / "a.jpg"), Limits(max_side=320))
+    assert max(jpeg.height, jpeg.width) == 320
+    assert (jpeg.height, jpeg.width) == (height // 2, width // 2)
+    expected = cv2.resize(stripes, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
+    middle = height // 4
+    with Image.open(io.BytesIO(jpeg.data)) as image:
+        found = np.asarray(image).astype(int)
+    difference = np.abs(found - expected.astype(int))
+    difference[middle - 4 : middle + 4] = 0  # the two filters differ at the edge
+    difference[:, :4] = difference[:, -4:] = 0
+    assert difference.max() <= 12
+
+
+def test_an_image_of_max_side_keeps_its_bytes(tmp_path):
+    data = save(tmp_path / "a.jpg", pixels(0))
+    assert image_folder.as_jpeg(str(tmp_path / "a.jpg"), Limits(max_side=32)).data == data
+
+
+def test_quality_is_that_of_the_images_that_are_encoded(tmp_path):
+    save(tmp_path / "a.png", pixels(1))
+    sizes = []
+    for quality in (30, 90):
+        jpeg = image_folder.as_jpeg(str(tmp_path / "a.png"), Limits(quality=quality))
+        with Image.open(io.BytesIO(jpeg.data)) as image:
+            # libjpeg scales its first table entry, which is 16 at quality 50.
+            scale = 5000 / quality if quality < 50 else 200 - 2 * quality
+            assert image.quantization[0][0] == int((16 * scale + 50) / 100)
+        sizes.append(len(jpeg.data))
+    assert sizes[0] < sizes[1]
+
+
+def test_max_side_makes_other_shards(tmp_path):
+    save(tmp_path / "in" / "a" / "1.jpg", Image.fromarray(np.zeros((300, 700, 3), np.uint8)))
+    arguments = (tmp_path / "in", tmp_path / "out", "--validation-fraction", 0)
+    assert run(*arguments) == 0
+    with pytest.raises(SystemExit, match="shards of other images or settings"):
+        run(*arguments, "--max-side", 512)
+    assert run(*arguments, "--max-side", 512, "--force") == 0
+    (record,) = TFRecords(tmp_path / "out" / "train-*")
+    assert _core.image_size(record.image) == (219, 512)
+    with pytest.raises(SystemExit, match="quality must be from 1 to 100, not 101"):
+        run(*arguments, "--quality", 101)
 
 
 def test_what_is_transparent_becomes_white(tmp_path):
