@@ -19,7 +19,8 @@
 #
 # More checks: make sanitize (the C++ tests under AddressSanitizer and UBSan, then under
 # ThreadSanitizer), make fuzz SECONDS=60 (so many seconds for each parser), make bench-instructions
-# (nothing has become slower, counted in instructions an image).
+# (nothing has become slower, counted in instructions an image), make bench-hand-over (what the
+# Loader's threads cost).
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -32,7 +33,7 @@ PIP_INSTALL = $(1)/bin/python -m pip install $(QUIET) --disable-pip-version-chec
 QUIET := -q
 
 .PHONY: demo test test-tf1 test-tf26 test-backends test-lanes test-wheel sanitize fuzz lint bench \
-  bench-instructions wheel clean
+  bench-instructions bench-hand-over wheel clean
 
 # $(call INSTALL,interpreter,extras,packages): an editable install with these extras, in the virtual
 # environment that contains the target; then these packages. It runs again if the C++ sources change.
