@@ -11,15 +11,14 @@ on the paths of the shards. With --rows, shards at URLs are fetched, one after t
 
 import argparse
 import contextlib
-import os
 import sys
 from typing import Any, Dict, List, Optional
 
 from pretexture.loader import TFRecords, imagenet
 from pretexture.loader.console.printable import printable
 from pretexture.loader.console.progress import Bar
+from pretexture.loader.shards.imagenet import is_folder
 from pretexture.loader.shards.limits import MAX_PIXELS
-from pretexture.loader.shards.remote import is_url
 from pretexture.loader.shards.row_index import index_rows
 from pretexture.scripts import flags
 
@@ -35,15 +34,14 @@ def main(arguments: Optional[List[str]] = None) -> int:
 
 def _splits(args: argparse.Namespace) -> List[TFRecords]:
     """The training and the validation shards of a folder, or the shards that a pattern matches."""
-    data = args.data
     options: Dict[str, Any] = {**vars(flags.storage(args))}
     if args.image_key is not None:
         options["image_key"] = args.image_key
-    if not (os.path.isdir(data) or (is_url(data) and not set("*[") & set(data))):
-        return [TFRecords(data, **options)]
-    found = [imagenet(data, "trainval", **options)]
+    if not is_folder(args.data):
+        return [TFRecords(args.data, **options)]
+    found = [imagenet(args.data, "trainval", **options)]
     with contextlib.suppress(FileNotFoundError):  # there may be no validation shards
-        found.append(imagenet(data, "test", **options))
+        found.append(imagenet(args.data, "test", **options))
     return found
 
 

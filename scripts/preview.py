@@ -19,7 +19,7 @@ from typing import List, Optional, Tuple
 from pretexture.loader import TFRecords, imagenet, presets
 from pretexture.loader.console.json_text import parse_object
 from pretexture.loader.console.paths import make_parent
-from pretexture.loader.shards.imagenet import DATASET, SPLITS
+from pretexture.loader.shards.imagenet import DATASET, SPLITS, is_folder
 from pretexture.loader.shards.remote import Remote, Storage, is_url, join
 from pretexture.scripts import flags
 
@@ -52,7 +52,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
 def _records(data: str, split: str, storage: Storage, seed: int) -> Tuple[TFRecords, str]:
     """The records of a split of a folder, or of a pattern; and the folder."""
     options = vars(storage)
-    if os.path.isdir(data) or (is_url(data) and not set("*[") & set(data)):
+    if is_folder(data):
         records, folder = imagenet(data, split, **options), data
     else:
         records = TFRecords(data, **options)

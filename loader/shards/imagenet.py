@@ -74,6 +74,11 @@ def imagenet(root: Path, split: str, **kwargs) -> TFRecords:
     return TFRecords(shards, **kwargs)
 
 
+def is_folder(data: str) -> bool:
+    """Whether text names a folder of shards, a path or a URL, and not shards or a pattern."""
+    return os.path.isdir(data) or (is_url(data) and not set("*[") & set(data))
+
+
 def _has_tfds_features(shard: Any, options: Mapping[str, Any]) -> bool:
     """Whether shards with names of TensorFlow Datasets have its features, and not TF-Slim's.
 
