@@ -4,47 +4,47 @@ A recipe says everything that decides what is learned, except the data and the s
 """
 
 import dataclasses
-from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Tuple
 
-from pretexture.loader import Pipeline, presets
+from pretexture.loader import presets
+
+# The limits of fields, in the words of their errors.
+_COUNT, _POSITIVE, _NOT_NEGATIVE = "be 1 or more", "be above 0", "not be negative"
+_LIMITS: Mapping[str, Callable[[Any], bool]] = {
+    _COUNT: lambda value: value >= 1,
+    _POSITIVE: lambda value: value > 0,
+    _NOT_NEGATIVE: lambda value: value >= 0,
+}
 
 
-def _field(text: str, choices: Sequence[Any] = (), **options: Any) -> Any:
-    """A field of a recipe with its help text and, if there are only a few, its possible values."""
-    return dataclasses.field(metadata={"help": text, "choices": choices}, **options)
+def _field(text: str, choices: Sequence[Any] = (), limit: str = "", **options: Any) -> Any:
+    """A field of a recipe with its help text, its possible values if few, and its limit if any."""
+    metadata = {"help": text, "choices": choices, "limit": limit}
+    return dataclasses.field(metadata=metadata, **options)
 
 
-def _check(
-    values: Any,
-    from_1: Sequence[str] = (),
-    above_0: Sequence[str] = (),
-    from_0: Sequence[str] = (),
-) -> None:
-    """Raises ValueError for a field that is too small, or has a value that is not possible."""
-    limits = (
-        (from_1, lambda value: value >= 1, "be 1 or more"),
-        (above_0, lambda value: value > 0, "be above 0"),
-        (from_0, lambda value: value >= 0, "not be negative"),
-    )
-    for names, fits, words in limits:
-        for name in names:
-            if not fits(getattr(values, name)):
-                raise ValueError(f"{name} must {words}, not {getattr(values, name)}")
-    for field in dataclasses.fields(values):
-        choices, value = field.metadata.get("choices"), getattr(values, field.name)
-        if choices and value not in choices:
-            name = "optimizer" if field.name == "name" else field.name
-            raise ValueError(f"{name} must be {' or '.join(map(str, choices))}, not {value}")
+class _Checked:
+    """A dataclass whose construction raises ValueError for a value that a field cannot have."""
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            choices, limit = field.metadata.get("choices"), field.metadata.get("limit")
+            if limit and not _LIMITS[limit](value):
+                raise ValueError(f"{field.name} must {limit}, not {value}")
+            if choices and value not in choices:
+                name = "optimizer" if field.name == "name" else field.name
+                raise ValueError(f"{name} must be {' or '.join(map(str, choices))}, not {value}")
 
 
 @dataclasses.dataclass(frozen=True)
-class Network:
+class Network(_Checked):
     """What a network is. `metadata["help"]` of each field describes it."""
 
     architecture: str = _field("the network", default="resnet50")
     mode: str = _field("ResNet v1 or v2 (pre-activated)", default="v2")
     filters_factor: float = _field(
-        "widening factor; 4 is the usual ResNet-50, multiples of 1/16", default=4.0
+        "widening factor; 4 is the usual ResNet-50, multiples of 1/16", limit=_POSITIVE, default=4.0
     )
     last_relu: bool = _field("end the network in a ReLU (ResNet v2, RevNet)", default=True)
     small_root: bool = _field(
@@ -58,49 +58,48 @@ class Network:
         "a RevNet's backward pass recomputes activations: less memory, more time", default=False
     )
 
-    def __post_init__(self):
-        _check(self, above_0=("filters_factor",))
-
 
 @dataclasses.dataclass(frozen=True)
-class Optimizer:
+class Optimizer(_Checked):
     """How a network's weights are updated. `metadata["help"]` of each field describes it."""
 
     name: str = _field("sgd (momentum 0.9) or adam", ("sgd", "adam"), default="sgd")
-    lr: float = _field("learning rate for a batch of lr_scale_batch_size images", default=0.1)
-    lr_scale_batch_size: int = _field(
-        "the rate is lr x batch_size / lr_scale_batch_size", default=256
+    lr: float = _field(
+        "learning rate for a batch of lr_scale_batch_size images", limit=_POSITIVE, default=0.1
     )
-    warmup_epochs: float = _field("epochs of linear warm-up from 0", default=5.0)
+    lr_scale_batch_size: int = _field(
+        "the rate is lr x batch_size / lr_scale_batch_size", limit=_POSITIVE, default=256
+    )
+    warmup_epochs: float = _field(
+        "epochs of linear warm-up from 0", limit=_NOT_NEGATIVE, default=5.0
+    )
     decay_epochs: Tuple[float, ...] = _field(
         "epochs after which the rate is multiplied by lr_decay_factor", default=(15.0, 25.0)
     )
-    lr_decay_factor: float = _field("see decay_epochs", default=0.1)
+    lr_decay_factor: float = _field("see decay_epochs", limit=_NOT_NEGATIVE, default=0.1)
     weight_decay: float = _field(
-        "of the network's kernels: scale x sum(w ** 2) / 2 is added to the loss", default=1e-4
+        "of the network's kernels: scale x sum(w ** 2) / 2 is added to the loss",
+        limit=_NOT_NEGATIVE,
+        default=1e-4,
     )
 
     def __post_init__(self):
-        _check(
-            self,
-            above_0=("lr", "lr_scale_batch_size"),
-            from_0=("warmup_epochs", "weight_decay", "lr_decay_factor"),
-        )
+        super().__post_init__()
         if list(self.decay_epochs) != sorted(self.decay_epochs):
             raise ValueError(f"decay_epochs must ascend, not {self.decay_epochs}")
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
+class Recipe(_Checked):
     """How to train a network on a pretext task. `metadata["help"]` of each field describes it."""
 
     task: str = _field("the pretext task")
     pipeline: str = _field("how an image becomes views, as step(args)|step(args)|…")
-    batch_size: int = _field("images in a step")
+    batch_size: int = _field("images in a step", limit=_COUNT)
     eval_batch_size: int = _field(
-        "images in a step of evaluation; only exemplar's result depends on it"
+        "images in a step of evaluation; only exemplar's result depends on it", limit=_COUNT
     )
-    epochs: float = _field("passes over the training split, may be fractional")
+    epochs: float = _field("passes over the training split, may be fractional", limit=_POSITIVE)
 
     train_split: str = _field("train, val, trainval or test", default="train")
     eval_split: str = _field("the split that evaluation uses by default", default="val")
@@ -113,6 +112,7 @@ class Recipe:
     )
     loss_scale: float = _field(
         "factor on the loss if gradients have 16 bits; 0 to find one while training",
+        limit=_NOT_NEGATIVE,
         default=0.0,
     )
     eval_pipeline: str = _field(
@@ -127,9 +127,13 @@ class Recipe:
         default="accurate",
     )
 
-    num_classes: int = _field("class labels of the data (supervised)", default=1000)
-    embed_dim: int = _field("length of an embedding (exemplar, patches)", default=1000)
-    margin: float = _field("margin of the triplet loss (exemplar)", default=0.5)
+    num_classes: int = _field("class labels of the data (supervised)", limit=_COUNT, default=1000)
+    embed_dim: int = _field(
+        "length of an embedding (exemplar, patches)", limit=_COUNT, default=1000
+    )
+    margin: float = _field(
+        "margin of the triplet loss (exemplar)", limit=_NOT_NEGATIVE, default=0.5
+    )
     normalize_axis: int = _field(
         "embeddings have length 1 per example (1), or per channel over the batch (0), as in the "
         "published code (exemplar)",
@@ -143,9 +147,13 @@ class Recipe:
         default="adaptive_max",
     )
     max_features: int = _field(
-        "features of an end point; adaptive pooling may exceed it (linear)", default=9000
+        "features of an end point; adaptive pooling may exceed it (linear)",
+        limit=_COUNT,
+        default=9000,
     )
-    hidden_units: int = _field("hidden units of a head; 0 for a linear head (linear)", default=0)
+    hidden_units: int = _field(
+        "hidden units of a head; 0 for a linear head (linear)", limit=_NOT_NEGATIVE, default=0
+    )
     combine_patches: str = _field(
         "how an image's patches are combined: avg_pool, max_pool or concat (linear)",
         ("avg_pool", "max_pool", "concat"),
@@ -154,26 +162,14 @@ class Recipe:
     permutations: str = _field(
         "jigsaw's set: maximal-N, published, or the path of a file", default="maximal-100"
     )
-    head_units: int = _field("hidden units of the head on patches' embeddings", default=4096)
-    permutations_per_batch: int = _field("permutations of the set in a training step", default=8)
+    head_units: int = _field(
+        "hidden units of the head on patches' embeddings", limit=_COUNT, default=4096
+    )
+    permutations_per_batch: int = _field(
+        "permutations of the set in a training step", limit=_COUNT, default=8
+    )
 
     optimizer: Optimizer = Optimizer()
-
-    def __post_init__(self):
-        _check(
-            self,
-            from_1=(
-                "batch_size",
-                "eval_batch_size",
-                "num_classes",
-                "embed_dim",
-                "max_features",
-                "head_units",
-                "permutations_per_batch",
-            ),
-            above_0=("epochs",),
-            from_0=("margin", "hidden_units", "loss_scale"),
-        )
 
     def replace(self, **changes: Any) -> "Recipe":
         """A recipe with some fields changed, by the names of their flags. Raises ValueError."""
@@ -193,19 +189,13 @@ class Recipe:
 _PARTS = {"network": Network, "optimizer": Optimizer}
 
 
-def _flags() -> Dict[str, Tuple[Optional[str], Any]]:
-    """By the name of its flag: in which part of a recipe a field stands, and the field."""
-    found: Dict[str, Tuple[Optional[str], Any]] = {}
-    for field in dataclasses.fields(Recipe):
-        if field.name not in _PARTS:
-            found[field.name] = None, field
-            continue
-        for inner in dataclasses.fields(_PARTS[field.name]):
-            found[field.name if inner.name == "name" else inner.name] = field.name, inner
-    return found
-
-
-_FLAGS = _flags()
+# By the name of its flag: in which part of a recipe a field stands, and the field.
+_FLAGS: Dict[str, Tuple[Optional[str], Any]] = {
+    outer.name if inner.name == "name" else inner.name: (outer.name if part else None, inner)
+    for outer in dataclasses.fields(Recipe)
+    for part in [_PARTS.get(outer.name)]
+    for inner in (dataclasses.fields(part) if part else [outer])
+}
 # Every field of a recipe and its parts, by the name of its flag.
 FIELDS = {name: field for name, (_, field) in _FLAGS.items()}
 
@@ -329,32 +319,15 @@ JIGSAW_SMALL = ROTATION_SMALL.replace(
 RELATIVE_PATCH_LOCATION_SMALL = JIGSAW_SMALL.replace(task="relative_patch_location")
 
 
-def _paper(recipe: Recipe, names: str, **fields: Any) -> Recipe:
-    """The recipe with the published code's preprocessing, as TensorFlow 1 carried it out.
-
-    Args:
-        recipe: the recipe to change.
-        names: the published code's names of steps, whose flags are `_PUBLISHED_FLAGS`.
-        **fields: further changes.
-    """
-    read = {
-        flag: value
-        for name in names.split(",")
-        for flag, value in _PUBLISHED_FLAGS.get(name, {}).items()
-    }
-    pipeline = Pipeline.from_legacy(names, **read)
-    return recipe.replace(pipeline=str(pipeline), dct="fast", **fields)
-
-
-_PUBLISHED_FLAGS: Dict[str, Dict[str, Any]] = {
-    "resize": {"resize_size": 292},
-    "to_gray": {"grayscale_probability": 0.66},
-    "crop": {"crop_size": 255},
-    "crop_patches": {"splits_per_side": 3, "patch_jitter": 21},
-    "inception_preprocess": {"resize_size": 224},
-    "crop_inception_preprocess_patches": {"resize_size": 224, "num_of_inception_patches": 8},
-}
-_PUBLISHED_PATCHES = "resize,to_gray,crop,crop_patches,standardization"
+# The published code's preprocessing, as TensorFlow 1 carried it out.
+_PAPER_INCEPTION = "inception(224, 224, coords='tf1', aspect=(0.75, 1.33), last_position=False)"
+_PAPER_EXEMPLAR = (
+    "gray(0.66, True)|inception(224, 224, 8, coords='tf1', aspect=(0.75, 1.33), "
+    "last_position=False)|standardize()"
+)
+_PAPER_PATCHES = (
+    "resize(292, 292, coords='tf1')|gray(0.66)|crop(255, 255)|patches(3, 21)|standardize()"
+)
 
 # What the port to Ascend NPU says of itself, sampled and decoded as in TensorFlow 1. Its code does
 # something else; see https://github.com/pretexture/pretexture/blob/main/docs/ascend.md.
@@ -373,29 +346,30 @@ SUPERVISED_NPU = SUPERVISED.replace(
 RECIPES: Dict[str, Recipe] = {
     "supervised": SUPERVISED,
     "supervised-small": SUPERVISED_SMALL,
-    "supervised-paper": _paper(SUPERVISED, "inception_preprocess"),
+    "supervised-paper": SUPERVISED.replace(pipeline=_PAPER_INCEPTION, dct="fast"),
     "supervised-npu": SUPERVISED_NPU,
-    "supervised-npu-code": _paper(
-        SUPERVISED_NPU,
-        "inception_preprocess",
+    "supervised-npu-code": SUPERVISED_NPU.replace(
+        pipeline=_PAPER_INCEPTION,
         eval_pipeline="",
         representation_pipeline=SUPERVISED.representation_pipeline,
     ),
     "rotation": ROTATION,
-    "rotation-paper": _paper(ROTATION, "inception_preprocess,rotate"),
+    "rotation-paper": ROTATION.replace(pipeline=f"{_PAPER_INCEPTION}|rotate()", dct="fast"),
     "rotation-small": ROTATION_SMALL,
     "exemplar": EXEMPLAR,
     "exemplar-small": EXEMPLAR_SMALL,
-    "exemplar-paper": _paper(
-        EXEMPLAR,
-        "to_gray,crop_inception_preprocess_patches,standardization",
+    "exemplar-paper": EXEMPLAR.replace(
+        pipeline=_PAPER_EXEMPLAR,
+        dct="fast",
         normalize_axis=0,
         eval_batch_size=16,  # on which this loss depends
     ),
     "jigsaw": JIGSAW,
     "jigsaw-small": JIGSAW_SMALL,
-    "jigsaw-paper": _paper(JIGSAW, _PUBLISHED_PATCHES, permutations="published"),
+    "jigsaw-paper": JIGSAW.replace(pipeline=_PAPER_PATCHES, dct="fast", permutations="published"),
     "relative_patch_location": RELATIVE_PATCH_LOCATION,
     "relative_patch_location-small": RELATIVE_PATCH_LOCATION_SMALL,
-    "relative_patch_location-paper": _paper(RELATIVE_PATCH_LOCATION, _PUBLISHED_PATCHES),
+    "relative_patch_location-paper": RELATIVE_PATCH_LOCATION.replace(
+        pipeline=_PAPER_PATCHES, dct="fast"
+    ),
 }
