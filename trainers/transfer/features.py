@@ -43,8 +43,8 @@ def extract(
 ) -> Tuple[np.ndarray, np.ndarray]:
     """The features and labels of all records; those that are not on disk are computed.
 
-    They are written by `pwrite` to space that is reserved before the first one is computed. So a
-    disk that is too small is an error at the start, not a bus error of a memory map hours later.
+    They are written to space that is reserved before the first one is computed. So a disk that is
+    too small is an error at the start, not a bus error of a memory map hours later.
 
     Args:
         folder: folder of the features, which is made if it does not exist.
@@ -61,16 +61,17 @@ def extract(
     """
     os.makedirs(folder, exist_ok=True)
     state = _read_state(folder)
-    done: List[Range] = []  # records
+    done = np.zeros(count, bool)  # by record
     rows = [
         _Rows(os.path.join(folder, _FEATURES), np.float32, (count, size)),
         _Rows(os.path.join(folder, _LABELS), np.int32, (count,)),
     ]
     if state.get("key") == key and all(part.exist() for part in rows):
-        done = [(begin, end) for begin, end in state.get("ranges", [])]
-    if done != [(0, count)] and state.get("batch_size") != batch_size:
-        done = []
-    if not done:
+        for begin, end in state.get("ranges", []):
+            done[begin:end] = True
+    if not done.all() and state.get("batch_size") != batch_size:
+        done[:] = False
+    if not done.any():
         _write_state(folder, {})  # what it says is about to go
         try:
             for part in rows:
@@ -86,10 +87,10 @@ def extract(
                 f"{size_in_words}; make room, lower --max-features, or choose fewer --end-points"
             ) from error
     labels = rows[1].read()
-    skipped = np.flatnonzero(labels == LEFT_OUT).tolist()
-    missing = _missing(_without(done, skipped, batch_size), count, batch_size)
-    if missing:
-        _compute(folder, rows, missing, done, compute, key, batch_size)
+    starts = np.arange(0, count, batch_size)
+    missing = np.logical_or.reduceat(~done | (labels == LEFT_OUT), starts) if count else done
+    if missing.any():
+        _compute(folder, rows, _ranges(missing), done, compute, key, batch_size)
     return rows[0].read(), labels
 
 
@@ -97,40 +98,44 @@ def _compute(
     folder: str,
     rows: Sequence["_Rows"],
     missing: List[Range],
-    done: List[Range],
+    done: np.ndarray,
     compute: Callable[[List[Range]], Iterator[Part]],
     key: Mapping[str, Any],
     batch_size: int,
 ) -> None:
     """Computes what is missing, and regularly notes what is done; see `extract`."""
     features, labels = rows
-    count = labels.shape[0]
 
     def note() -> None:
         for part in rows:
             sync(part.path)
-        _write_state(folder, {"key": dict(key), "batch_size": batch_size, "ranges": done})
+        state = {"key": dict(key), "batch_size": batch_size, "ranges": _ranges(done)}
+        _write_state(folder, state)
 
     saved = time.monotonic()
     skipped = 0
     with contextlib.ExitStack() as stack:
-        bar = Bar(count)
+        bar = Bar(len(done))
         stack.callback(bar.close)
         stack.callback(note)
-        stack.enter_context(features)
-        stack.enter_context(labels)
         for first, values, marks in compute(missing):
             begin = first * batch_size
             end = begin + len(marks)
             features.write(begin, values)
             labels.write(begin, marks)
-            done = _joined([*done, (begin, end)])
+            done[begin:end] = True
             skipped += int((marks == LEFT_OUT).sum())
             words = "features" + (f", {skipped:,} skipped" if skipped else "")
-            bar.update(sum(end - begin for begin, end in done), words)
+            bar.update(int(done.sum()), words)
             if time.monotonic() - saved > _SECONDS:
                 note()
                 saved = time.monotonic()
+
+
+def _ranges(mask: np.ndarray) -> List[Range]:
+    """The ranges in which a mask is true, in order."""
+    edges = np.flatnonzero(np.diff(mask, prepend=False, append=False)).tolist()
+    return list(zip(edges[::2], edges[1::2]))
 
 
 class _Rows:
@@ -143,7 +148,7 @@ class _Rows:
 
     def __init__(self, path: str, dtype: Any, shape: Tuple[int, ...]):
         self.path = path
-        self.shape = shape
+        self._shape = shape
         self._dtype = np.dtype(dtype)
         header = io.BytesIO()
         described = {"descr": self._dtype.str, "fortran_order": False, "shape": shape}
@@ -173,24 +178,15 @@ class _Rows:
         with contextlib.suppress(FileNotFoundError):
             os.remove(self.path)
 
-    def __enter__(self) -> "_Rows":
-        self._file = open(self.path, "r+b", buffering=0)
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._file.close()
-
     def write(self, first: int, rows: np.ndarray) -> None:
         """Writes rows from the first one on. Raises OSError."""
-        data = memoryview(np.asarray(rows, self._dtype).tobytes())
-        offset = len(self._header) + first * self._row
-        while data:
-            written = os.pwrite(self._file.fileno(), data, offset)
-            data, offset = data[written:], offset + written
+        with open(self.path, "r+b") as file:
+            file.seek(len(self._header) + first * self._row)
+            file.write(np.asarray(rows, self._dtype).tobytes())
 
     def read(self) -> np.ndarray:
         """A read-only memory map of all rows."""
-        return np.memmap(self.path, self._dtype, "r", len(self._header), self.shape)
+        return np.memmap(self.path, self._dtype, "r", len(self._header), self._shape)
 
 
 def _reserve(file: IO[bytes], size: int) -> None:
@@ -226,42 +222,6 @@ def in_order(
                 yield number, compute(batch.image), labels
 
     return parts
-
-
-def _joined(ranges: List[Range]) -> List[Range]:
-    """The same numbers in the fewest ranges, in order."""
-    joined: List[Range] = []
-    for begin, end in sorted(ranges):
-        if joined and joined[-1][1] == begin:
-            joined[-1] = (joined[-1][0], end)
-        else:
-            joined.append((begin, end))
-    return joined
-
-
-def _without(done: List[Range], records: Sequence[int], batch_size: int) -> List[Range]:
-    """The ranges without the batches that contain some records."""
-    left = list(done)
-    for batch in sorted({int(record) // batch_size for record in records}):
-        first, last = batch * batch_size, (batch + 1) * batch_size
-        left = [
-            (max(begin, low), min(end, high))
-            for begin, end in left
-            for low, high in ((begin, first), (last, end))
-            if max(begin, low) < min(end, high)
-        ]
-    return left
-
-
-def _missing(done: List[Range], count: int, batch_size: int) -> List[Range]:
-    """The ranges of batches that are not done."""
-    ends = [0, *(end for _, end in done)]
-    begins = [*(begin for begin, _ in done), count]
-    return [
-        (end // batch_size, -(-begin // batch_size))
-        for end, begin in zip(ends, begins)
-        if begin > end
-    ]
 
 
 def _read_state(folder: str) -> Dict[str, Any]:
