@@ -102,7 +102,7 @@ def test_whether_a_network_embeds_patches_is_its_tasks_matter(name, patches, out
     recipe = RECIPES[name].replace(**fields)
     trained.run(tmp_path / "run", recipe)
     source = export.run_source(str(tmp_path / "run"))
-    assert (source.patches, source.outputs) == (patches, outputs)
+    assert (source.description.patches, source.outputs) == (patches, outputs)
 
 
 def test_a_former_export_is_replaced_and_so_is_an_empty_folder(run, tmp_path):

@@ -110,7 +110,7 @@ def test_a_hub_module_names_variables_without_the_scope(values, tmp_path):
     inner = {name[len("module/") :]: value for name, value in values.items() if "module" in name}
     trained.checkpoint(tmp_path / "hub" / "variables" / "variables", inner)
     source = _source(tmp_path / "hub", "vgg")
-    assert source.step is None
+    assert source.description.step is None
     module = export.write_saved_model(source, str(tmp_path / "module"))
     reader = tf.train.load_checkpoint(os.path.join(module, "variables", "variables"))
     names = reader.get_variable_to_shape_map()
@@ -158,11 +158,11 @@ def test_what_is_no_checkpoint_is_said_to_be_none(tmp_path):
 
 def test_a_description_says_how_a_published_network_is_used(values, tmp_path):
     path = trained.checkpoint(tmp_path / "model.ckpt-7", values)
-    whole, patches = (_source(path, case) for case in ("v1", "v1-patches"))
+    whole, patches = (_source(path, case).description for case in ("v1", "v1-patches"))
     assert whole.representation_pipeline == str(presets.EVAL)
     assert patches.representation_pipeline == str(presets.EVAL_PATCHES)
     assert (whole.patches, patches.patches) == (False, True)
-    named = _source(path, "vgg", pipeline="eval_patches")
+    named = _source(path, "vgg", pipeline="eval_patches").description
     assert named.representation_pipeline == str(presets.EVAL_PATCHES)
     assert named.patches
     assert patches.network == Described("resnet50", "v1", FACTOR, patch_strides=True)

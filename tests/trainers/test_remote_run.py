@@ -308,7 +308,7 @@ def test_a_run_at_a_url_is_evaluated_followed_and_exported(s3, data, shards, sto
     _train(data, url, storage=storage, steps=5)  # leaves what the evaluation wrote
     assert set(before) < set(_names(s3))
     source = export.run_source(fetched(url, storage, "export"))
-    assert source.step == 5 and "metrics.jsonl" not in os.listdir(
+    assert source.description.step == 5 and "metrics.jsonl" not in os.listdir(
         os.path.dirname(source.weights.path)
     )
 

@@ -14,6 +14,7 @@ from pretexture.loader import Pipeline, presets
 
 from ..recipes import Network
 from ..runs.checkpoints import CheckpointError
+from .description import Description
 from .saved_model import Source
 from .weights import Weights
 
@@ -47,16 +48,17 @@ def source(published: Published) -> Source:
     is_vgg = published.network.architecture == "vgg19" and kernel is not None
     side = 32 * kernel[0] if is_vgg and kernel else None
     pipeline = _pipeline(published, side)
-    return Source(
-        weights=weights,
-        outputs=published.num_classes,
+    description = Description(
         network=published.network,
         # A VGG is as large as what it was trained on, whatever it is shown.
         pipeline=f"resize({side})" if side else str(pipeline),
         representation_pipeline=str(pipeline),
         step=weights.step,
         patches=bool(pipeline.compile(training=False).views),
+        end_points={},
+        tensorflow=tf.__version__,
     )
+    return Source(weights, published.num_classes, description)
 
 
 def _pipeline(published: Published, side: Optional[int]) -> Pipeline:

@@ -37,17 +37,12 @@ class Source:
     Attributes:
         weights: its variables.
         outputs: number of its logits.
-        network, pipeline, representation_pipeline, step, patches, recipe: see `Description`.
+        description: what its export says of it, without its end points.
     """
 
     weights: Weights
     outputs: int
-    network: Network
-    pipeline: str
-    representation_pipeline: str
-    step: Optional[int]
-    patches: bool
-    recipe: Optional[Dict[str, Any]] = None
+    description: Description
 
 
 def export_run(workdir: str, out: str, step: Optional[int] = None) -> str:
@@ -83,16 +78,17 @@ def run_source(workdir: str, step: Optional[int] = None) -> Source:
         known = ", ".join(map(str, steps))
         raise WorkdirError(f"{workdir} has no checkpoint of step {step}, but of {known}")
     task = tasks.build(recipe)
-    return Source(
-        weights=Weights(checkpoint_path(workdir, step)),
-        outputs=task.outputs,
+    description = Description(
         network=recipe.network,
         pipeline=recipe.pipeline,
         representation_pipeline=recipe.representation_pipeline,
         step=step,
         patches=isinstance(task, PatchTask),
+        end_points={},
+        tensorflow=tf.__version__,
         recipe=dataclasses.asdict(recipe),
     )
+    return Source(Weights(checkpoint_path(workdir, step)), task.outputs, description)
 
 
 def write_saved_model(source: Source, out: str) -> str:
@@ -143,7 +139,8 @@ def inference(
     """
     # The initial values are never used. Zeros, unlike random values, are known to every TensorFlow.
     scope = Scope(values=lambda name, shape: tf.zeros(shape))
-    network = build_trained(source.network, source.pipeline, scope, source.outputs)
+    described = source.description
+    network = build_trained(described.network, described.pipeline, scope, source.outputs)
     return scope.variables, network(image)
 
 
@@ -167,6 +164,7 @@ def build_trained(network: Network, pipeline: str, scope: Scope, outputs: int) -
 
 def _write(source: Source, folder: str) -> Description:
     """Writes the SavedModel itself."""
+    signature = tf.compat.v1.saved_model.predict_signature_def
     with tf.Graph().as_default():
         image = tf.compat.v1.placeholder(tf.float32, [None, None, None, 3], "image")
         variables, points = inference(source, image)
@@ -177,23 +175,15 @@ def _write(source: Source, folder: str) -> Description:
                 session,
                 [tf.saved_model.SERVING],
                 signature_def_map={
-                    SERVING: _signature(image, {"logits": points["logits"]}),
-                    REPRESENTATION: _signature(image, points),
+                    SERVING: signature({"image": image}, {"logits": points["logits"]}),
+                    REPRESENTATION: signature({"image": image}, points),
                 },
                 strip_default_attrs=True,
             )
             builder.save()
         _forget_debug_names(os.path.join(folder, "saved_model.pb"))
-        return Description(
-            network=source.network,
-            pipeline=source.pipeline,
-            representation_pipeline=source.representation_pipeline,
-            step=source.step,
-            patches=source.patches,
-            end_points={name: tuple(point.shape.as_list()) for name, point in points.items()},
-            tensorflow=tf.__version__,
-            recipe=source.recipe,
-        )
+        shapes = {name: tuple(point.shape.as_list()) for name, point in points.items()}
+        return dataclasses.replace(source.description, end_points=shapes)
 
 
 def _forget_debug_names(path: str) -> None:
@@ -205,23 +195,6 @@ def _forget_debug_names(path: str) -> None:
         node.attr.pop("debug_name", None)
     with open(path, "wb") as file:
         file.write(saved_model.SerializeToString())
-
-
-def _signature(image: tf.Tensor, outputs: Dict[str, tf.Tensor]) -> Any:
-    saved_model = tf.compat.v1.saved_model
-    return saved_model.build_signature_def(
-        {"image": _info(image)},
-        {name: _info(output) for name, output in outputs.items()},
-        saved_model.signature_constants.PREDICT_METHOD_NAME,
-    )
-
-
-def _info(tensor: tf.Tensor) -> Any:
-    return tf.compat.v1.TensorInfo(
-        name=tensor.name,
-        dtype=tensor.dtype.as_datatype_enum,
-        tensor_shape=tensor.shape.as_proto(),
-    )
 
 
 def _replaceable(out: str) -> bool:
