@@ -96,4 +96,4 @@ def view_grid(image: np.ndarray, images: int = 8) -> np.ndarray:
 def png(pixels: np.ndarray) -> bytes:
     """A PNG file of uint8 [height, width, 3]."""
     with tf.Graph().as_default(), sessions.on_host() as session:
-        return session.run(tf.io.encode_png(pixels))
+        return session.run(tf.image.encode_png(pixels))
