@@ -24,17 +24,16 @@ def main(arguments: Optional[List[str]] = None) -> int:
         )
     with flags.short_errors(args.traceback, args.on_error):
         run_flags.import_tensorflow()
-        from pretexture.trainers.runs.mirror import fetched
         from pretexture.trainers.transfer import linear
         from pretexture.trainers.transfer.representation import Representation
 
         options = run_flags.run_options(args)
-        network = Representation(fetched(args.module, options.storage, "module"))
+        network = Representation(args.module, options.storage)
         published = LINEAR_EVAL_PAPER if args.paper else LINEAR_EVAL
         module = published.replace(pipeline=network.pipeline)
         recipe = run_flags.chosen_recipe(args, module, run_flags.LINEAR_FIELDS)
         outcome = linear.linear_eval(
-            recipe, options, args.module, args.end_points, args.cache, args.ray
+            recipe, options, network, args.end_points, args.cache, args.ray
         )
         if isinstance(outcome, int):
             return run_flags.interrupted(outcome)

@@ -92,11 +92,11 @@ def patches_module(tmp_path_factory):
 
 
 def _run(data, folder, module, recipe=RECIPE, end_points=POINTS, cache=False, **options):
-    options = {"log_steps": 1, "device": "cpu", **options}
+    settings = Options(data, str(folder), **{"log_steps": 1, "device": "cpu", **options})
     return linear.linear_eval(
         recipe,
-        Options(data, str(folder), **options),
-        module,
+        settings,
+        Representation(module, settings.storage),
         end_points,
         cache,
         say=lambda line: None,
@@ -721,7 +721,7 @@ def test_a_folder_that_is_no_export_is_refused(data, tmp_path):
 def test_the_plan_names_the_module(data, module, tmp_path):
     said = []
     options = Options(data, str(tmp_path), steps=1, device="cpu")
-    linear.linear_eval(RECIPE, options, module, ["logits"], say=said.append)
+    linear.linear_eval(RECIPE, options, Representation(module), ["logits"], say=said.append)
     assert f"heads     {4 * CLASSES + CLASSES} parameters on the frozen {module}" in said
     assert not any(line.startswith("model") for line in said)
 

@@ -21,7 +21,7 @@ from ..evaluation import measure
 from ..recipes import Recipe
 from ..run import Options, Training, fit
 from ..runs.checkpoints import checkpoint_path
-from ..runs.mirror import absolute, contents, fetched, open_workdir
+from ..runs.mirror import absolute, contents, open_workdir
 from ..tasks.linear import Linear
 from .extraction import Job, on_ray
 from .features import FeatureLoader, extract, in_order
@@ -62,7 +62,7 @@ class Results:
 def linear_eval(
     recipe: Recipe,
     options: Options,
-    module: str,
+    representation: Representation,
     end_points: Sequence[str] = (),
     cache: bool = False,
     ray: Optional[str] = None,
@@ -76,7 +76,7 @@ def linear_eval(
     Args:
         recipe: recipe like `LINEAR_EVAL`; its pipeline is what the images go through.
         options: on which data, where to, and for how long.
-        module: folder of an export; a path or a URL.
+        representation: the frozen network.
         end_points: names of the end points; () for all.
         cache: whether the features of each image are computed once, from the views of evaluation,
             and kept in the workdir. Otherwise training takes random views, and the network runs in
@@ -88,15 +88,14 @@ def linear_eval(
 
     Returns: the results, or the number of the signal that interrupted the run.
 
-    Raises: as `pretrain`, and ExportError.
+    Raises: as `pretrain`.
     """
     engines.require_one_process("linear evaluation")
     backend = engines.choose()
     place = backend.open_device(options.device, npu=options.npu)
     pipeline = Pipeline(recipe.pipeline)
-    module_folder = fetched(module, options.storage, "module")
-    module_contents = contents(module_folder) if cache else {}
-    representation = Representation(module_folder)
+    module = representation.module
+    module_contents = contents(representation.folder) if cache else {}
     frozen = FrozenFeatures(representation, recipe, pipeline, end_points, options.npu)
     if cache:
         _check_deterministic(pipeline)
@@ -140,7 +139,7 @@ def linear_eval(
                 compute = in_order(batches, frozen.compute)
             else:
                 job = Job(
-                    module=os.path.abspath(module_folder),
+                    module=os.path.abspath(representation.folder),
                     contents=module_contents,
                     end_points=list(frozen.sizes),
                     recipe=recipe,

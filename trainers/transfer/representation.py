@@ -7,6 +7,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 import tensorflow as tf
 from pretexture.loader import Pipeline
+from pretexture.loader.shards.remote import DEFAULT_STORAGE, Storage
 
 from ..engines import sessions
 from ..engines.npu_options import DEFAULTS, NpuOptions
@@ -15,25 +16,31 @@ from ..exports.saved_model import build_trained
 from ..exports.weights import Weights
 from ..networks.layers import Scope
 from ..recipes import Recipe
+from ..runs.mirror import fetched
 
 
 class Representation:
     """The network of an export, frozen.
 
     Args:
-        module: folder of the export.
+        module: folder of the export; a path or a URL.
+        storage: how a URL is reached and where its copy is kept.
 
     Attributes:
+        module: see above.
+        folder: path of the folder, or of its copy.
         pipeline: pipeline that makes the network's input, as the export says.
         patches: whether the network takes patches of an image.
         end_points: names of the end points, in order from the image to the logits.
         step: number of steps for which the network was trained; None if that is not known.
 
-    Raises: ExportError if the folder is not an export.
+    Raises: ExportError if the folder is not an export; FetchError.
     """
 
-    def __init__(self, module: str):
-        description = read_description(module)
+    def __init__(self, module: str, storage: Storage = DEFAULT_STORAGE):
+        self.module = module
+        self.folder = fetched(module, storage, "module")
+        description = read_description(self.folder)
         self.pipeline = description.representation_pipeline
         self.patches = description.patches
         self.end_points = list(description.end_points)
@@ -43,7 +50,7 @@ class Representation:
         if outputs is None:
             raise ExportError(f"{module} does not say how many logits its network has")
         self._outputs = outputs
-        self._checkpoint = os.path.join(module, "variables", "variables")
+        self._checkpoint = os.path.join(self.folder, "variables", "variables")
 
     def network(self) -> Callable[[tf.Tensor], Dict[str, tf.Tensor]]:
         """Builds the network; in the default graph if TensorFlow is not eager.
