@@ -4,7 +4,7 @@ import dataclasses
 import json
 import os
 import shlex
-from typing import Any, Callable, Dict, Mapping, Optional, Tuple, Type, TypeVar
+from typing import Any, Dict, Mapping, Optional, Tuple, Type, TypeVar
 
 from pretexture.loader import imagenet
 from pretexture.loader.console.files import write_text
@@ -119,8 +119,9 @@ def made_of(kind: Type[T], values: Any, name: str) -> T:
             continue
         if field.type == Tuple[float, ...] and isinstance(value, list):
             given[field.name] = value = tuple(value)
-        title, fits = _KINDS[field.type]
-        if not fits(value):
+        title, kinds = _KINDS[field.type]
+        parts = value if isinstance(value, tuple) else ()
+        if type(value) not in kinds or any(type(part) not in (int, float) for part in parts):
             raise ValueError(f"{field.name} of {name} must be {title}, not {value!r}")
     try:
         return kind(**given)
@@ -128,22 +129,14 @@ def made_of(kind: Type[T], values: Any, name: str) -> T:
         raise ValueError(f"{name}: {error}") from None
 
 
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float)
-
-
-# The values that a type of field takes, in words and as a test. In Python, a bool is an int.
-_KINDS: Mapping[Any, Tuple[str, Callable[[Any], bool]]] = {
-    str: ("a string", lambda value: isinstance(value, str)),
-    int: ("a whole number", lambda value: type(value) is int),
-    float: ("a number", _is_number),
-    bool: ("true or false", lambda value: isinstance(value, bool)),
-    Tuple[float, ...]: (
-        "a list of numbers",
-        lambda value: isinstance(value, tuple) and all(map(_is_number, value)),
-    ),
-    Dict[str, Any]: ("an object", lambda value: isinstance(value, dict)),
-    Optional[int]: ("a whole number or null", lambda value: value is None or type(value) is int),
+# The values that a type of field takes, in words and as types: in Python, a bool is an int.
+_KINDS: Mapping[Any, Tuple[str, Tuple[type, ...]]] = {
+    str: ("a string", (str,)),
+    int: ("a whole number", (int,)),
+    float: ("a number", (int, float)),
+    bool: ("true or false", (bool,)),
+    Tuple[float, ...]: ("a list of numbers", (tuple,)),
+    Optional[int]: ("a whole number or null", (int, type(None))),
 }
 
 
