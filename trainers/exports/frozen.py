@@ -35,7 +35,8 @@ def write_frozen(source: Source, path: str, shape: Tuple[int, int, int, int]) ->
         image = tf.compat.v1.placeholder(tf.float32, shape, "image")
         variables, points = inference(source, image)
         for name, point in points.items():
-            tf.identity(point, name)
+            # The slash asks for exactly this name, although a layer's scope may have it already.
+            tf.identity(point, f"{name}/")
         source.weights.restore(session, variables)
         # Without attributes that have their default: older TensorFlows do not know all of them.
         meta_graph = tf.compat.v1.train.export_meta_graph(graph=graph, strip_default_attrs=True)
