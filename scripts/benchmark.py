@@ -14,6 +14,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from pretexture.loader import imagenet, presets
@@ -53,27 +54,37 @@ def _run(args: argparse.Namespace) -> None:
         raise ValueError(f"{args.data} has {len(records)} records, fewer than --batch-size")
     titles = _titles(args.tasks)
     contenders, left_out = _present([OURS, *args.against], args.dtype)
-    jobs = [
-        Job(
-            contender=name,
-            task=task,
-            paths=records.paths,
-            batch_size=args.batch_size,
-            threads=count,
-            dtype=args.dtype,
-            seconds=args.seconds_per_run,
-            cpus=tuple(cpus[-count:]),
-            seed=0,
-        )
-        for count in threads
-        for task in titles
-        for name in contenders
-        if count <= (CONTENDERS[name].most_threads or count)
-        and (task != SMALL or CONTENDERS[name].small)
-    ]
+    left_out += _lacking(contenders, list(titles))
     for path in records.paths:
         _read(path)
-    runs, failures = _measure(jobs, args.rounds)
+    with tempfile.TemporaryDirectory(prefix="pretexture-benchmark-") as folder:
+        converting = [
+            name
+            for name in contenders
+            if CONTENDERS[name].converts and set(titles) & set(CONTENDERS[name].tasks)
+        ]
+        conversions, unconverted = _convert(converting, records.paths, folder, threads[-1])
+        jobs = [
+            Job(
+                contender=name,
+                task=task,
+                paths=records.paths,
+                batch_size=args.batch_size,
+                threads=count,
+                dtype=args.dtype,
+                seconds=args.seconds_per_run,
+                cpus=tuple(cpus[-count:]),
+                seed=0,
+                converted=os.path.join(folder, name) if name in conversions else "",
+            )
+            for count in threads
+            for task in titles
+            for name in contenders
+            if count <= (CONTENDERS[name].most_threads or count)
+            and task in CONTENDERS[name].tasks
+            and (name in conversions or name not in converting)
+        ]
+        runs, failures = _measure(jobs, args.rounds)
     _check_shapes(runs)
     about = {
         "settings": {
@@ -87,7 +98,8 @@ def _run(args: argparse.Namespace) -> None:
         },
         "machine": machine.description(),
         "versions": _versions(contenders),
-        "left_out": left_out + failures,
+        "conversions": {name: found._asdict() for name, found in conversions.items()},
+        "left_out": left_out + unconverted + failures,
     }
     _publish(args, about, titles, runs)
 
@@ -175,6 +187,16 @@ def _present(names: Sequence[str], dtype: str) -> Tuple[List[str], List[str]]:
     return present, left_out
 
 
+def _lacking(contenders: Sequence[str], tasks: Sequence[str]) -> List[str]:
+    """A line for each contender that cannot do all of these tasks."""
+    lines = []
+    for name in contenders:
+        lacking = [task for task in tasks if task not in CONTENDERS[name].tasks]
+        if lacking:
+            lines.append(f"{name} at {', '.join(lacking)} (not among its tasks)")
+    return lines
+
+
 def _installed(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
@@ -189,6 +211,30 @@ def _versions(contenders: Sequence[str]) -> List[str]:
     found = [machine.version(names) for names in dict.fromkeys(wanted)]
     found.append(machine.libjpeg_version())
     return [f"Python {machine.description()['python']}", *(text for text in found if text)]
+
+
+def _convert(
+    contenders: Sequence[str], paths: Sequence[str], folder: str, processes: int
+) -> Tuple[Dict[str, report.Conversion], List[str]]:
+    """Lets these contenders convert the shards, each to a file in `folder` with its own name.
+
+    Returns what they did, and a line for each one that failed.
+    """
+    conversions, failures = {}, []
+    for name in contenders:
+        target = os.path.join(folder, name)
+        arguments = [CONTENDERS[name].module, name, target, str(processes), *paths]
+        try:
+            seconds = float(_run_module(arguments, processes))
+        except RuntimeError as error:
+            failures.append(f"{name}: {error}")
+            _say(failures[-1])
+            continue
+        conversions[name] = report.Conversion(
+            seconds, processes, os.path.getsize(target), sum(map(os.path.getsize, paths))
+        )
+        _say(f"{name} has converted the shards in {seconds:.1f} s")
+    return conversions, failures
 
 
 def _measure(jobs: Sequence[Job], rounds: int) -> Tuple[List[report.Run], List[str]]:
@@ -232,22 +278,31 @@ def _groups(jobs: Sequence[Job]) -> List[List[Job]]:
 
 def _run_job(job: Job) -> Outcome:
     """Measures a job in a new process. Raises: RuntimeError with the last line that it printed."""
-    threads = str(job.threads)
+    printed = _run_module(["worker", json.dumps(dataclasses.asdict(job))], job.threads)
+    fields = json.loads(printed)
+    for name in ("shape", "label_shape"):
+        fields[name] = tuple(fields[name])
+    return Outcome(**fields)
+
+
+def _run_module(arguments: Sequence[str], threads: int) -> str:
+    """Runs a module of `benchmarking` with arguments in a new process.
+
+    Returns the last line of its standard output. Raises: RuntimeError with that of its standard
+    error.
+    """
+    count = str(threads)
     environment = {
         **os.environ,
-        "OMP_NUM_THREADS": threads,
-        "OPENBLAS_NUM_THREADS": threads,
-        "MKL_NUM_THREADS": threads,
+        "OMP_NUM_THREADS": count,
+        "OPENBLAS_NUM_THREADS": count,
+        "MKL_NUM_THREADS": count,
         "TF_CPP_MIN_LOG_LEVEL": "2",
         "CUDA_VISIBLE_DEVICES": "",
     }
+    module, *rest = arguments
     process = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pretexture.scripts.benchmarking.worker",
-            json.dumps(dataclasses.asdict(job)),
-        ],
+        [sys.executable, "-m", f"pretexture.scripts.benchmarking.{module}", *rest],
         env=environment,
         capture_output=True,
         text=True,
@@ -255,10 +310,7 @@ def _run_job(job: Job) -> Outcome:
     if process.returncode != 0:
         said = [line.strip() for line in process.stderr.splitlines() if line.strip()]
         raise RuntimeError(said[-1] if said else f"exit status {process.returncode}")
-    fields = json.loads(process.stdout.splitlines()[-1])
-    for name in ("shape", "label_shape"):
-        fields[name] = tuple(fields[name])
-    return Outcome(**fields)
+    return process.stdout.splitlines()[-1]
 
 
 def _check_shapes(runs: Sequence[report.Run]) -> None:

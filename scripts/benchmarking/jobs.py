@@ -31,7 +31,7 @@ TASKS = {
     "small": Task("inception(32)", True),
 }
 SMALL = "small"  # for images of about 32 x 32 pixels
-PAPER = [name for name in TASKS if name != SMALL]
+PAPER = tuple(name for name in TASKS if name != SMALL)
 
 
 class Contender(NamedTuple):
@@ -43,7 +43,10 @@ class Contender(NamedTuple):
         about: what it is, in a line.
         dtypes: those that it can make.
         most_threads: largest number of threads that it can use; None if there is no limit.
-        small: whether it knows the task `small`.
+        tasks: those that it can do.
+        converts: whether it first converts the shards to a file of its own: the module then runs
+            as a program with its name, the file, a number of processes and the shards as
+            arguments, and prints how many seconds that took.
     """
 
     module: str
@@ -51,11 +54,14 @@ class Contender(NamedTuple):
     about: str
     dtypes: Tuple[str, ...] = ("float32",)
     most_threads: Optional[int] = None
-    small: bool = True
+    tasks: Tuple[str, ...] = tuple(TASKS)
+    converts: bool = False
 
 
 _TENSORFLOW = {"tensorflow": ("tensorflow", "tensorflow-cpu", "tensorflow_cpu")}
 _OPENCV = {"cv2": ("opencv-python-headless", "opencv-python", "opencv-contrib-python")}
+_FFCV = {"ffcv": ("ffcv",), "torch": ("torch",)}
+_ONE_VIEW = ("supervised", "eval", SMALL)
 
 OURS = "pretexture"
 FIRST_EPOCH = "first-epoch"
@@ -92,13 +98,33 @@ CONTENDERS = {
         "opencv",
         _OPENCV,
         "OpenCV, one image at a time in Python threads, no colour distortion",
-        small=False,
+        tasks=PAPER,
     ),
     "torch": Contender(
-        "pillow_torch",
-        {"torch": ("torch",), "PIL": ("pillow",)},
-        "PyTorch's `DataLoader` over Pillow transforms, worker processes for threads",
-        small=False,
+        "torchvision_loader",
+        {"torch": ("torch",), "torchvision": ("torchvision",)},
+        "PyTorch's `DataLoader` over torchvision's `decode_image` and transforms v2 on tensors, "
+        "worker processes for threads",
+    ),
+    "spdl": Contender(
+        "spdl_loader",
+        {"spdl.io": ("spdl-io",), "spdl.pipeline": ("spdl-core",), "torch": ("torch",)},
+        "SPDL, a pipeline of threads, with FFmpeg's filters for crops and colours",
+    ),
+    "ffcv": Contender(
+        "ffcv_loader",
+        _FFCV,
+        "FFCV, the shards converted to its own format, the JPEGs as they are",
+        tasks=_ONE_VIEW,
+        converts=True,
+    ),
+    "ffcv-resized": Contender(
+        "ffcv_loader",
+        _FFCV,
+        "FFCV with its own recipe for ImageNet: images of at most 500 pixels a side, half of them "
+        "uncompressed and half as JPEGs of quality 90",
+        tasks=_ONE_VIEW,
+        converts=True,
     ),
     "decode": Contender(
         "decode",
@@ -124,6 +150,7 @@ class Job:
         seconds: how long to measure.
         cpus: numbers of the processors to run on; () if they cannot be chosen.
         seed: of the random draws.
+        converted: the file that the contender has converted the shards to, if it does.
     """
 
     contender: str
@@ -135,6 +162,7 @@ class Job:
     seconds: float
     cpus: Tuple[int, ...]
     seed: int
+    converted: str = ""
 
     @property
     def training(self) -> bool:

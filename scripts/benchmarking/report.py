@@ -34,6 +34,22 @@ class Spread(NamedTuple):
         return cls(statistics.median(values), min(values), max(values))
 
 
+class Conversion(NamedTuple):
+    """What it took a contender to convert the shards to its own format.
+
+    Attributes:
+        seconds: by the clock.
+        processes: that it used.
+        bytes: size of the converted file.
+        shard_bytes: size of the shards.
+    """
+
+    seconds: float
+    processes: int
+    bytes: int
+    shard_bytes: int
+
+
 Key = Tuple[str, str, int]  # contender, task, threads
 
 
@@ -98,7 +114,8 @@ def markdown(summaries: Dict[Key, Summary], titles: Dict[str, str], about: Dict[
         titles: of the tasks, in the order of their columns.
         about: `settings`, with `rounds`, `seconds`, `batch_size`, `dtype`, `data` (its name),
             `records` and `cpus` (those of the largest number of threads); `machine`, see
-            `machine.description`; `versions`; `left_out`, a line a contender that was.
+            `machine.description`; `versions`; `conversions`, the fields of a Conversion for each
+            contender that made one; `left_out`, a line a contender that was.
     """
     parts = []
     threads = sorted({key[2] for key in summaries})
@@ -122,6 +139,8 @@ def markdown(summaries: Dict[Key, Summary], titles: Dict[str, str], about: Dict[
     )
     contenders = dict.fromkeys(key[0] for key in summaries)
     parts.append("\n".join(f"- {name}: {CONTENDERS[name].about}." for name in contenders))
+    if about["conversions"]:
+        parts += _conversions(about["conversions"])
     if about["left_out"]:
         parts.append("Left out: " + "; ".join(about["left_out"]) + ".")
     return "\n\n".join(parts) + "\n"
@@ -236,6 +255,22 @@ def _scaling(
             _table(["", *(_count(count, "thread") for count in threads)], rows),
         ]
     return parts
+
+
+def _conversions(conversions: Dict[str, Dict[str, Any]]) -> List[str]:
+    """What contenders did with the shards before any measurement."""
+    rows = [
+        [
+            name,
+            f"{found['seconds']:,.1f}",
+            str(found["processes"]),
+            f"{found['bytes'] / 1e6:,.0f}",
+            f"{found['bytes'] / found['shard_bytes']:.2f}",
+        ]
+        for name, found in conversions.items()
+    ]
+    header = ["", "seconds", "processes", "MB", "times the size of the shards"]
+    return ["**Shards converted once, before the measurements**", _table(header, rows)]
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

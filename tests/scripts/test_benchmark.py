@@ -74,6 +74,10 @@ def installed(contender):
         return False
     if CONTENDERS[contender].module == "tfdata":
         return hasattr(pytest.importorskip("tensorflow").data.Options, "deterministic")
+    if contender == "spdl":
+        # It loads FFmpeg, which may be missing, when it is first used.
+        use = "import spdl.io.utils; spdl.io.utils.get_ffmpeg_versions()"
+        return subprocess.run([sys.executable, "-c", use], capture_output=True).returncode == 0
     return True
 
 
@@ -127,8 +131,12 @@ def test_every_contender_makes_the_same_arrays(contender, shards, tmp_path):
     paths = sorted(map(str, shards.iterdir()))
     job = {"contender": contender, "task": "", "paths": paths, "batch_size": 4}
     job.update(threads=1, dtype="float32", seconds=0.0, cpus=[], seed=0)
-    small = CONTENDERS[contender].small
-    expected = {task: shape for task, shape in SHAPES.items() if small or task != SMALL}
+    expected = {task: SHAPES[task] for task in SHAPES if task in CONTENDERS[contender].tasks}
+    if CONTENDERS[contender].converts:
+        conversions, failures = benchmark._convert([contender], paths, str(tmp_path), 1)
+        assert not failures and conversions[contender].seconds > 0
+        assert conversions[contender].bytes == (tmp_path / contender).stat().st_size
+        job["converted"] = str(tmp_path / contender)
     process = subprocess.run(
         [sys.executable, "-c", DRIVER, json.dumps(job), *expected],
         env=environment(tmp_path),
@@ -152,6 +160,19 @@ def test_a_contender_that_is_not_installed_is_named_and_left_out(monkeypatch):
     assert left_out == ["dali (not installed: pip install nvidia-dali-cuda120)"]
     present, left_out = benchmark._present([OURS, "opencv"], "uint8")
     assert present == [OURS] and left_out == ["opencv (makes no uint8)"]
+
+
+def test_tasks_that_a_contender_cannot_do_are_named():
+    lines = benchmark._lacking([OURS, "ffcv"], ["supervised", "exemplar", "jigsaw"])
+    assert lines == ["ffcv at exemplar, jigsaw (not among its tasks)"]
+
+
+def test_a_contender_that_cannot_convert_is_left_out_with_its_last_line(tmp_path, monkeypatch):
+    broken = CONTENDERS["ffcv"]._replace(module="no_such_module")
+    monkeypatch.setitem(CONTENDERS, "ffcv", broken)
+    conversions, failures = benchmark._convert(["ffcv"], [], str(tmp_path), 1)
+    assert conversions == {} and len(failures) == 1
+    assert failures[0].startswith("ffcv: ") and "no_such_module" in failures[0]
 
 
 @pytest.mark.parametrize(
@@ -206,6 +227,9 @@ def test_medians_spread_and_ratios_are_of_all_rounds():
         "settings": {"rounds": 3, "seconds": 1, "batch_size": 2, "dtype": "float32", "data": "d"},
         "machine": {"processor": "p", "processors": "2", "system": "s"},
         "versions": ["v"],
+        "conversions": {
+            "ffcv": {"seconds": 2.25, "processes": 3, "bytes": 6_000_000, "shard_bytes": 4_000_000}
+        },
         "left_out": ["dali (no)"],
     }
     about["settings"].update(records=10, cpus=[1])
@@ -218,6 +242,7 @@ def test_medians_spread_and_ratios_are_of_all_rounds():
         "| decode | 60.0% |",
         "| the rest: hand-over, idle | 10.0% |",
         "| time not waiting for a batch | 1.00% |",
+        "| ffcv | 2.2 | 3 | 6 | 1.50 |",
         "Left out: dali (no).",
     ):
         assert line in text
