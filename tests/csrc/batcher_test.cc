@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
+#include <cstdio>
 #include <memory>
 #include <mutex>
 #include <set>
@@ -159,6 +160,39 @@ TEST(every_record_is_taken_once_however_many_threads_take_them) {
     batcher.Close();
     CHECK(std::all_of(taken.begin(), taken.end(), [](const auto& count) { return count == 3; }));
   }
+}
+
+TEST(the_row_index_is_filled_and_used_by_several_threads_and_changes_no_batch) {
+  std::vector<Bytes> examples;
+  for (int i = 0; i < kRecords; ++i) {
+    examples.push_back(ImageExample(EncodeJpeg(300 + i, 240 - i), i + 1));
+  }
+  const Data data(examples);
+  const TemporaryFile place;
+  BatcherOptions options = Options(4);
+  const auto run = [&](uint64_t* jumps) {
+    Batcher batcher(data.records, options);
+    std::vector<Content> contents;
+    for (uint32_t epoch = 0; epoch < 3; ++epoch) {
+      batcher.Seek(epoch, 0);
+      for (uint32_t i = 0; i < batcher.BatchesPerEpoch(); ++i) {
+        contents.push_back(Of(*Next(&batcher)));
+      }
+    }
+    *jumps = batcher.GetStats().jumps;
+    CHECK_EQ(batcher.TakeRowFault(), "");
+    return contents;
+  };
+  uint64_t none = 0, first = 0, later = 0;
+  const std::vector<Content> expected = run(&none);
+  options.rows.folder = place.path().substr(0, place.path().rfind('/'));
+  options.rows.paths = {place.path() + "-rows-0", place.path() + "-rows-1"};
+  CHECK(run(&first) == expected);
+  CHECK(run(&later) == expected);
+  for (const std::string& path : options.rows.paths) CHECK_EQ(std::remove(path.c_str()), 0);
+  CHECK_EQ(none, 0u);
+  CHECK(first > 0);
+  CHECK(later > first);
 }
 
 TEST(any_batch_can_be_sought) {
