@@ -13,8 +13,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   Bytes encoded(choices.Byte());
   for (uint8_t& byte : encoded) byte = choices.Byte();
   rows.Decode(encoded.data(), encoded.size());
-  const Bytes data = choices.Rest();
-  CompareJpeg(data, region);
-  DecodeWithOurs(data, region, &rows);
+  const Bytes file = choices.Rest();
+  CompareJpeg(file, region);
+  DecodeWithOurs(file, region, &rows);
   return 0;
 }
