@@ -51,10 +51,11 @@ File::File(int descriptor) : fd_(descriptor) {
 
 File::~File() { close(fd_); }
 
-size_t File::Read(uint64_t offset, uint8_t* data, size_t size) const {
+size_t ReadAt(int descriptor, uint64_t offset, uint8_t* data, size_t size) {
   size_t done = 0;
   while (done < size) {
-    const ssize_t got = pread(fd_, data + done, size - done, static_cast<off_t>(offset + done));
+    const ssize_t got =
+        pread(descriptor, data + done, size - done, static_cast<off_t>(offset + done));
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) throw Unavailable(Reason("cannot read", errno));
     if (got == 0) break;

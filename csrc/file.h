@@ -7,6 +7,10 @@
 
 namespace pretexture {
 
+// Reads `size` bytes at `offset` of an open file into `data`, or fewer if the file ends before.
+// Returns how many bytes were read. Throws Unavailable.
+size_t ReadAt(int descriptor, uint64_t offset, uint8_t* data, size_t size);
+
 // An open file, closed by the destructor. Reads use pread, not a memory map: if the file is
 // truncated while it is read, that gives an error, not a SIGBUS.
 //
@@ -24,9 +28,9 @@ class File {
 
   // Bytes, when the file was opened.
   uint64_t size() const { return size_; }
-  // Reads `size` bytes at `offset` into `data`, or fewer if the file ends before. Returns how many
-  // bytes were read.
-  size_t Read(uint64_t offset, uint8_t* data, size_t size) const;
+  size_t Read(uint64_t offset, uint8_t* data, size_t size) const {
+    return ReadAt(fd_, offset, data, size);
+  }
 
  private:
   int fd_;

@@ -59,19 +59,6 @@ bool WriteAll(int file, uint64_t offset, const uint8_t* data, size_t size) {
   return true;
 }
 
-// Reads as much as there is; the rest becomes zeros.
-void ReadAll(int file, uint64_t offset, uint8_t* data, size_t size) {
-  while (size > 0) {
-    const ssize_t done = pread(file, data, size, static_cast<off_t>(offset));
-    if (done < 0 && errno == EINTR) continue;
-    if (done <= 0) break;
-    data += done;
-    size -= static_cast<size_t>(done);
-    offset += static_cast<uint64_t>(done);
-  }
-  std::memset(data, 0, size);
-}
-
 // What the bytes of a slot say. Their checksum has been verified, but they may be about another
 // image.
 struct Entry {
@@ -154,16 +141,18 @@ int RowIndex::OpenFile(size_t shard) const {
   uint8_t header[kHeader];
   struct stat status = {};
   const uint64_t size = begin_[shard + 1] - begin_[shard];
-  const bool regular = fstat(file, &status) == 0 && S_ISREG(status.st_mode);
-  if (regular) ReadAll(file, 0, header, kHeader);
-  if (!regular || static_cast<uint64_t>(status.st_size) != kHeader + size ||
-      std::memcmp(header, kMagic, 8) != 0 ||
-      Load(header + 8, 8) != records_.shard_begin[shard + 1] - records_.shard_begin[shard] ||
-      Load(header + 16, 8) != size) {
-    close(file);
-    throw Unavailable("it is not the row index of this shard");
+  bool right = false;
+  try {
+    right = fstat(file, &status) == 0 && S_ISREG(status.st_mode) &&
+            static_cast<uint64_t>(status.st_size) == kHeader + size &&
+            ReadAt(file, 0, header, kHeader) == kHeader && std::memcmp(header, kMagic, 8) == 0 &&
+            Load(header + 8, 8) == records_.shard_begin[shard + 1] - records_.shard_begin[shard] &&
+            Load(header + 16, 8) == size;
+  } catch (const Unavailable&) {  // It cannot be read.
   }
-  return file;
+  if (right) return file;
+  close(file);
+  throw Unavailable("it is not the row index of this shard");
 }
 
 bool RowIndex::Read(size_t shard, uint32_t record, uint32_t image, RowPoints* points) {
@@ -304,11 +293,15 @@ void RowIndex::Merge(size_t shard, int to) const {
     before.assign(bytes, 0);
     after.assign(bytes, 0);
     merged.assign(bytes, 0);
+    // What has been read is checked below, and the rest is zeros.
     try {
       if (old) old->Read(kHeader + begin, before.data(), bytes);
-    } catch (const Unavailable&) {  // What has been read is checked below.
+    } catch (const Unavailable&) {
     }
-    ReadAll(new_, begin_[shard] + begin, after.data(), bytes);
+    try {
+      ReadAt(new_, begin_[shard] + begin, after.data(), bytes);
+    } catch (const Unavailable&) {
+    }
     for (; record <= last; ++record) {
       const Slot slot = SlotOf(record);
       const size_t at = static_cast<size_t>(slot.begin - begin);

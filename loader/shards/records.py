@@ -124,12 +124,6 @@ class TFRecords(collections.abc.Sequence):
         """The folder for indexes and for copies of remote shards."""
         return self._storage.folder
 
-    def shard_sizes(self) -> List[Tuple[str, int]]:
-        """For each shard its absolute path or URL, and its size in bytes (-1 if unknown)."""
-        if self._files is None:
-            return [(os.path.abspath(path), os.path.getsize(path)) for path in self.paths]
-        return [(file.url, -1 if file.size is None else file.size) for file in self._files]
-
     def core_arguments(self, index: Index, opener: Optional[Opener] = None) -> Dict[str, Any]:
         """What the compiled core needs to know of the records.
 

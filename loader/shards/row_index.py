@@ -41,11 +41,11 @@ def row_files(records: TFRecords) -> Optional[Dict[str, Any]]:
     with contextlib.suppress(OSError):  # the core will say so
         make_private(folder)
     paths = []
-    for name, size in records.shard_sizes():
-        # The points of each image come with a checksum of its record, so the key need not change
-        # with the contents.
-        identity = f"pretexture rows 1\0{name}\0{size}"
-        key = hashlib.sha256(identity.encode("utf-8", "surrogateescape"))
+    for path in records.paths:
+        # A file says which records it is about, and the points of each image come with a checksum
+        # of its record. So the key need not change with the contents of the shard.
+        name = path if records.remote else os.path.abspath(path)
+        key = hashlib.sha256(f"pretexture rows 1\0{name}".encode("utf-8", "surrogateescape"))
         paths.append(os.fsencode(os.path.join(folder, f"rows-{key.hexdigest()[:32]}.bin")))
     return {"paths": paths, "folder": os.fsencode(folder)}
 

@@ -142,7 +142,7 @@ TEST(a_known_row_is_not_read_again) {
   CHECK(decoder.counts().bytes_jumped - before > data.size() * 3 / 4);
 }
 
-TEST(progressive_images_and_pngs_have_no_rows) {
+TEST(progressive_images_have_no_rows) {
   JpegDecoder decoder;
   JpegOptions options;
   options.progressive = true;
