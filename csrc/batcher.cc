@@ -16,6 +16,8 @@ using Clock = std::chrono::steady_clock;
 
 // The consumer of a batch larger than this finds little of it in the cache.
 constexpr size_t kCacheBytes = size_t{4} << 20;
+// Of each array of a batch, bytes.
+constexpr size_t kAlignment = 64;
 constexpr char kNoMemory[] =
     "there is not enough memory to decode the record; use fewer threads or a lower max_pixels";
 // A thread takes one of this many parts of its share of a batch at a time, and at most so many
@@ -48,11 +50,12 @@ std::string KindOf(const std::string& reason) {
 
 // What belongs to one thread.
 struct Batcher::ThreadState {
-  ThreadState(const Plan& plan, const Format& format, const Kernels& kernels, bool past_cache,
+  ThreadState(const std::vector<Branch>& branches, const Kernels& kernels, bool past_cache,
               const DecodeOptions& options)
-      : renderer(plan, format, kernels, past_cache, options) {}
+      : renderer(branches, kernels, past_cache, options), out(branches.size()) {}
 
   Renderer renderer;
+  std::vector<uint8_t*> out;  // where the views of a record go, by branch
   Scratch record;
   std::vector<int32_t> labels;
   RowPoints rows;
@@ -64,7 +67,6 @@ struct Batcher::ThreadState {
 Batcher::Batcher(Records records, BatcherOptions options)
     : records_(std::move(records)),
       options_(std::move(options)),
-      plan_(options_.ops),
       kernels_(BestKernels()),
       files_(records_.paths, records_.opener) {
   const std::vector<uint64_t>& begin = records_.shard_begin;
@@ -75,7 +77,13 @@ Batcher::Batcher(Records records, BatcherOptions options)
   const Share& share = options_.share;
   const uint32_t positions = share.Positions(options_.order.records);
   batches_ = share.Batches(options_.order.records);
-  batch_bytes_ = options_.format.BatchBytes(std::min(share.batch_size, std::max(positions, 1u)));
+  for (const Branch& branch : options_.branches) {
+    image_offsets_.push_back(batch_bytes_);
+    const size_t bytes =
+        branch.format.BatchBytes(std::min(share.batch_size, std::max(positions, 1u)));
+    batch_bytes_ =
+        CheckedSum(batch_bytes_, CheckedSum(bytes, kAlignment - 1) / kAlignment * kAlignment);
+  }
   pool_ = std::make_shared<BufferPool>(batch_bytes_);
   if (!options_.rows.paths.empty()) {
     rows_ = std::make_unique<RowIndex>(options_.rows, records_, share.workers);
@@ -121,7 +129,7 @@ void Batcher::Seek(uint32_t epoch, uint32_t batch) {
     const bool past_cache = batch_bytes_ > kCacheBytes;
     while (!stop_ && threads_.size() < static_cast<size_t>(options_.threads)) {
       states_.push_back(std::make_unique<ThreadState>(
-          plan_, options_.format, kernels_, past_cache,
+          options_.branches, kernels_, past_cache,
           DecodeOptions{options_.max_pixels, &stop_, options_.fast_dct}));
       try {
         threads_.emplace_back(&Batcher::Run, this, states_.back().get());
@@ -176,7 +184,7 @@ Batcher::Task Batcher::Issue() {
     batch->size = batch->pending = options_.share.BatchSize(options_.order.records, batch->number);
     batch->label.resize(static_cast<size_t>(batch->size) * options_.label_values);
     batch->index.resize(batch->size);
-    batch->image = pool_->Take();
+    batch->images = pool_->Take();
     issuing_ = batch;
     next_place_ = 0;
     under_way_.push_back(std::move(batch));
@@ -320,10 +328,13 @@ void Batcher::RenderRecord(uint32_t record, Batch* batch, uint32_t place, Thread
   }
 
   Renderer& renderer = state->renderer;
-  uint8_t* const out = batch->image.get() + place * options_.format.RecordBytes();
+  for (size_t b = 0; b < options_.branches.size(); ++b) {
+    state->out[b] =
+        batch->images.get() + image_offsets_[b] + place * options_.branches[b].format.RecordBytes();
+  }
   const Draws draws{options_.order.seed, batch->epoch, record};
   renderer.times = {};
-  renderer.Render(example.image, draws, out, &state->labels, rows);
+  renderer.Render(example.image, draws, state->out.data(), &state->labels, rows);
   if (rows != nullptr && rows->changed) rows_->Add(shard, record, image, *rows);
   if (state->labels.empty()) {
     state->labels.push_back(ClassLabel(data, example, records_.label));

@@ -29,8 +29,7 @@
 namespace pretexture {
 
 struct BatcherOptions {
-  std::vector<Op> ops;
-  Format format;
+  std::vector<Branch> branches;
   int label_values = 1;  // per record
   Order order;
   Share share;
@@ -47,9 +46,9 @@ struct BatcherOptions {
 
 struct Batch {
   uint32_t epoch = 0;
-  uint32_t number = 0;  // in the epoch
-  uint32_t size = 0;    // records
-  std::shared_ptr<uint8_t> image;
+  uint32_t number = 0;              // in the epoch
+  uint32_t size = 0;                // records
+  std::shared_ptr<uint8_t> images;  // the arrays of all branches, at Batcher::ImageOffset
   std::vector<int32_t> label;
   std::vector<int64_t> index;  // record numbers
   // The failure in the lowest place, if any: then the contents must not be used.
@@ -78,6 +77,8 @@ class Batcher {
   Batcher& operator=(const Batcher&) = delete;
 
   uint32_t BatchesPerEpoch() const { return batches_; }
+  // Where the array of a branch begins in the memory of a batch, bytes.
+  size_t ImageOffset(size_t branch) const { return image_offsets_[branch]; }
 
   // Makes (epoch, batch) the next batch to be handed over. Does nothing if it already is.
   void Seek(uint32_t epoch, uint32_t batch);
@@ -115,9 +116,9 @@ class Batcher {
 
   const Records records_;  // must not move: `rows_` refers to it
   const BatcherOptions options_;
-  const Plan plan_;
   const Kernels& kernels_;
   uint32_t batches_ = 0;  // per epoch
+  std::vector<size_t> image_offsets_;
   size_t batch_bytes_ = 0;
   std::shared_ptr<BufferPool> pool_;
 

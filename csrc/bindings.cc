@@ -143,31 +143,49 @@ int Product(const std::vector<int>& dims) {
   return product;
 }
 
-// The type and shape of the arrays that a plan's views and labels become.
-struct ArrayFormat {
-  Format format;
-  std::string dtype;
-  std::vector<int> views;   // dimensions
-  std::vector<int> labels;  // dimensions
+// The shape of the array that a branch's views become.
+struct ImageShape {
+  bool channels_first;
+  std::vector<int> views;  // dimensions
+  int height, width;
 
-  ArrayFormat(const py::object& plan, const std::string& dtype_name, const std::string& layout)
-      : dtype(dtype_name) {
-    views = plan.attr("views").cast<std::vector<int>>();
-    labels = plan.attr("label_dims").cast<std::vector<int>>();
-    format.height = plan.attr("height").cast<int>();
-    format.width = plan.attr("width").cast<int>();
-    format.views = Product(views);
-    format.channels_first = layout == "NCHW";
-    Read(py::str(dtype), &format.dtype);
+  std::vector<py::ssize_t> operator()(std::vector<py::ssize_t> dims) const {
+    dims.insert(dims.end(), views.begin(), views.end());
+    if (channels_first) dims.push_back(3);
+    dims.push_back(height);
+    dims.push_back(width);
+    if (!channels_first) dims.push_back(3);
+    return dims;
+  }
+};
+
+// The branches of a plan, and the type and shapes of the arrays that their views and labels become.
+struct Arrays {
+  std::string dtype;
+  std::vector<Branch> branches;
+  std::vector<ImageShape> images;  // by branch
+  std::vector<int> labels;         // dimensions
+
+  Arrays(const py::object& plan, const std::string& dtype_name, const std::string& layout)
+      : dtype(dtype_name), labels(plan.attr("label_dims").cast<std::vector<int>>()) {
+    for (const py::handle& from : plan.attr("branches")) {
+      ImageShape shape{layout == "NCHW", from.attr("views").cast<std::vector<int>>(),
+                       from.attr("height").cast<int>(), from.attr("width").cast<int>()};
+      Format format{{}, shape.channels_first, Product(shape.views), shape.height, shape.width};
+      Read(py::str(dtype), &format.dtype);
+      branches.push_back({Plan(ReadOps(from.attr("ops"))), format});
+      images.push_back(std::move(shape));
+    }
   }
 
-  std::vector<py::ssize_t> Image(std::vector<py::ssize_t> dims) const {
-    dims.insert(dims.end(), views.begin(), views.end());
-    if (format.channels_first) dims.push_back(3);
-    dims.push_back(format.height);
-    dims.push_back(format.width);
-    if (!format.channels_first) dims.push_back(3);
-    return dims;
+  // The array of each branch, as `make` makes it from the number of the branch; alone if there is
+  // only one branch.
+  template <typename Make>
+  py::object Images(Make make) const {
+    if (images.size() == 1) return make(0);
+    py::tuple all(images.size());
+    for (size_t b = 0; b < images.size(); ++b) all[b] = make(b);
+    return all;
   }
 
   std::vector<py::ssize_t> Label(std::vector<py::ssize_t> dims) const {
@@ -239,24 +257,26 @@ class PyRenderer {
   PyRenderer(const py::object& plan, uint64_t seed, const std::string& dtype,
              const std::string& layout, const std::string& kernels)
       : arrays_(plan, dtype, layout),
-        plan_(ReadOps(plan.attr("ops"))),
         seed_(seed),
-        renderer_(plan_, arrays_.format, kernels.empty() ? BestKernels() : KernelsByName(kernels),
+        renderer_(arrays_.branches, kernels.empty() ? BestKernels() : KernelsByName(kernels),
                   false) {}
 
   py::tuple Views(const py::buffer& encoded, int32_t class_label, uint32_t record, uint32_t epoch) {
     const py::buffer_info info = encoded.request();
-    py::array image(py::dtype(arrays_.dtype), arrays_.Image({}));
+    std::vector<uint8_t*> out;
+    const py::object images = arrays_.Images([&](size_t b) {
+      py::array image(py::dtype(arrays_.dtype), arrays_.images[b]({}));
+      out.push_back(static_cast<uint8_t*>(image.mutable_data()));
+      return image;
+    });
     std::vector<int32_t> labels;
-    renderer_.Render(AsSpan(info), {seed_, epoch, record},
-                     static_cast<uint8_t*>(image.mutable_data()), &labels);
+    renderer_.Render(AsSpan(info), {seed_, epoch, record}, out.data(), &labels);
     if (labels.empty()) labels.push_back(class_label);
-    return py::make_tuple(image, ToArray(std::move(labels), arrays_.Label({})));
+    return py::make_tuple(images, ToArray(std::move(labels), arrays_.Label({})));
   }
 
  private:
-  ArrayFormat arrays_;
-  Plan plan_;
+  Arrays arrays_;
   uint64_t seed_;
   Renderer renderer_;
 };
@@ -326,8 +346,7 @@ class PyBatcher {
         records_(records),
         process_(getpid()) {
     BatcherOptions o;
-    o.ops = ReadOps(plan.attr("ops"));
-    o.format = arrays_.format;
+    o.branches = arrays_.branches;
     o.label_values = Product(arrays_.labels);
     Read(config["seed"], &o.order.seed);
     o.order.records = static_cast<uint32_t>(records_.lengths.size());
@@ -379,10 +398,13 @@ class PyBatcher {
       return py::make_tuple(py::none(), py::none(), py::none(), ToTuple(batch->fault));
     }
     const auto size = static_cast<py::ssize_t>(batch->size);
-    auto* owner = new std::shared_ptr<uint8_t>(std::move(batch->image));
+    auto* owner = new std::shared_ptr<uint8_t>(std::move(batch->images));
     py::capsule base(owner, [](void* p) { delete static_cast<std::shared_ptr<uint8_t>*>(p); });
-    py::array image(py::dtype(arrays_.dtype), arrays_.Image({size}), owner->get(), base);
-    return py::make_tuple(image, ToArray(std::move(batch->label), arrays_.Label({size})),
+    const py::object images = arrays_.Images([&](size_t b) {
+      return py::array(py::dtype(arrays_.dtype), arrays_.images[b]({size}),
+                       owner->get() + batcher_->ImageOffset(b), base);
+    });
+    return py::make_tuple(images, ToArray(std::move(batch->label), arrays_.Label({size})),
                           ToArray(std::move(batch->index)), py::none());
   }
 
@@ -468,7 +490,7 @@ class PyBatcher {
     }
   }
 
-  ArrayFormat arrays_;
+  Arrays arrays_;
   PyRecords records_;
   pid_t process_;
   std::unique_ptr<Batcher> batcher_;

@@ -65,15 +65,20 @@ void Area(int index, double scale, int size, Kernel* kernel) {
   }
 }
 
-// A triangle as wide as the scale. Its part beyond the edge is left out.
-void Triangle(double centre, double scale, int size, Kernel* kernel) {
-  const double radius = std::max(scale, 1.0);
+// A kernel that is widened by the scale: a triangle, or Keys' kernel with a = -0.5. Its part beyond
+// the edge is left out.
+void Antialiased(bool cubic, double centre, double scale, int size, Kernel* kernel) {
+  const double unit = std::max(scale, 1.0), radius = cubic ? 2 * unit : unit;
   const int first = std::clamp(static_cast<int>(std::ceil(centre - radius - 0.5)), 0, size - 1);
   const int last = std::clamp(static_cast<int>(std::floor(centre + radius - 0.5)), first, size - 1);
   kernel->Reset(first, last);
   double sum = 0;
   for (int i = first; i <= last; ++i) {
-    const double weight = std::max(0.0, 1 - std::abs(i + 0.5 - centre) / radius);
+    const double x = std::abs(i + 0.5 - centre) / unit;
+    const double weight = !cubic  ? std::max(0.0, 1 - x)
+                          : x < 1 ? CubicInner(x, -0.5)
+                          : x < 2 ? CubicOuter(x, -0.5)
+                                  : 0;
     kernel->Add(i, weight);
     sum += weight;
   }
@@ -85,9 +90,12 @@ void Resized(const Axis& axis, const Sampling& sampling, int index, Kernel* kern
   const double scale = double(axis.size) / axis.resized;
   const bool half_pixel = sampling.coords == Coords::kHalfPixel;
   const double position = half_pixel ? (index + 0.5) * scale - 0.5 : index * scale;
+  if (sampling.antialias) {
+    const bool cubic = sampling.method == Method::kBicubic;
+    return Antialiased(cubic, (index + 0.5) * scale, scale, axis.size, kernel);
+  }
   switch (sampling.method) {
     case Method::kBilinear:
-      if (sampling.antialias) return Triangle((index + 0.5) * scale, scale, axis.size, kernel);
       return Bilinear(position, axis.size, kernel);
     case Method::kNearest: {
       const double at = half_pixel ? (index + 0.5) * scale : index * scale;

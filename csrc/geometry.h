@@ -20,7 +20,7 @@ enum class Coords { kHalfPixel, kTf1 };
 struct Sampling {
   Method method = Method::kBilinear;
   Coords coords = Coords::kHalfPixel;
-  bool antialias = false;  // widen the bilinear kernel by the scale if the image shrinks
+  bool antialias = false;  // widen the kernel by the scale if the image shrinks
 
   bool operator==(const Sampling& o) const {
     return method == o.method && coords == o.coords && antialias == o.antialias;

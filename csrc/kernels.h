@@ -32,26 +32,39 @@ struct Kernels {
   // One float past the last pixel of `line` must be readable.
   void (*sample_row)(const float* line, const int32_t* start, const float* weights, int taps,
                      size_t n, float* r, float* g, float* b);
-  // The mean of the channels of each of n pixels.
+  // The mean of the channels of each of n interleaved pixels, or their luma.
   void (*mean_row)(const float* line, size_t n, float* out);
+  void (*luma_row)(const float* line, size_t n, float* out);
   // Resamples a row of one channel, in the same way.
   void (*sample_plane)(const float* line, const int32_t* start, const float* weights, int taps,
                        size_t n, float* out);
 
-  // Change the colours of three different planes, with values in [0, 255]. `turns` is the angle by
-  // which the hue turns, as a part of the whole circle.
-  void (*gray)(float* r, float* g, float* b, size_t n);
+  // Set `r` to the mean of three different planes, or to their luma.
+  void (*mean)(float* r, const float* g, const float* b, size_t n);
+  void (*luma)(float* r, const float* g, const float* b, size_t n);
+  // Change the colours of three different planes, with values in [0, 255]. `saturation` scales the
+  // saturation of HSV; `blend_luma` is clip(x * factor + luma * (1 - factor)). `turns` is the angle
+  // by which the hue turns, as a part of the whole circle.
   void (*saturation)(float* r, float* g, float* b, size_t n, float factor);
+  void (*blend_luma)(float* r, float* g, float* b, size_t n, float factor);
   void (*hue)(float* r, float* g, float* b, size_t n, float turns);
   // Change one plane.
   void (*brightness)(float* x, size_t n, float delta);
   void (*clip)(float* x, size_t n);
   void (*contrast)(float* x, size_t n, float mean, float factor);  // (x - mean) * factor + mean
+  void (*scale)(float* x, size_t n, float factor, float offset);   // clip(x * factor + offset)
+  void (*solarize)(float* x, size_t n, float threshold);  // 255 - x if x >= threshold, or else x
   // The fast colour distortion in one pass: brightness and saturation in the order given, then
   // clip.
   void (*distort)(float* r, float* g, float* b, size_t n, float delta, float factor,
                   bool brightness_first);
 
+  // A symmetric filter of 2 * radius + 1 taps: out[i] = weights[0] * taps[radius][i] + the sum of
+  // weights[k] * (taps[radius - k][i] + taps[radius + k][i]) over k in 1..radius.
+  void (*filter)(const float* const* taps, const float* weights, int radius, size_t n, float* out);
+
+  // The sum of n values.
+  double (*sum)(const float* x, size_t n);
   // Adds the sum of (x - pivot) to sums[0], and the sum of its squares to sums[1].
   void (*moments)(const float* x, size_t n, float pivot, double* sums);
 

@@ -258,30 +258,44 @@ struct Flip {
   }
 };
 
+// torchvision's weights of the luma are rounded, so it is not quite 1 where all channels are 1.
+constexpr float kLumaWeights[3] = {0.2989f, 0.587f, 0.114f};
+constexpr float kLumaOfGray = 0.9999f;
+
 struct Gray {
   static constexpr const char* kName = "Gray";
   static constexpr auto Fields() {
     return std::make_tuple(Field("stream", &Gray::stream), Field("probability", &Gray::probability),
-                           Field("wrap", &Gray::wrap));
+                           Field("wrap", &Gray::wrap), Field("luma", &Gray::luma));
   }
   uint32_t stream;
   double probability;
   bool wrap;
+  bool luma = false;
 
   void Draw(Drawing* drawing) const {
     drawing->Each([&](uint32_t v, View* view) {
       if (Uniform(drawing->draws.Block(stream, v)[0]) >= probability) return;
       ColorChange change{Paint};
       change.makes_gray = true;
+      change.order = luma ? kLuma : kMean;
       view->colors.push_back(change);
       view->wrapped_gray |= wrap;
     });
   }
 
+  // Values of `ColorChange::order`.
+  enum { kMean, kLuma };
+
  private:
-  static void Paint(const ColorChange&, const Kernels& kernels, const Strip& strip) {
+  static void Paint(const ColorChange& change, const Kernels& kernels, const Strip& strip,
+                    const Means&) {
     const auto [r, g, b] = strip.planes;
-    if (!strip.gray()) kernels.gray(r, g, b, strip.n);
+    if (!strip.gray()) {
+      (change.order == kLuma ? kernels.luma : kernels.mean)(r, g, b, strip.n);
+    } else if (change.order == kLuma) {
+      kernels.contrast(r, strip.n, 0, kLumaOfGray);
+    }
   }
 };
 
@@ -297,73 +311,347 @@ struct Distort {
   void Draw(Drawing* drawing) const {
     drawing->Each([&](uint32_t v, View* view) {
       const Words w = drawing->draws.Block(stream, v);
-      ColorChange change{fast ? PaintFast : PaintSlow};
-      change.order = fast ? (Uniform(w[0]) < 0.25 ? 0 : 1) : Below(w[0], 4);
-      change.amounts[kBrightness] = static_cast<float>((2 * Uniform(w[1]) - 1) * 32);
-      change.amounts[kSaturation] = static_cast<float>(0.5 + Uniform(w[2]));
-      if (!fast) {
-        change.whole_view = true;  // contrast moves each pixel away from the mean
-        const double contrast = 0.5 + Uniform(drawing->draws.Block(stream, v, 1)[0]);
-        change.amounts[kHue] = static_cast<float>((2 * Uniform(w[3]) - 1) * 0.2);
-        change.amounts[kContrast] = static_cast<float>(contrast);
+      std::array<float, 4> amounts{};
+      amounts[kBrightness] = static_cast<float>((2 * Uniform(w[1]) - 1) * 32);
+      amounts[kSaturation] = static_cast<float>(0.5 + Uniform(w[2]));
+      if (fast) {
+        ColorChange change{PaintFast};
+        change.order = Uniform(w[0]) < 0.25 ? 0 : 1;
+        change.amounts = amounts;
+        view->colors.push_back(change);
+        return;
       }
+      const double contrast = 0.5 + Uniform(drawing->draws.Block(stream, v, 1)[0]);
+      amounts[kHue] = static_cast<float>((2 * Uniform(w[3]) - 1) * 0.2);
+      amounts[kContrast] = static_cast<float>(contrast);
+      for (const Part part : kOrders[Below(w[0], 4)]) {
+        ColorChange change{PaintPart};
+        change.order = part;
+        change.amounts[0] = amounts[part];
+        // Contrast moves each value away from the mean of its channel.
+        if (part == kContrast) change.needs = Needs::kMeans;
+        view->colors.push_back(change);
+      }
+      view->colors.push_back({Clip});
+    });
+  }
+
+  static void Clip(const ColorChange&, const Kernels& kernels, const Strip& strip, const Means&) {
+    strip.Each([&](float* plane) { kernels.clip(plane, strip.n); });
+  }
+
+ private:
+  enum Part { kBrightness, kSaturation, kHue, kContrast };
+  static constexpr Part kOrders[4][4] = {{kBrightness, kSaturation, kHue, kContrast},
+                                         {kSaturation, kBrightness, kContrast, kHue},
+                                         {kContrast, kHue, kBrightness, kSaturation},
+                                         {kHue, kSaturation, kContrast, kBrightness}};
+
+  static void PaintFast(const ColorChange& change, const Kernels& kernels, const Strip& strip,
+                        const Means& means) {
+    const auto [r, g, b] = strip.planes;
+    const float delta = change.amounts[kBrightness];
+    if (strip.gray()) {
+      kernels.brightness(r, strip.n, delta);  // saturation leaves grey as it is
+      Clip(change, kernels, strip, means);
+      return;
+    }
+    kernels.distort(r, g, b, strip.n, delta, change.amounts[kSaturation], change.order == 0);
+  }
+
+  static void PaintPart(const ColorChange& change, const Kernels& kernels, const Strip& strip,
+                        const Means& means) {
+    const auto [r, g, b] = strip.planes;
+    const float amount = change.amounts[0];
+    switch (static_cast<Part>(change.order)) {
+      case kBrightness:
+        strip.Each([&](float* plane) { kernels.brightness(plane, strip.n, amount); });
+        break;
+      case kSaturation:  // leaves grey as it is, and so does hue
+        if (!strip.gray()) kernels.saturation(r, g, b, strip.n, amount);
+        break;
+      case kHue:
+        if (!strip.gray()) kernels.hue(r, g, b, strip.n, amount);
+        break;
+      case kContrast:
+        for (size_t c = 0; c < strip.distinct(); ++c) {
+          kernels.contrast(strip.planes[c], strip.n, means[c], amount);
+        }
+        break;
+    }
+  }
+};
+
+// torchvision's ColorJitter: brightness, contrast, saturation and hue in random order, each
+// clipped.
+struct ColorJitter {
+  static constexpr const char* kName = "ColorJitter";
+  static constexpr auto Fields() {
+    return std::make_tuple(
+        Field("stream", &ColorJitter::stream), Field("brightness", &ColorJitter::brightness),
+        Field("contrast", &ColorJitter::contrast), Field("saturation", &ColorJitter::saturation),
+        Field("hue", &ColorJitter::hue), Field("probability", &ColorJitter::probability));
+  }
+  uint32_t stream;
+  std::array<double, 2> brightness, contrast, saturation, hue;
+  double probability;
+
+  void Draw(Drawing* drawing) const {
+    drawing->Each([&](uint32_t v, View* view) {
+      const Words w = drawing->draws.Block(stream, v);
+      if (Uniform(w[0]) >= probability) return;
+      const Words amounts = drawing->draws.Block(stream, v, 1);
+      uint32_t rest = Below(w[1], 24);
+      std::array<Part, 4> parts = {kBrightness, kContrast, kSaturation, kHue};
+      for (size_t i = 0; i < 4; ++i) {
+        // The digits of the permutation's number say which of the parts that are left comes next.
+        constexpr uint32_t kFactorials[] = {6, 2, 1, 1};
+        const auto next = parts.begin() + static_cast<ptrdiff_t>(i + rest / kFactorials[i]);
+        rest %= kFactorials[i];
+        std::rotate(parts.begin() + static_cast<ptrdiff_t>(i), next, next + 1);
+        Add(parts[i], amounts, view);
+      }
+    });
+  }
+
+ private:
+  enum Part { kBrightness, kContrast, kSaturation, kHue };
+
+  void Add(Part part, const Words& words, View* view) const {
+    const std::array<double, 2>* const ranges[] = {&brightness, &contrast, &saturation, &hue};
+    const auto [low, high] = *ranges[part];
+    const double neutral = part == kHue ? 0 : 1;
+    if (low == neutral && high == neutral) return;
+    ColorChange change{Paint};
+    change.order = part;
+    change.amounts[0] = static_cast<float>(low + (high - low) * Uniform(words[part]));
+    if (part == kContrast) change.needs = Needs::kMeans;
+    view->colors.push_back(change);
+  }
+
+  static void Paint(const ColorChange& change, const Kernels& kernels, const Strip& strip,
+                    const Means& means) {
+    const auto [r, g, b] = strip.planes;
+    const float factor = change.amounts[0];
+    switch (static_cast<Part>(change.order)) {
+      case kBrightness:
+        strip.Each([&](float* plane) { kernels.scale(plane, strip.n, factor, 0); });
+        break;
+      case kContrast: {
+        float luma = 0;
+        for (size_t c = 0; c < 3; ++c) luma += kLumaWeights[c] * means[c];
+        const float offset = luma * (1 - factor);
+        strip.Each([&](float* plane) { kernels.scale(plane, strip.n, factor, offset); });
+        break;
+      }
+      case kSaturation:
+        if (strip.gray()) {
+          kernels.scale(r, strip.n, factor + kLumaOfGray * (1 - factor), 0);
+        } else {
+          kernels.blend_luma(r, g, b, strip.n, factor);
+        }
+        break;
+      case kHue:  // leaves grey as it is
+        if (!strip.gray()) kernels.hue(r, g, b, strip.n, factor);
+        break;
+    }
+  }
+};
+
+// A Gaussian with a finite number of taps, which the renderer makes.
+struct Blur {
+  static constexpr const char* kName = "Blur";
+  static constexpr auto Fields() {
+    return std::make_tuple(Field("stream", &Blur::stream), Field("sigma", &Blur::sigma),
+                           Field("probability", &Blur::probability),
+                           Field("kernel_size", &Blur::kernel_size));
+  }
+  uint32_t stream;
+  std::array<double, 2> sigma;
+  double probability;
+  int kernel_size;  // odd; 0: a tenth of the view's height
+
+  void Draw(Drawing* drawing) const {
+    drawing->Each([&](uint32_t v, View* view) {
+      const Words w = drawing->draws.Block(stream, v);
+      if (Uniform(w[0]) >= probability) return;
+      ColorChange change{nullptr};
+      change.needs = Needs::kNeighbors;
+      change.amounts[0] = static_cast<float>(sigma[0] + (sigma[1] - sigma[0]) * Uniform(w[1]));
+      change.radius = kernel_size > 0 ? kernel_size / 2 : view->row.count / 10 / 2;
+      view->colors.push_back(change);
+    });
+  }
+};
+
+// Inverts the values that are not below the threshold.
+struct Solarize {
+  static constexpr const char* kName = "Solarize";
+  static constexpr auto Fields() {
+    return std::make_tuple(Field("stream", &Solarize::stream),
+                           Field("threshold", &Solarize::threshold),
+                           Field("probability", &Solarize::probability));
+  }
+  uint32_t stream;
+  double threshold, probability;
+
+  void Draw(Drawing* drawing) const {
+    drawing->Each([&](uint32_t v, View* view) {
+      if (Uniform(drawing->draws.Block(stream, v)[0]) >= probability) return;
+      ColorChange change{Paint};
+      change.amounts[0] = static_cast<float>(threshold);
       view->colors.push_back(change);
     });
   }
 
  private:
-  enum Part { kBrightness, kSaturation, kHue, kContrast };
+  static void Paint(const ColorChange& change, const Kernels& kernels, const Strip& strip,
+                    const Means&) {
+    strip.Each([&](float* plane) { kernels.solarize(plane, strip.n, change.amounts[0]); });
+  }
+};
 
-  static void PaintFast(const ColorChange& change, const Kernels& kernels, const Strip& strip) {
-    static constexpr Part kOrders[2][2] = {{kBrightness, kSaturation}, {kSaturation, kBrightness}};
-    if (strip.gray()) {
-      PaintParts(change, kOrders[change.order], 2, kernels, strip);
-      return;
-    }
-    const auto [r, g, b] = strip.planes;
-    kernels.distort(r, g, b, strip.n, change.amounts[kBrightness], change.amounts[kSaturation],
-                    change.order == 0);
+// Fills a random rectangle of the view, like torchvision's RandomErasing. It comes after all
+// operations that cut or move the view.
+struct Erase {
+  static constexpr const char* kName = "Erase";
+  static constexpr auto Fields() {
+    return std::make_tuple(Field("stream", &Erase::stream), Field("area", &Erase::area),
+                           Field("log_aspect", &Erase::log_aspect), Field("value", &Erase::value),
+                           Field("probability", &Erase::probability));
+  }
+  uint32_t stream;
+  std::array<double, 2> area, log_aspect;  // aspect: height / width
+  std::array<float, 3> value;              // of each channel
+  double probability;
+
+  void Draw(Drawing* drawing) const {
+    drawing->Each([&](uint32_t v, View* view) {
+      if (Uniform(drawing->draws.Block(stream, v)[0]) >= probability) return;
+      const int height = view->row.count, width = view->column.count;
+      for (uint32_t attempt = 0; attempt < 10; ++attempt) {
+        const Words w = drawing->draws.Block(stream, v, 1 + attempt);
+        const double pixels =
+            double(height) * width * (area[0] + (area[1] - area[0]) * Uniform(w[0]));
+        const double aspect =
+            std::exp(log_aspect[0] + (log_aspect[1] - log_aspect[0]) * Uniform(w[1]));
+        const double h = std::nearbyint(std::sqrt(pixels * aspect));
+        const double l = std::nearbyint(std::sqrt(pixels / aspect));
+        if (h >= height || l >= width) continue;
+        const int rows = static_cast<int>(h), columns = static_cast<int>(l);
+        const auto top = static_cast<int>(Below(w[2], static_cast<uint32_t>(height - rows + 1)));
+        const auto left = static_cast<int>(Below(w[3], static_cast<uint32_t>(width - columns + 1)));
+        ColorChange change{Paint};
+        change.rect = view->turned ? std::array<int, 4>{left, top, columns, rows}
+                                   : std::array<int, 4>{top, left, rows, columns};
+        std::copy(value.begin(), value.end(), change.amounts.begin());
+        change.colors_gray = value[0] != value[1] || value[0] != value[2];
+        view->colors.push_back(change);
+        return;
+      }
+    });
   }
 
-  static void PaintSlow(const ColorChange& change, const Kernels& kernels, const Strip& strip) {
-    static constexpr Part kOrders[4][4] = {{kBrightness, kSaturation, kHue, kContrast},
-                                           {kSaturation, kBrightness, kContrast, kHue},
-                                           {kContrast, kHue, kBrightness, kSaturation},
-                                           {kHue, kSaturation, kContrast, kBrightness}};
-    PaintParts(change, kOrders[change.order], 4, kernels, strip);
-  }
-
-  static void PaintParts(const ColorChange& change, const Part* order, int parts,
-                         const Kernels& kernels, const Strip& strip) {
-    const auto [r, g, b] = strip.planes;
-    const size_t n = strip.n;
-    const auto each = [&](auto paint) {
-      for (size_t c = 0; c < strip.distinct(); ++c) paint(strip.planes[c]);
-    };
-    for (int i = 0; i < parts; ++i) {
-      const float amount = change.amounts[order[i]];
-      switch (order[i]) {
-        case kBrightness:
-          each([&](float* plane) { kernels.brightness(plane, n, amount); });
-          break;
-        case kSaturation:  // leaves grey as it is, and so does hue
-          if (!strip.gray()) kernels.saturation(r, g, b, n, amount);
-          break;
-        case kHue:
-          if (!strip.gray()) kernels.hue(r, g, b, n, amount);
-          break;
-        case kContrast:
-          each([&](float* plane) {
-            double sums[2] = {0, 0};
-            kernels.moments(plane, n, plane[0], sums);
-            const double mean = double(plane[0]) + sums[0] / double(n);
-            kernels.contrast(plane, n, static_cast<float>(mean), amount);
-          });
-          break;
+ private:
+  static void Paint(const ColorChange& change, const Kernels&, const Strip& strip, const Means&) {
+    const auto [top, left, height, width] = change.rect;
+    const auto first = static_cast<int>(strip.first / strip.width);
+    const auto last = static_cast<int>((strip.first + strip.n) / strip.width);
+    for (int y = std::max(top, first); y < std::min(top + height, last); ++y) {
+      for (size_t c = 0; c < strip.distinct(); ++c) {
+        std::fill_n(strip.planes[c] + static_cast<size_t>(y - first) * strip.width + left, width,
+                    change.amounts[c]);
       }
     }
-    each([&](float* plane) { kernels.clip(plane, n); });
   }
+};
+
+// torchvision's RandomResizedCrop.
+struct RandomResizedCrop {
+  static constexpr const char* kName = "RandomResizedCrop";
+  static constexpr auto Fields() {
+    return std::make_tuple(
+        Field("stream", &RandomResizedCrop::stream), Field("height", &RandomResizedCrop::height),
+        Field("width", &RandomResizedCrop::width), Field("area", &RandomResizedCrop::area),
+        Field("aspect", &RandomResizedCrop::aspect),
+        Field("log_aspect", &RandomResizedCrop::log_aspect),
+        Field("method", &RandomResizedCrop::method),
+        Field("antialias", &RandomResizedCrop::antialias));
+  }
+  uint32_t stream;
+  int height, width;
+  std::array<double, 2> area, aspect, log_aspect;
+  Method method;
+  bool antialias;
+
+  void Draw(Drawing* drawing) const {
+    drawing->Each([&](uint32_t v, View* view) {
+      Cut(drawing->draws, v, view);
+      view->Resize(height, width, {method, Coords::kHalfPixel, antialias});
+      // The cubic kernel leaves [0, 255].
+      if (method == Method::kBicubic) view->colors.push_back({Distort::Clip});
+    });
+  }
+
+ private:
+  void Cut(const Draws& draws, uint32_t number, View* view) const {
+    const int tall = view->row.count, wide = view->column.count;
+    const double pixels = double(tall) * wide;
+    for (uint32_t attempt = 0; attempt < 10; ++attempt) {
+      const Words w = draws.Block(stream, number, attempt);
+      const double part = pixels * (area[0] + (area[1] - area[0]) * Uniform(w[0]));
+      const double ratio =
+          std::exp(log_aspect[0] + (log_aspect[1] - log_aspect[0]) * Uniform(w[1]));
+      const double columns = std::nearbyint(std::sqrt(part * ratio));
+      const double rows = std::nearbyint(std::sqrt(part / ratio));
+      if (columns < 1 || columns > wide || rows < 1 || rows > tall) continue;
+      const int h = static_cast<int>(rows), l = static_cast<int>(columns);
+      const auto top = static_cast<int>(Below(w[2], static_cast<uint32_t>(tall - h + 1)));
+      view->Crop(top, static_cast<int>(Below(w[3], static_cast<uint32_t>(wide - l + 1))), h, l);
+      return;
+    }
+    const double ratio = double(wide) / tall;
+    int h = tall, l = wide;
+    if (ratio < aspect[0]) h = static_cast<int>(std::nearbyint(wide / aspect[0]));
+    if (ratio > aspect[1]) l = static_cast<int>(std::nearbyint(tall * aspect[1]));
+    view->Crop((tall - h) / 2, (wide - l) / 2, h, l);
+  }
+};
+
+// torchvision's evaluation: the smaller side is resized to `size`, and the centre is kept.
+struct CentralResizedCrop {
+  static constexpr const char* kName = "CentralResizedCrop";
+  static constexpr auto Fields() {
+    return std::make_tuple(
+        Field("stream", &CentralResizedCrop::stream), Field("height", &CentralResizedCrop::height),
+        Field("width", &CentralResizedCrop::width), Field("size", &CentralResizedCrop::size),
+        Field("method", &CentralResizedCrop::method),
+        Field("antialias", &CentralResizedCrop::antialias));
+  }
+  uint32_t stream;
+  int height, width, size;
+  Method method;
+  bool antialias;
+
+  void Draw(Drawing* drawing) const {
+    drawing->Each([&](uint32_t, View* view) {
+      const int tall = view->row.count, wide = view->column.count;
+      const int smaller = std::min(tall, wide);
+      const int rows = Side(tall, smaller), columns = Side(wide, smaller);
+      view->Resize(rows, columns, {method, Coords::kHalfPixel, antialias});
+      if (method == Method::kBicubic) view->colors.push_back({Distort::Clip});
+      view->Crop(Offset(rows - height), Offset(columns - width), height, width);
+    });
+  }
+
+ private:
+  int Side(int side, int smaller) const {
+    const int64_t resized = int64_t{size} * side / smaller;
+    if (resized > (1 << 24)) throw Error("the image is too narrow to be resized");
+    return static_cast<int>(resized);
+  }
+  // Half of the rest, ties to even.
+  static int Offset(int rest) { return static_cast<int>(std::nearbyint(rest / 2.0)); }
 };
 
 struct Patches {
@@ -465,8 +753,10 @@ struct Standardize {
 
 }  // namespace op
 
-using Op = std::variant<op::Views, op::Resize, op::ResizeSmall, op::Crop, op::InceptionCrop,
-                        op::CentralFraction, op::Flip, op::Gray, op::Distort, op::Patches,
-                        op::Jigsaw, op::Pair, op::Rotate, op::Normalize, op::Standardize>;
+using Op =
+    std::variant<op::Views, op::Resize, op::ResizeSmall, op::Crop, op::InceptionCrop,
+                 op::CentralFraction, op::RandomResizedCrop, op::CentralResizedCrop, op::Flip,
+                 op::Gray, op::Distort, op::ColorJitter, op::Blur, op::Solarize, op::Erase,
+                 op::Patches, op::Jigsaw, op::Pair, op::Rotate, op::Normalize, op::Standardize>;
 
 }  // namespace pretexture

@@ -31,15 +31,17 @@ inline uint32_t Below(uint32_t word, uint32_t n) {
   return static_cast<uint32_t>((uint64_t{word} * n) >> 32);
 }
 
-// The random draws of one record in one epoch. `stream` is the number of an operation's sequence of
-// random numbers, `block` counts the blocks of four that a view needs.
+// The random draws of one branch of the pipeline for one record in one epoch. `stream` is the
+// number of an operation's sequence of random numbers, `block` counts the blocks of four that a
+// view needs.
 struct Draws {
   uint64_t seed;
   uint32_t epoch;
   uint32_t record;
+  uint32_t branch = 0;
 
   Words Block(uint32_t stream, uint32_t view, uint32_t block = 0) const {
-    return Philox(seed, {block, stream << 16 | view, record, epoch});
+    return Philox(seed, {branch << 16 | block, stream << 16 | view, record, epoch});
   }
 };
 

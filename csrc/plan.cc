@@ -34,7 +34,6 @@ void Plan::Draw(int height, int width, const Draws& draws, std::vector<View>* vi
   whole = View();
   whole.row = Axis::Whole(height);
   whole.column = Axis::Whole(width);
-  labels->clear();
   Drawing drawing{draws, views, labels};
   for (const Op& operation : ops) {
     std::visit([&](const auto& op) { op.Draw(&drawing); }, operation);

@@ -1,4 +1,5 @@
-// The operations of a pipeline, ready to draw the geometry and colours of an image's views from.
+// The operations of a branch of a pipeline, ready to draw the geometry and colours of an image's
+// views from.
 #pragma once
 
 #include <array>
@@ -23,9 +24,8 @@ struct Plan {
   std::array<float, 3> scale{1, 1, 1}, bias{0, 0, 0};
   bool standardize = false;
 
-  // Draws the views of an image of height x width pixels. Sets `labels` to the labels that a
-  // pretext task gives the image, or clears it if there is no such task. Throws Error if the
-  // operations do not fit the image.
+  // Draws the views of an image of height x width pixels. Appends the labels that a pretext task
+  // gives the image to `labels`. Throws Error if the operations do not fit the image.
   void Draw(int height, int width, const Draws& draws, std::vector<View>* views,
             std::vector<int32_t>* labels) const;
 };

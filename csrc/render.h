@@ -21,8 +21,8 @@ inline size_t ElementSize(DType dtype) {
   return dtype == DType::kFloat32 ? 4 : dtype == DType::kFloat16 ? 2 : 1;
 }
 
-// The type and layout of the values of a batch: [records, views, height, width, 3], or with
-// `channels_first` [records, views, 3, height, width].
+// The type and layout of the values of one array of a batch: [records, views, height, width, 3], or
+// with `channels_first` [records, views, 3, height, width].
 struct Format {
   DType dtype = DType::kFloat32;
   bool channels_first = false;
@@ -38,6 +38,12 @@ struct Format {
   }
 };
 
+// A branch of a pipeline, whose views become one array of the batch.
+struct Branch {
+  Plan plan;
+  Format format;
+};
+
 // Nanoseconds spent in the stages of rendering.
 struct RenderTimes {
   uint64_t decode = 0;
@@ -49,14 +55,15 @@ struct RenderTimes {
 // own.
 class Renderer {
  public:
-  // `plan` and `kernels` must outlive the Renderer. `past_cache` makes it write with stores that
-  // bypass the cache, which is faster for batches that are larger than the cache.
-  Renderer(const Plan& plan, const Format& format, const Kernels& kernels, bool past_cache,
+  // `branches` and `kernels` must outlive the Renderer. `past_cache` makes it write with stores
+  // that bypass the cache, which is faster for batches that are larger than the cache.
+  Renderer(const std::vector<Branch>& branches, const Kernels& kernels, bool past_cache,
            const DecodeOptions& options = {});
 
-  // Renders the views of an encoded image to the format.RecordBytes() bytes at `out`. Sets `labels`
-  // as Plan::Draw does, and uses `rows` as JpegDecoder does. Throws Error.
-  void Render(Span encoded, const Draws& draws, uint8_t* out, std::vector<int32_t>* labels,
+  // Renders the views of an encoded image: those of branch b to the RecordBytes() bytes of its
+  // format at out[b]. Sets `labels` to the labels that a pretext task gives the image, and uses
+  // `rows` as JpegDecoder does. Throws Error.
+  void Render(Span encoded, const Draws& draws, uint8_t* const* out, std::vector<int32_t>* labels,
               RowPoints* rows = nullptr);
 
   // Frees the memory that an unusually large image took.
@@ -66,8 +73,8 @@ class Renderer {
   DecodeCounts decode_counts() const { return decoder_.counts(); }
 
  private:
-  // The views first_view..end_view-1, which show the same pixels, turned or mirrored. They are
-  // rendered once and copied.
+  // The views first_view..end_view-1 of a branch, which show the same pixels, turned or mirrored.
+  // They are rendered once and copied.
   struct Canvas {
     Taps x, y;
     size_t first_view, end_view;
@@ -76,43 +83,45 @@ class Renderer {
     size_t height() const { return static_cast<size_t>(y.count); }
     size_t strip_rows() const;
   };
+  // A branch with the views that it has drawn.
+  struct Drawn {
+    const Plan* plan;
+    Format format;
+    std::vector<View> views;
+    std::vector<Canvas> canvases;
+    size_t canvas_count = 0;
+
+    // Standardizing comes with normalising, which uint8 leaves to the user.
+    bool Standardizes() const { return plan->standardize && format.dtype != DType::kUint8; }
+    Normalization PlannedNormalization() const;
+    size_t ViewBytes() const { return format.ViewValues() * ElementSize(format.dtype); }
+    void FindCanvases();
+  };
   // The memory for some rows of a view, or for all of them.
   struct Planes;
   // The mean and the deviation of the values of a view.
   class Statistics;
+  // Renders the pixels of one canvas.
+  class Painter;
 
-  void FindCanvases();
-  void RenderCanvas(const Canvas& canvas, const Region& region, uint8_t* out);
-  void RenderPixels(const Canvas& canvas, const View& view, const Region& region, bool past_cache,
-                    uint8_t* out);
-  void RenderByStrip(const Canvas& canvas, const View& view, const Region& region, bool past_cache,
-                     uint8_t* out);
-  void RenderWhole(const Canvas& canvas, const View& view, const Region& region, bool past_cache,
-                   uint8_t* out);
-  Planes PlanesFor(const Canvas& canvas, const View& view, size_t rows);
-  bool Standardizes() const { return plan_.standardize && format_.dtype != DType::kUint8; }
-  Normalization PlannedNormalization() const;
-  void Resample(const Canvas& canvas, const Region& region, int y0, int y1, const Strip& strip);
-  void Color(const View& view, const Strip& strip);
-  void Write(const Strip& strip, const Normalization& by, bool past_cache, uint8_t* out);
+  void RenderCanvas(const Drawn& branch, const Canvas& canvas, const Region& region, uint8_t* out);
   template <typename T>
-  void CopyView(const View& base, const View& view, uint8_t* out);
+  void CopyView(const Format& format, const View& base, const View& view, uint8_t* out);
   template <typename P>
   void CopyTurned(const P* in, size_t height, size_t width, bool transpose, bool mirror_rows,
                   bool mirror_columns, P* out);
-  size_t ViewBytes() const { return format_.ViewValues() * ElementSize(format_.dtype); }
 
-  const Plan& plan_;
-  const Format format_;
   const Kernels& kernels_;
   const bool past_cache_;
   ImageDecoder decoder_;
-  std::vector<View> views_;
-  std::vector<Canvas> canvases_;
-  size_t canvas_count_ = 0;
+  std::vector<Drawn> branches_;
   std::vector<float> line_;           // a blended row of source pixels
-  std::vector<float> gray_line_;      // the mean of its channels
+  std::vector<float> gray_line_;      // the grey of its pixels
   std::vector<float> planes_;         // see Planes
+  std::vector<float> blurred_;        // planes that are blurred down
+  std::vector<float> padded_;         // a row that is blurred across, with its surroundings
+  std::vector<const float*> taps_;    // of a blur
+  std::vector<float> tap_weights_;    // of these, from the middle on
   std::vector<const uint8_t*> rows_;  // that are blended to a line
   std::vector<float> weights_;        // of those rows
   std::vector<uint8_t> canvas_;       // what several views are copied from

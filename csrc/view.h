@@ -18,22 +18,40 @@ struct Strip {
   float* planes[3];
   size_t n;
   size_t first;  // pixel of the view
+  size_t width;  // of a row
 
   bool gray() const { return planes[0] == planes[1]; }
   size_t distinct() const { return gray() ? 1 : 3; }
+  // Calls `change` with each plane.
+  template <typename Change>
+  void Each(Change change) const {
+    for (size_t c = 0; c < distinct(); ++c) change(planes[c]);
+  }
 };
 
-// A change of colours with its draws. What they mean is up to `paint`, which makes the change.
+// What a change of colours must know of the view besides the pixel that it changes.
+enum class Needs { kNothing, kMeans, kNeighbors };
+
+// The mean of each channel of a view; equal if the view is grey.
+using Means = std::array<float, 3>;
+
+// A change of colours with its draws. What they mean is up to `paint`, which makes the change. A
+// change that needs neighbours is a blur, which the renderer makes itself.
 struct ColorChange {
-  void (*paint)(const ColorChange& change, const Kernels& kernels, const Strip& strip);
-  bool makes_gray = false;  // whether all channels of the result are equal
-  bool whole_view = false;  // whether `paint` needs all rows of the view in one strip
-  uint32_t order = 0;       // of the change's parts
+  void (*paint)(const ColorChange& change, const Kernels& kernels, const Strip& strip,
+                const Means& means);
+  Needs needs = Needs::kNothing;
+  bool makes_gray = false;   // whether `paint` changes the first plane only, to be used for all
+  bool colors_gray = false;  // whether a grey view may have colours after it
+  uint32_t order = 0;        // of the change's parts
   std::array<float, 4> amounts{};
+  std::array<int, 4> rect{};  // top, left, height and width, pixels
+  int radius = 0;             // of a blur, pixels; its standard deviation is amounts[0]
 
   bool operator==(const ColorChange& o) const {
-    return paint == o.paint && makes_gray == o.makes_gray && whole_view == o.whole_view &&
-           order == o.order && amounts == o.amounts;
+    return paint == o.paint && needs == o.needs && makes_gray == o.makes_gray &&
+           colors_gray == o.colors_gray && order == o.order && amounts == o.amounts &&
+           rect == o.rect && radius == o.radius;
   }
 };
 

@@ -8,7 +8,7 @@ import operator
 import os
 import threading
 import weakref
-from typing import Any, Dict, Iterator, NamedTuple, Optional, Tuple, Union
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
 
@@ -31,13 +31,14 @@ class Batch(NamedTuple):
     """A batch. The arrays belong to the caller for as long as it keeps them.
 
     Attributes:
-        image: [N, *views, H, W, 3], or [N, *views, 3, H, W] with layout NCHW. On a GPU it is what
-            DALI returns, which speaks DLPack: `torch.from_dlpack(batch.image)`.
+        image: [N, *views, H, W, 3], or [N, *views, 3, H, W] with layout NCHW; a tuple of such
+            arrays, one for each branch, if the pipeline has several. On a GPU it is what DALI
+            returns, which speaks DLPack: `torch.from_dlpack(batch.image)`.
         label: int32 [N, *]: the class label, or the label that the pretext task asks for.
         index: int64 [N], record numbers.
     """
 
-    image: np.ndarray
+    image: Any
     label: np.ndarray
     index: np.ndarray  # type: ignore[assignment]  # not tuple.index
 
@@ -221,17 +222,23 @@ class Loader:
 
     @property
     def element_spec(self) -> Batch:
-        """A `Batch` of `ArraySpec`."""
+        """A `Batch` of `ArraySpec`; the image is a tuple of them if there are several branches."""
         n = self.batch_size if self.drop_remainder else None
-        plan = self.plan
-        pixels: Tuple[int, ...] = (plan.height, plan.width, 3)
-        if self.layout == "NCHW":
-            pixels = (3, plan.height, plan.width)
+        images = tuple(ArraySpec((n, *shape), self.dtype) for shape in self._image_shapes())
         return Batch(
-            ArraySpec((n, *plan.views, *pixels), self.dtype),  # type: ignore[arg-type]
-            ArraySpec((n, *plan.label_dims), "int32"),  # type: ignore[arg-type]
+            images[0] if len(images) == 1 else images,
+            ArraySpec((n, *self.plan.label_dims), "int32"),  # type: ignore[arg-type]
             ArraySpec((n,), "int64"),  # type: ignore[arg-type]
         )
+
+    def _image_shapes(self) -> List[Tuple[int, ...]]:
+        """The shape of a record's image, for each branch."""
+        return [
+            (*branch.views, 3, branch.height, branch.width)
+            if self.layout == "NCHW"
+            else (*branch.views, branch.height, branch.width, 3)
+            for branch in self.plan.branches
+        ]
 
     def __iter__(self) -> Iterator[Batch]:
         """Runs one epoch: the next one, or after `load_state_dict` the rest of the loaded one."""
@@ -307,12 +314,13 @@ class Loader:
             raise RuntimeError("the Loader is closed")
 
     def _check_memory(self, records: int) -> None:
-        plan = self.plan
-        shape = (records, *plan.views, plan.height, plan.width, 3)
-        self._batch_bytes = functools.reduce(operator.mul, shape) * np.dtype(self.dtype).itemsize
+        shapes = [(records, *shape) for shape in self._image_shapes()]
+        values = sum(functools.reduce(operator.mul, shape) for shape in shapes)
+        self._batch_bytes = values * np.dtype(self.dtype).itemsize
         if self._batch_bytes > _memory():
+            size = " and ".join(" x ".join(map(str, shape)) for shape in shapes)
             raise ValueError(
-                f"a batch of {' x '.join(map(str, shape))} values of {self.dtype} takes "
+                f"a batch of {size} values of {self.dtype} takes "
                 f"{_size(self._batch_bytes)}, and this machine has {_size(_memory())} of memory; "
                 "use a smaller batch_size"
             )

@@ -3,9 +3,9 @@
 import gc
 import inspect
 import weakref
-from typing import Any, Iterator, NamedTuple
+from typing import Any, Callable, Iterator, List, NamedTuple
 
-from .loader import Batch, Loader
+from .loader import ArraySpec, Batch, Loader
 
 
 class Example(NamedTuple):
@@ -77,15 +77,21 @@ def dataset(loader: Loader, *, index: bool = False) -> Any:
     spec = loader.element_spec
     from_generator = tf.data.Dataset.from_generator
     if "output_signature" in inspect.signature(from_generator).parameters:
-        signature = element([tf.TensorSpec(s.shape, s.dtype) for s in spec])
+        signature = element(_map(lambda s: tf.TensorSpec(s.shape, s.dtype), spec))
         made = from_generator(batches, output_signature=signature)
     else:
-        types = element([tf.as_dtype(s.dtype) for s in spec])
-        made = from_generator(batches, types, element([tf.TensorShape(s.shape) for s in spec]))
+        types = element(_map(lambda s: tf.as_dtype(s.dtype), spec))
+        shapes = element(_map(lambda s: tf.TensorShape(s.shape), spec))
+        made = from_generator(batches, types, shapes)
     assert_cardinality = getattr(tf.data.experimental, "assert_cardinality", None)
     if whole and assert_cardinality:
         made = made.apply(assert_cardinality(len(loader)))
     return made
+
+
+def _map(make: Callable[[ArraySpec], Any], spec: Batch) -> List[Any]:
+    """What `make` makes of each `ArraySpec`; of an image with several branches a tuple."""
+    return [make(s) if isinstance(s, ArraySpec) else tuple(map(make, s)) for s in spec]
 
 
 class _Iteration:

@@ -15,7 +15,10 @@ except ImportError:
 
 
 class TensorBatch(NamedTuple):
-    """A batch of tensors, with the fields of `pretexture.loader.Batch`."""
+    """A batch of tensors, with the fields of `pretexture.loader.Batch`.
+
+    If the pipeline has several branches, `image` is a tuple of tensors.
+    """
 
     image: Any
     label: Any
@@ -80,11 +83,15 @@ class LoaderDataset(IterableDataset):
 def _tensors(batch: Any) -> TensorBatch:
     image = batch.image
     return TensorBatch(
-        # DALI's images on a GPU are not NumPy arrays.
-        torch.from_numpy(image) if isinstance(image, np.ndarray) else torch.from_dlpack(image),
+        tuple(map(_tensor, image)) if isinstance(image, tuple) else _tensor(image),
         torch.from_numpy(batch.label),
         torch.from_numpy(batch.index),
     )
+
+
+def _tensor(array: Any) -> Any:
+    # DALI's images on a GPU are not NumPy arrays.
+    return torch.from_numpy(array) if isinstance(array, np.ndarray) else torch.from_dlpack(array)
 
 
 def _refuse(*_: Any, **__: Any) -> Any:

@@ -19,7 +19,8 @@ from ..shards.index import Index
 from ..shards.records import TFRecords
 from ..shards.remote import FetchError
 
-Arrays = Tuple[np.ndarray, np.ndarray, np.ndarray]
+# Image, label and index of a batch. The image is a tuple of arrays if there are several branches.
+Arrays = Tuple[Any, np.ndarray, np.ndarray]
 
 DTYPES = ("float32", "float16", "uint8")
 LAYOUTS = ("NHWC", "NCHW")

@@ -4,8 +4,9 @@ Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 
 (the seed) and a counter into four 32-bit words. Every random decision of the pipeline is one such
 call, so it depends only on the seed and on what its counter names:
 
-    counter = (block, stream << 16 | view, record number, epoch)
+    counter = (branch << 16 | block, stream << 16 | view, record number, epoch)
 
+`branch` is the number of the pipeline's branch, 0 in a pipeline without branches.
 `stream` is the stream of random numbers of an operation (see `language.ops`). `view` is the number
 of the view that the decision is about: 0 before any split, afterwards the view's place in the
 flattened order of the splits so far. `Patches` counts the patches that it makes, `Jigsaw` and
@@ -21,11 +22,19 @@ and into the decisions of the operations. With w0..w3 the words of block 0:
     Crop                 top = below(w0, H - h + 1), left = below(w1, W - w + 1)
     InceptionCrop        try t uses block t; see `inception_crop`
     Flip                 mirrored if uniform(w0) < 0.5
+    RandomResizedCrop    try t uses block t; see `random_resized_crop`
     Gray                 grey if uniform(w0) < probability
     Distort              order: fast: 0 if uniform(w0) < 0.25, else 1; slow: below(w0, 4)
                          brightness (2 uniform(w1) - 1) * 32, on values of [0, 255]
                          saturation 0.5 + uniform(w2)
                          hue (2 uniform(w3) - 1) * 0.2, contrast 0.5 + uniform(w0 of block 1)
+    ColorJitter          as Gray; its parts in the order of permutation number below(w1, 24) of
+                         (brightness, contrast, saturation, hue), counted lexicographically; the
+                         amount of each is low + (high - low) * uniform(word), with w0..w3 of
+                         block 1 for the parts as they are written here
+    Blur                 as Gray; sigma = low + (high - low) * uniform(w1)
+    Solarize             as Gray
+    Erase                as Gray; try t uses block 1 + t; see `erased`
     Patches              top = below(w0, jitter + 1), left = below(w1, jitter + 1) in its cell
     Jigsaw, Pair         label below(w0, number of labels)
 
@@ -79,14 +88,15 @@ def below(word: int, n: int) -> int:
 
 
 class Draws:
-    """The random draws of one record in one epoch."""
+    """The random draws of one branch of the pipeline for one record in one epoch."""
 
-    def __init__(self, seed: int, epoch: int, record: int):
-        self._seed, self._epoch, self._record = seed, epoch, record
+    def __init__(self, seed: int, epoch: int, record: int, branch: int = 0):
+        self._seed, self._epoch, self._record, self._branch = seed, epoch, record, branch
 
     def block(self, stream: int, view: int, block: int = 0) -> Words:
         """The four words of one block of a stream."""
-        return philox(self._seed, (block, stream << 16 | view, self._record, self._epoch))
+        counter = (self._branch << 16 | block, stream << 16 | view, self._record, self._epoch)
+        return philox(self._seed, counter)
 
 
 def inception_crop(
@@ -127,6 +137,59 @@ def inception_crop(
         )
         return below(w2, down), below(w3, across), h, w
     return 0, 0, height, width
+
+
+def random_resized_crop(
+    draws: Draws,
+    stream: int,
+    view: int,
+    height: int,
+    width: int,
+    area: Tuple[float, float],
+    aspect: Tuple[float, float],
+    log_aspect: Tuple[float, float],
+) -> Tuple[int, int, int, int]:
+    """Top, left, height and width of a random window, drawn as by torchvision's RandomResizedCrop.
+
+    Halves are rounded to even, and everything is computed in doubles. After ten tries it is the
+    largest central window whose aspect ratio is in the range.
+    """
+    for attempt in range(10):
+        w0, w1, w2, w3 = draws.block(stream, view, attempt)
+        part = height * width * (area[0] + (area[1] - area[0]) * uniform(w0))
+        ratio = math.exp(log_aspect[0] + (log_aspect[1] - log_aspect[0]) * uniform(w1))
+        w, h = round(math.sqrt(part * ratio)), round(math.sqrt(part / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            return below(w2, height - h + 1), below(w3, width - w + 1), h, w
+    h, w = height, width
+    if width / height < aspect[0]:
+        h = round(width / aspect[0])
+    elif width / height > aspect[1]:
+        w = round(height * aspect[1])
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def erased(
+    draws: Draws,
+    stream: int,
+    view: int,
+    height: int,
+    width: int,
+    area: Tuple[float, float],
+    log_aspect: Tuple[float, float],
+) -> Tuple[int, int, int, int]:
+    """Top, left, height and width of a rectangle, drawn as by torchvision's RandomErasing.
+
+    After ten tries it is empty.
+    """
+    for attempt in range(10):
+        w0, w1, w2, w3 = draws.block(stream, view, 1 + attempt)
+        part = height * width * (area[0] + (area[1] - area[0]) * uniform(w0))
+        ratio = math.exp(log_aspect[0] + (log_aspect[1] - log_aspect[0]) * uniform(w1))
+        h, w = round(math.sqrt(part * ratio)), round(math.sqrt(part / ratio))
+        if h < height and w < width:
+            return below(w2, height - h + 1), below(w3, width - w + 1), h, w
+    return 0, 0, 0, 0
 
 
 def permute(seed: int, epoch: int, domain: int, which: int, n: int, index: int) -> int:

@@ -30,9 +30,10 @@ class Outline:
         label_dims: dimensions of an image's label.
         grid: patches per side if the latest split cut views into patches, otherwise None.
         decoded: whether the pixels are still the bytes that were decoded.
-        label_step, resized, distorted, whole_view, normalized, by_channel, standardized: the step
-            that set the label, resized the image, changed its colours, took statistics over whole
-            views, normalised, normalised channels differently, and so on; None if no step has.
+        label_step, resized, distorted, whole_view, placed, normalized, by_channel, standardized:
+            the step that set the label, resized the image, changed its colours, made pixels depend
+            on the whole view or on their places in it, normalised, normalised channels differently,
+            and so on; None if no step has.
     """
 
     step: str = ""
@@ -45,12 +46,14 @@ class Outline:
     resized: Optional[str] = None
     distorted: Optional[str] = None
     whole_view: Optional[str] = None
+    placed: Optional[str] = None
     normalized: Optional[str] = None
     by_channel: Optional[str] = None
     standardized: Optional[str] = None
 
     def split(self, n: int, grid: Optional[int] = None) -> None:
         """Every view becomes n views, in a grid of patches if `grid` is given."""
+        self.check_move()
         count = n
         for views in self.views:
             count *= views
@@ -73,9 +76,19 @@ class Outline:
         """A part of every view is taken next."""
         if self.whole_view:
             raise PipelineError(
-                f"must come before {self.whole_view}, which takes its statistics over the whole "
-                "view"
+                f"must come before {self.whole_view}, which depends on the whole view"
             )
+        self.check_move()
+
+    def check_move(self) -> None:
+        """Pixels of every view are moved next."""
+        if self.placed:
+            raise PipelineError(f"must come before {self.placed}, whose place in the view is drawn")
+
+    def check_size(self) -> None:
+        """The size of the view must be known next."""
+        if not self.size:
+            raise PipelineError("needs a view of a fixed size; put a resize or a crop before it")
 
     def color(self) -> None:
         """Colours are changed next."""
@@ -211,24 +224,68 @@ class CentralFraction(Op):
 
 
 @dataclasses.dataclass(frozen=True)
+class RandomResizedCrop(Op):
+    """A random window with relative `area` and `aspect` (width / height), resampled to one size.
+
+    `log_aspect` has the logarithms of `aspect`. Values of a bicubic result are clipped.
+    """
+
+    height: int
+    width: int
+    area: Tuple[float, float]
+    aspect: Tuple[float, float]
+    log_aspect: Tuple[float, float]
+    method: str
+    antialias: bool
+
+    def follow(self, outline: Outline) -> None:
+        """Sets the size."""
+        outline.check_cut()
+        outline.resize((self.height, self.width))
+
+
+@dataclasses.dataclass(frozen=True)
+class CentralResizedCrop(Op):
+    """The centre of the view, after its smaller side is resampled to `size`.
+
+    The other side becomes `size` times the aspect ratio, rounded down, and the offset of the window
+    is rounded to even. Values of a bicubic result are clipped.
+    """
+
+    height: int
+    width: int
+    size: int
+    method: str
+    antialias: bool
+
+    def follow(self, outline: Outline) -> None:
+        """Sets the size."""
+        outline.check_cut()
+        outline.resize((self.height, self.width))
+
+
+@dataclasses.dataclass(frozen=True)
 class Flip(Op):
     """Left-right with probability 1/2."""
 
     keeps_bytes: ClassVar[bool] = True
 
     def follow(self, outline: Outline) -> None:
-        """May follow anything."""
+        """Moves pixels."""
+        outline.check_move()
 
 
 @dataclasses.dataclass(frozen=True)
 class Gray(Op):
     """With the given probability every channel becomes the mean of the three.
 
-    With `wrap` it is the sum of the three bytes modulo 256, divided by three and rounded down.
+    With `wrap` it is the sum of the three bytes modulo 256, divided by three and rounded down; with
+    `luma` it is 0.2989 R + 0.587 G + 0.114 B.
     """
 
     probability: float
     wrap: bool
+    luma: bool = False
 
     def follow(self, outline: Outline) -> None:
         """Changes colours; with `wrap` only those of decoded bytes."""
@@ -252,6 +309,85 @@ class Distort(Op):
         outline.distorted = outline.step
         if not self.fast:
             outline.whole_view = outline.step
+
+
+@dataclasses.dataclass(frozen=True)
+class ColorJitter(Op):
+    """With the given probability, torchvision's colour changes in random order, each clipped.
+
+    Brightness scales by a factor from its range; contrast and saturation move each value away from
+    the mean luma of the view or from its pixel's luma; hue turns by a part of the circle.
+    """
+
+    brightness: Tuple[float, float]
+    contrast: Tuple[float, float]
+    saturation: Tuple[float, float]
+    hue: Tuple[float, float]
+    probability: float
+
+    def follow(self, outline: Outline) -> None:
+        """Changes colours; contrast uses the mean of the whole view."""
+        outline.color()
+        outline.distorted = outline.step
+        if self.contrast != (1, 1):
+            outline.whole_view = outline.step
+
+
+@dataclasses.dataclass(frozen=True)
+class Blur(Op):
+    """With the given probability a Gaussian of `kernel_size` taps; views are mirrored at the edge.
+
+    A `kernel_size` of 0 means a tenth of the view's height, rounded down, made odd.
+    """
+
+    sigma: Tuple[float, float]
+    probability: float
+    kernel_size: int
+
+    def follow(self, outline: Outline) -> None:
+        """Changes colours, by those of neighbouring pixels."""
+        outline.color()
+        outline.check_size()
+        assert outline.size
+        radius = (self.kernel_size or outline.size[0] // 10) // 2
+        if radius >= min(outline.size):
+            raise PipelineError(
+                f"a kernel of {2 * radius + 1} pixels is too large for a view of "
+                f"{outline.size[0]}x{outline.size[1]} pixels"
+            )
+        outline.distorted = outline.whole_view = outline.step
+
+
+@dataclasses.dataclass(frozen=True)
+class Solarize(Op):
+    """With the given probability, values x that are not below the threshold become 255 - x."""
+
+    threshold: float
+    probability: float
+
+    def follow(self, outline: Outline) -> None:
+        """Changes colours."""
+        outline.color()
+        outline.distorted = outline.step
+
+
+@dataclasses.dataclass(frozen=True)
+class Erase(Op):
+    """With the given probability a random rectangle of the view gets the value.
+
+    `log_aspect` has the logarithms of the smallest and the largest height / width.
+    """
+
+    area: Tuple[float, float]
+    log_aspect: Tuple[float, float]
+    value: Tuple[float, float, float]
+    probability: float
+
+    def follow(self, outline: Outline) -> None:
+        """Changes colours, in a place of the view."""
+        outline.color()
+        outline.check_size()
+        outline.distorted = outline.whole_view = outline.placed = outline.step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -324,8 +460,8 @@ class Rotate(Op):
     def follow(self, outline: Outline) -> None:
         """Adds a dimension of 4 views, each with a label."""
         outline.check_label()
-        if not outline.size:
-            raise PipelineError("needs a view of a fixed size; put a resize or a crop before it")
+        outline.check_size()
+        assert outline.size
         height, width = outline.size
         if height != width:
             raise PipelineError(f"only square views can be turned, these are {height}x{width}")

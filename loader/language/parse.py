@@ -1,7 +1,7 @@
-"""Reads `step(args)|step(args)|…`.
+"""Reads `step(args)|step(args)|…`, and branches of these: `2*(step|step) + 6*(step|step)`.
 
-The text is parsed by Python's own grammar (`|` is an operator and `step(args)` a call), so
-arguments are written as in Python: numbers, fractions such as 3/4, strings, True, False, None,
+The text is parsed by Python's own grammar (`|`, `*` and `+` are operators and `step(args)` a call),
+so arguments are written as in Python: numbers, fractions such as 3/4, strings, True, False, None,
 tuples.
 """
 
@@ -9,14 +9,15 @@ import ast
 import dataclasses
 import difflib
 import inspect
-from typing import Any, List
+from typing import Any, List, Optional
 
 from ..errors import PipelineError
+from .check import Branch
 from .steps import STEPS, Step
 
 
-def parse(text: str) -> List[Step]:
-    """The steps that a text names. Raises: PipelineError."""
+def parse(text: str) -> List[Branch]:
+    """The branches that a text names. Raises: PipelineError."""
     if not text.strip():
         raise PipelineError("a pipeline needs at least one step")
     try:
@@ -27,12 +28,36 @@ def parse(text: str) -> List[Step]:
         raise PipelineError(
             f"cannot read {text!r} as step(args)|step(args)|…: {getattr(error, 'msg', error)}"
         ) from error
-    nodes: List[ast.expr] = []
-    while isinstance(tree, ast.BinOp) and isinstance(tree.op, ast.BitOr):
-        nodes.insert(0, tree.right)
-        tree = tree.left
-    nodes.insert(0, tree)
-    return [_parse_step(number, node) for number, node in enumerate(nodes)]
+    branches = _operands(tree, ast.Add)
+    if len(branches) == 1:
+        return [_parse_branch(tree)]
+    parsed = []
+    for number, branch in enumerate(branches):
+        try:
+            parsed.append(_parse_branch(branch))
+        except PipelineError as error:
+            raise PipelineError(f"branch {number + 1}, {error}") from error.__cause__
+    return parsed
+
+
+def _operands(node: ast.expr, operator: Any) -> List[ast.expr]:
+    """The operands of a chain of an operator, such as a, b and c of a|b|c."""
+    found: List[ast.expr] = []
+    while isinstance(node, ast.BinOp) and isinstance(node.op, operator):
+        found.insert(0, node.right)
+        node = node.left
+    return [node, *found]
+
+
+def _parse_branch(node: ast.expr) -> Branch:
+    views: Optional[int] = None
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
+        views, node = _value(node.left), node.right
+    steps = _operands(node, ast.BitOr)
+    for step in steps:
+        if isinstance(step, ast.BinOp) and isinstance(step.op, (ast.Add, ast.Mult)):
+            raise PipelineError("the steps of each branch stand in parentheses: 2*(a|b) + (c|d)")
+    return Branch(tuple(_parse_step(number, each) for number, each in enumerate(steps)), views)
 
 
 def _parse_step(number: int, node: ast.expr) -> Step:

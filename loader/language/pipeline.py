@@ -2,25 +2,66 @@
 
 from typing import Any, Sequence, Tuple, Union
 
-from .check import Plan, plan
+from ..errors import PipelineError
+from .check import Branch, Plan, plan
 from .legacy import from_legacy
 from .parse import parse
 from .steps import Step
 
 
 class Pipeline:
-    """What is done to each image: a sequence of steps.
+    """What is done to each image: a sequence of steps, or several branches of them.
+
+    Branches make views that differ in their number, size and steps; the image is decoded once for
+    all of them. `2*(crop(64)|flip) + 6*(crop(32)|gray)` has two: `2*(…)` makes two views with draws
+    of their own, in an array [N, 2, 64, 64, 3]. A branch without a number makes one view, in an
+    array without that dimension. Pipelines can be combined in Python, too: `2 * a + 6 * b`.
 
     Args:
         text: the pipeline, such as `"inception(224)|rotate"`; or a sequence of steps.
+
+    Attributes:
+        branches: the branches, each with its steps.
 
     Raises: PipelineError, naming the step and what is wrong with it.
     """
 
     def __init__(self, text: Union[str, Sequence[Step]]):
-        self.steps: Tuple[Step, ...] = tuple(parse(text) if isinstance(text, str) else text)
+        self._set(parse(text) if isinstance(text, str) else [Branch(tuple(text))])
+
+    def _set(self, branches: Sequence[Branch]) -> None:
+        self.branches: Tuple[Branch, ...] = tuple(branches)
+        for branch in self.branches:
+            views = branch.views
+            if views is not None and (
+                isinstance(views, bool) or not isinstance(views, int) or views < 1
+            ):
+                raise PipelineError(f"the number of views must be 1 or more, not {views!r}")
         for training in (True, False):
             self.compile(training)
+
+    @classmethod
+    def _of(cls, branches: Sequence[Branch]) -> "Pipeline":
+        pipeline = cls.__new__(cls)
+        pipeline._set(branches)
+        return pipeline
+
+    @property
+    def steps(self) -> Tuple[Step, ...]:
+        """The steps of all branches, one after the other."""
+        return tuple(step for branch in self.branches for step in branch.steps)
+
+    def __rmul__(self, views: int) -> "Pipeline":
+        """`n * pipeline` makes n views with draws of their own."""
+        if len(self.branches) > 1 or self.branches[0].views is not None:
+            raise PipelineError("only a pipeline without branches and numbers can be multiplied")
+        return self._of([Branch(self.branches[0].steps, views)])
+
+    def __add__(self, other: "Pipeline") -> "Pipeline":
+        """A pipeline with the branches of both."""
+        if not isinstance(other, Pipeline):
+            return NotImplemented
+        return self._of([*self.branches, *other.branches])
 
     @classmethod
     def from_legacy(cls, names: str, **flags: Any) -> "Pipeline":
@@ -47,16 +88,18 @@ class Pipeline:
 
         Raises: PipelineError.
         """
-        return plan(self.steps, training)
+        return plan(self.branches, training)
 
     def __str__(self) -> str:
-        return "|".join(str(step) for step in self.steps)
+        if len(self.branches) == 1 and self.branches[0].views is None:
+            return "|".join(str(step) for step in self.steps)
+        return " + ".join(map(str, self.branches))
 
     def __repr__(self) -> str:
         return f"Pipeline({str(self)!r})"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Pipeline) and self.steps == other.steps
+        return isinstance(other, Pipeline) and self.branches == other.branches
 
     def __hash__(self) -> int:
-        return hash(self.steps)
+        return hash(self.branches)

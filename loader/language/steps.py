@@ -6,6 +6,7 @@ arguments. `ops(training, stream)` gives the primitive operations that the step 
 
 import dataclasses
 import functools
+import math
 from typing import Any, ClassVar, Dict, List, Optional, Sequence, Tuple, Type, Union
 
 from pretexture import permutations
@@ -87,6 +88,12 @@ def _numbers(value: Any, count: int, field: str) -> Tuple[float, ...]:
     return tuple(float(x) for x in value)
 
 
+def _probability(step: Any) -> None:
+    p = step.p
+    if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0 <= p <= 1:
+        raise PipelineError(f"p must be a probability from 0 to 1, not {p!r}")
+
+
 def _interval(step: Step, field: str, smallest: float, largest: float) -> None:
     lo, hi = _numbers(getattr(step, field), 2, field)
     if not smallest <= lo <= hi <= largest:
@@ -106,7 +113,8 @@ class Resize(Step):
             footprint).
         coords: "half_pixel" samples at (i + 0.5) * scale - 0.5, "tf1" at i * scale as TensorFlow 1
             did. "area" is the same in both.
-        antialias: whether the bilinear kernel becomes wider by the scale if the image shrinks.
+        antialias: whether the kernel of "bilinear" or "bicubic" becomes wider by the scale if the
+            image shrinks.
         randomize: whether training draws one of the four methods for each image and ignores
             `method`.
 
@@ -128,10 +136,13 @@ class Resize(Step):
         _flag(self, "antialias")
         _flag(self, "randomize")
         if self.antialias and (
-            self.method != "bilinear" or self.coords != "half_pixel" or self.randomize
+            self.method not in ("bilinear", "bicubic")
+            or self.coords != "half_pixel"
+            or self.randomize
         ):
             raise PipelineError(
-                "antialias=True goes with method='bilinear', coords='half_pixel' and no randomize"
+                "antialias=True goes with method='bilinear' or 'bicubic', coords='half_pixel' and "
+                "no randomize"
             )
 
     def ops(self, training: bool, stream: int) -> List[ops.Op]:
@@ -252,6 +263,8 @@ class Gray(Step):
 
     Args:
         p: probability.
+        weights: "mean"; or "luma" for 0.2989 R + 0.587 G + 0.114 B, as torchvision's
+            RandomGrayscale has it.
         wrap: whether the mean is `(R + G + B) % 256 // 3`, as TensorFlow computes the mean of
             bytes: [200, 201, 202] becomes 30. The step must then come before all steps that resize,
             split or colour the image.
@@ -260,15 +273,18 @@ class Gray(Step):
     name: ClassVar[str] = "gray"
     p: float = 1.0
     wrap: bool = False
+    weights: str = "mean"
 
     def __post_init__(self):
+        _probability(self)
         _flag(self, "wrap")
-        if isinstance(self.p, bool) or not isinstance(self.p, (int, float)) or not 0 <= self.p <= 1:
-            raise PipelineError(f"p must be a probability from 0 to 1, not {self.p!r}")
+        _choice(self, "weights", ("mean", "luma"))
+        if self.wrap and self.weights != "mean":
+            raise PipelineError("wrap=True goes with weights='mean'")
 
     def ops(self, training: bool, stream: int) -> List[ops.Op]:
         """One `Gray`."""
-        return [ops.Gray(stream, float(self.p), self.wrap)]
+        return [ops.Gray(stream, float(self.p), self.wrap, self.weights == "luma")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -289,6 +305,233 @@ class Distort(Step):
     def ops(self, training: bool, stream: int) -> List[ops.Op]:
         """One `Distort` in training, nothing in evaluation."""
         return [ops.Distort(stream, self.fast)] if training else []
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomResizedCrop(Step):
+    """Takes a window of random area and aspect ratio and resamples it to h x w; w is h by default.
+
+    It works like torchvision's RandomResizedCrop: ten tries, then the largest central window whose
+    aspect ratio is in the range. Evaluation does what torchvision's `ImageClassification` preset
+    does: it resizes the smaller side to 256 / 224 of the larger of h and w, and keeps the centre.
+
+    Args:
+        h, w: height and width of the result, pixels.
+        area: range of the window's share of the image's area (torchvision's `scale`).
+        aspect: range of width / height (`ratio`); its logarithm is uniform.
+        method: "bilinear" or "bicubic" (Keys' kernel with a = -0.5; the result is clipped).
+        antialias: whether the kernel becomes wider by the scale if the window shrinks. It must with
+            "bicubic".
+
+    Shapes: [H, W, C] -> [h, w, C].
+    """
+
+    name: ClassVar[str] = "random_resized_crop"
+    h: int
+    w: Optional[int] = None
+    area: Tuple[float, float] = (0.08, 1.0)
+    aspect: Tuple[float, float] = (3 / 4, 4 / 3)
+    method: str = "bilinear"
+    antialias: bool = True
+
+    def __post_init__(self):
+        _side(self)
+        _interval(self, "area", 1e-6, 1)
+        _interval(self, "aspect", 1e-3, 1e3)
+        _choice(self, "method", ("bilinear", "bicubic"))
+        _flag(self, "antialias")
+        if self.method == "bicubic" and not self.antialias:
+            raise PipelineError("method='bicubic' goes with antialias=True")
+
+    def ops(self, training: bool, stream: int) -> List[ops.Op]:
+        """One `RandomResizedCrop`; in evaluation a `CentralResizedCrop`."""
+        width = self.h if self.w is None else self.w
+        if not training:
+            smaller = round(max(self.h, width) * 256 / 224)
+            return [
+                ops.CentralResizedCrop(stream, self.h, width, smaller, self.method, self.antialias)
+            ]
+        area, aspect = _numbers(self.area, 2, "area"), _numbers(self.aspect, 2, "aspect")
+        return [
+            ops.RandomResizedCrop(
+                stream,
+                self.h,
+                width,
+                (area[0], area[1]),
+                (aspect[0], aspect[1]),
+                (math.log(aspect[0]), math.log(aspect[1])),
+                self.method,
+                self.antialias,
+            )
+        ]
+
+
+@dataclasses.dataclass(frozen=True)
+class ColorJitter(Step):
+    """torchvision's ColorJitter with probability p; identity in evaluation.
+
+    Brightness, contrast, saturation and hue change in random order, and values are clipped after
+    each. Each argument is a range; one number x stands for (max(0, 1 - x), 1 + x), or for (-x, x)
+    if it is the hue.
+
+    Args:
+        brightness: range of the factor that scales all values.
+        contrast: range of the factor by which values move away from the mean luma of the view.
+        saturation: range of the factor by which values move away from the luma of their pixel.
+        hue: range by which the hue turns, as parts of the whole circle, within -0.5..0.5.
+        p: probability.
+    """
+
+    name: ClassVar[str] = "color_jitter"
+    brightness: Union[float, Tuple[float, float]] = 0.0
+    contrast: Union[float, Tuple[float, float]] = 0.0
+    saturation: Union[float, Tuple[float, float]] = 0.0
+    hue: Union[float, Tuple[float, float]] = 0.0
+    p: float = 1.0
+
+    def __post_init__(self):
+        _probability(self)
+        self._ranges()
+
+    def _ranges(self) -> Dict[str, Tuple[float, float]]:
+        ranges = {
+            field: self._range(field, middle=1, least=0, most=100)
+            for field in ("brightness", "contrast", "saturation")
+        }
+        return {**ranges, "hue": self._range("hue", middle=0, least=-0.5, most=0.5)}
+
+    def _range(self, field: str, middle: float, least: float, most: float) -> Tuple[float, float]:
+        value = getattr(self, field)
+        if isinstance(value, (tuple, list)):
+            low, high = _numbers(value, 2, field)
+        else:
+            (amount,) = _numbers((value,), 1, field)
+            if amount < 0:
+                raise PipelineError(f"{field} must be 0 or more, not {value!r}")
+            low, high = middle - amount, middle + amount
+            if middle == 1:
+                low = max(low, 0.0)
+        if not least <= low <= high <= most:
+            raise PipelineError(f"{field} must be within {least:g}..{most:g}, not {value!r}")
+        return low, high
+
+    def ops(self, training: bool, stream: int) -> List[ops.Op]:
+        """One `ColorJitter` in training, nothing in evaluation."""
+        if not training:
+            return []
+        return [ops.ColorJitter(stream, probability=float(self.p), **self._ranges())]
+
+
+@dataclasses.dataclass(frozen=True)
+class Blur(Step):
+    """A Gaussian blur with probability p, as torchvision's GaussianBlur; identity in evaluation.
+
+    Beyond its edges the view is mirrored at the outermost pixels.
+
+    Args:
+        sigma: range of the standard deviation, pixels; or one number.
+        p: probability.
+        kernel_size: number of taps along each axis, odd. The default is that of SimCLR: a tenth of
+            the view's height, made odd by 2 * (h // 10 // 2) + 1, which is 23 for 224 pixels.
+
+    Raises: PipelineError if the kernel is larger than the view allows.
+    """
+
+    name: ClassVar[str] = "blur"
+    sigma: Union[float, Tuple[float, float]] = (0.1, 2.0)
+    p: float = 1.0
+    kernel_size: Optional[int] = None
+
+    def __post_init__(self):
+        _probability(self)
+        low, high = self._sigmas()
+        if not 1e-3 <= low <= high <= 1000:
+            raise PipelineError(f"sigma must be a range within 0.001..1000, not {self.sigma!r}")
+        if self.kernel_size is not None:
+            _whole(self, "kernel_size")
+            if self.kernel_size % 2 == 0:
+                raise PipelineError(f"kernel_size must be odd, not {self.kernel_size}")
+
+    def _sigmas(self) -> Tuple[float, float]:
+        value = self.sigma
+        pair = value if isinstance(value, (tuple, list)) else (value, value)
+        low, high = _numbers(pair, 2, "sigma")
+        return low, high
+
+    def ops(self, training: bool, stream: int) -> List[ops.Op]:
+        """One `Blur` in training, nothing in evaluation."""
+        if not training:
+            return []
+        return [ops.Blur(stream, self._sigmas(), float(self.p), self.kernel_size or 0)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Solarize(Step):
+    """With probability p inverts the values that are not below the threshold; not in evaluation.
+
+    Args:
+        threshold: smallest value that becomes 255 minus itself, of [0, 255].
+        p: probability.
+    """
+
+    name: ClassVar[str] = "solarize"
+    threshold: float = 128.0
+    p: float = 1.0
+
+    def __post_init__(self):
+        _probability(self)
+        _numbers((self.threshold,), 1, "threshold")
+
+    def ops(self, training: bool, stream: int) -> List[ops.Op]:
+        """One `Solarize` in training, nothing in evaluation."""
+        return [ops.Solarize(stream, float(self.threshold), float(self.p))] if training else []
+
+
+@dataclasses.dataclass(frozen=True)
+class Erase(Step):
+    """With probability p fills a random rectangle, as torchvision's RandomErasing does.
+
+    Ten tries, then nothing. Evaluation leaves the view as it is. The step comes after all steps
+    that cut or turn the view, and before it is normalised.
+
+    Args:
+        p: probability.
+        area: range of the rectangle's share of the view (torchvision's `scale`).
+        aspect: range of height / width (`ratio`); its logarithm is uniform.
+        value: grey level of [0, 255], or one for each channel; "imagenet" is the mean colour of
+            ImageNet, which normalize('imagenet') makes 0.
+    """
+
+    name: ClassVar[str] = "erase"
+    p: float = 0.5
+    area: Tuple[float, float] = (0.02, 0.33)
+    aspect: Tuple[float, float] = (0.3, 3.3)
+    value: Union[str, float, Tuple[float, float, float]] = 0.0
+
+    def __post_init__(self):
+        _probability(self)
+        _interval(self, "area", 0, 1)
+        _interval(self, "aspect", 1e-3, 1e3)
+        self._color()
+
+    def _color(self) -> Tuple[float, float, float]:
+        value: Any = self.value
+        if value == "imagenet":
+            value = tuple(255 * x for x in IMAGENET_MEAN)
+        elif not isinstance(value, (tuple, list)):
+            value = (value,) * 3
+        red, green, blue = _numbers(value, 3, "value")
+        if not all(0 <= x <= 255 for x in (red, green, blue)):
+            raise PipelineError(f"value must be of [0, 255], not {self.value!r}")
+        return red, green, blue
+
+    def ops(self, training: bool, stream: int) -> List[ops.Op]:
+        """One `Erase` in training, nothing in evaluation."""
+        if not training:
+            return []
+        area, aspect = _numbers(self.area, 2, "area"), _numbers(self.aspect, 2, "aspect")
+        logs = (math.log(aspect[0]), math.log(aspect[1]))
+        return [ops.Erase(stream, (area[0], area[1]), logs, self._color(), float(self.p))]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -515,9 +758,14 @@ STEPS: Dict[str, Type[Step]] = {
         Crop,
         CenterCrop,
         InceptionCrop,
+        RandomResizedCrop,
         Flip,
         Gray,
         Distort,
+        ColorJitter,
+        Blur,
+        Solarize,
+        Erase,
         Inception,
         Patches,
         Jigsaw,

@@ -70,10 +70,13 @@ const Data& GoodData() {
 
 BatcherOptions Options(int threads = 2, uint32_t batch_size = 4) {
   BatcherOptions options;
-  options.ops = {op::InceptionCrop{16, {0.05, 1}, {3. / 4, 4. / 3}, true},
-                 op::Resize{32, kSide, kSide, Method::kBilinear, Coords::kHalfPixel, false, false},
-                 op::Flip{48}, op::Distort{64, true}};
-  options.format.height = options.format.width = kSide;
+  Format format;
+  format.height = format.width = kSide;
+  options.branches = {
+      {Plan({op::InceptionCrop{16, {0.05, 1}, {3. / 4, 4. / 3}, true},
+             op::Resize{32, kSide, kSide, Method::kBilinear, Coords::kHalfPixel, false, false},
+             op::Flip{48}, op::Distort{64, true}}),
+       format}};
   options.order.seed = 5;
   options.order.records = kRecords;
   options.order.shuffle = Shuffle::kGlobal;
@@ -90,8 +93,8 @@ std::shared_ptr<Batch> Next(Batcher* batcher) {
 }
 
 Bytes Pixels(const Batch& batch) {
-  const size_t bytes = Options().format.RecordBytes() * batch.size;
-  return Bytes(batch.image.get(), batch.image.get() + bytes);
+  const size_t bytes = Options().branches[0].format.RecordBytes() * batch.size;
+  return Bytes(batch.images.get(), batch.images.get() + bytes);
 }
 
 struct Content {
@@ -242,12 +245,12 @@ TEST(batches_that_are_kept_are_not_overwritten_and_buffers_come_back) {
   std::set<const uint8_t*> places;
   for (size_t i = 0; i < kept.size(); ++i) {
     CHECK(Of(*kept[i]) == copies[i]);
-    CHECK_EQ(reinterpret_cast<uintptr_t>(kept[i]->image.get()) % 64, uintptr_t{0});
-    places.insert(kept[i]->image.get());
+    CHECK_EQ(reinterpret_cast<uintptr_t>(kept[i]->images.get()) % 64, uintptr_t{0});
+    places.insert(kept[i]->images.get());
   }
   CHECK_EQ(places.size(), kept.size());
   kept.clear();
-  for (int i = 0; i < 60; ++i) places.insert(Next(&batcher)->image.get());
+  for (int i = 0; i < 60; ++i) places.insert(Next(&batcher)->images.get());
   // The batches under way while the others were kept may have new buffers.
   CHECK(places.size() <= copies.size() + 4);
 }
@@ -414,8 +417,9 @@ TEST(an_inconsistent_index_is_refused) {
 TEST(a_batch_beyond_all_memory_is_refused) {
   BatcherOptions options = Options();
   options.share.drop_remainder = false;
-  options.format.views = 1 << 30;
-  options.format.height = options.format.width = 1 << 16;
+  Format& format = options.branches[0].format;
+  format.views = 1 << 30;
+  format.height = format.width = 1 << 16;
   CHECK_THROWS(Batcher(GoodData().records, options), "more memory than any machine has");
 }
 

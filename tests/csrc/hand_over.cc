@@ -26,8 +26,7 @@ int main(int argc, char** argv) {
   records.lengths = lengths.data();
   for (const int threads : {1, 2, 4, 8, 16}) {
     BatcherOptions options;
-    options.ops = {op::Crop{0, 1, 1, false}};
-    options.format.height = options.format.width = 1;
+    options.branches = {{Plan({op::Crop{0, 1, 1, false}}), Format{{}, false, 1, 1, 1}}};
     options.order.records = kRecords;
     options.order.shuffle = Shuffle::kGlobal;
     options.share.batch_size = static_cast<uint32_t>(batch_size);

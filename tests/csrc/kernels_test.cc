@@ -187,23 +187,29 @@ TEST(mean_rows_are_the_same_on_every_instruction_set) {
     for (float& value : line) value = random->Float(0, 255);
     Floats out(size, shift);
     kernels.mean_row(line.data() + shift, size, out.data());
-    return out;
+    Floats luma(size, shift);
+    kernels.luma_row(line.data() + shift, size, luma.data());
+    return std::make_pair(out, luma);
   });
 }
 
 TEST(colours_are_the_same_on_every_instruction_set) {
-  for (int kind = 0; kind < 7; ++kind) {
+  for (int kind = 0; kind < 11; ++kind) {
     CompareAll([kind](const Kernels& kernels, Random* random, size_t size, size_t shift) {
       Planes planes = DrawnPlanes(random, size, shift);
       float *r = planes[0].data(), *g = planes[1].data(), *b = planes[2].data();
       const float factor = random->Float(0.5f, 1.5f), delta = random->Float(-32, 32);
-      if (kind == 0) kernels.gray(r, g, b, size);
+      if (kind == 0) kernels.mean(r, g, b, size);
       if (kind == 1) kernels.saturation(r, g, b, size, factor);
       if (kind == 2) kernels.hue(r, g, b, size, random->Float(-0.2f, 0.2f));
       if (kind == 3) kernels.distort(r, g, b, size, delta, factor, true);
       if (kind == 4) kernels.distort(r, g, b, size, delta, factor, false);
       if (kind == 5) kernels.brightness(r, size, delta);
       if (kind == 6) kernels.contrast(r, size, random->Float(0, 255), factor);
+      if (kind == 7) kernels.luma(r, g, b, size);
+      if (kind == 8) kernels.blend_luma(r, g, b, size, factor);
+      if (kind == 9) kernels.scale(r, size, factor, delta);
+      if (kind == 10) kernels.solarize(r, size, 128 + delta);
       kernels.clip(g, size);
       return planes;
     });
@@ -225,6 +231,32 @@ TEST(the_fast_distortion_is_its_steps) {
     if (!brightness_first) brighten();
     for (Floats& plane : b) k.clip(plane.data(), 999);
     CHECK(a == b);
+  }
+}
+
+TEST(filters_and_sums_are_the_same_on_every_instruction_set_and_near_the_exact_ones) {
+  for (const int radius : {0, 1, 4, 11}) {
+    CompareAll([radius](const Kernels& kernels, Random* random, size_t size, size_t shift) {
+      Floats line = Drawn(random, size + 2 * static_cast<size_t>(radius), shift, 0, 255);
+      std::vector<const float*> taps;
+      for (int k = 0; k <= 2 * radius; ++k) taps.push_back(line.data() + k);
+      std::vector<float> weights;
+      for (int k = 0; k <= radius; ++k) weights.push_back(random->Float(0, 1));
+      Floats out(size, shift);
+      kernels.filter(taps.data(), weights.data(), radius, size, out.data());
+      double exact = 0;
+      for (size_t i = 0; i < size; ++i) {
+        double value = 0;
+        for (int k = -radius; k <= radius; ++k) {
+          value += double(weights[static_cast<size_t>(std::abs(k))]) * double(taps[radius + k][i]);
+        }
+        CHECK(std::abs(value - double(out.data()[i])) < 1e-2);
+        exact += double(out.data()[i]);
+      }
+      const double sum = kernels.sum(out.data(), size);
+      CHECK(std::abs(sum - exact) <= 1e-6 * exact);
+      return std::make_pair(out, sum);
+    });
   }
 }
 

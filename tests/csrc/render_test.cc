@@ -25,11 +25,12 @@ Format MakeFormat(DType dtype, bool channels_first, int views, int height, int w
 
 Bytes Render(const std::vector<Op>& ops, const Format& format, const Bytes& data,
              uint32_t record = 0, const Kernels& kernels = BestKernels(), bool past_cache = false) {
-  const Plan plan(ops);
-  Renderer renderer(plan, format, kernels, past_cache);
+  const std::vector<Branch> branches = {{Plan(ops), format}};
+  Renderer renderer(branches, kernels, past_cache);
   Bytes out(format.RecordBytes(), 0x77);
+  uint8_t* const to = out.data();
   std::vector<int32_t> labels;
-  renderer.Render(ToSpan(data), {1, 2, record}, out.data(), &labels);
+  renderer.Render(ToSpan(data), {1, 2, record}, &to, &labels);
   return out;
 }
 
@@ -143,16 +144,18 @@ TEST(views_are_the_same_on_every_instruction_set_past_the_cache_or_not) {
 
 TEST(a_renderer_gives_the_same_whatever_it_rendered_before) {
   for (const std::vector<Op>& ops : Pipelines()) {
-    const Plan plan(ops);
     const Format format = MakeFormat(DType::kFloat32, false, 1, 24, 24);
-    Renderer renderer(plan, format, BestKernels(), false);
+    const std::vector<Branch> branches = {{Plan(ops), format}};
+    Renderer renderer(branches, BestKernels(), false);
     Bytes out(format.RecordBytes());
     std::vector<int32_t> labels;
     for (const int side : {90, 24, 300, 31, 1, 64}) {
       const Bytes data = EncodeJpeg(side, side + 24);
       const bool fits = Thrown([&] { Render(ops, format, data); }).empty();
-      const std::string thrown =
-          Thrown([&] { renderer.Render(ToSpan(data), {1, 2, 0}, out.data(), &labels); });
+      const std::string thrown = Thrown([&] {
+        uint8_t* const to = out.data();
+        renderer.Render(ToSpan(data), {1, 2, 0}, &to, &labels);
+      });
       CHECK_EQ(thrown.empty(), fits);
       if (fits) CHECK(out == Render(ops, format, data));
     }
@@ -163,9 +166,9 @@ TEST(damaged_images_never_crash_and_never_write_beyond_their_place) {
   Random random(8);
   const Bytes good = EncodeJpeg(48, 40);
   for (const std::vector<Op>& ops : Pipelines()) {
-    const Plan plan(ops);
     const Format format = MakeFormat(DType::kFloat32, false, 1, 24, 24);
-    Renderer renderer(plan, format, BestKernels(), true);
+    const std::vector<Branch> branches = {{Plan(ops), format}};
+    Renderer renderer(branches, BestKernels(), true);
     Bytes out(format.RecordBytes() + 128);
     std::vector<int32_t> labels;
     for (uint32_t round = 0; round < 400; ++round) {
@@ -177,7 +180,10 @@ TEST(damaged_images_never_crash_and_never_write_beyond_their_place) {
       Thrown([&] { size = decoder.Open(ToSpan(damaged)); });
       if (int64_t{size.width} * size.height > 1000000) continue;
       std::fill(out.begin(), out.end(), 0x77);
-      Thrown([&] { renderer.Render(ToSpan(damaged), {1, 2, round}, out.data() + 64, &labels); });
+      Thrown([&] {
+        uint8_t* const to = out.data() + 64;
+        renderer.Render(ToSpan(damaged), {1, 2, round}, &to, &labels);
+      });
       for (size_t i = 0; i < 64; ++i) CHECK(out[i] == 0x77 && out[out.size() - 1 - i] == 0x77);
     }
   }

@@ -56,6 +56,30 @@ PIPELINES = [
     "crop(30)|normalize((0.5, 0.4, 0.3), (0.1, 0.2, 0.3))|rotate",
     "range(0, 1)|resize(30)|standardize",
     "inception(20)|standardize",
+    "resize(200, 230, 'bicubic', antialias=True)|gray(0.5, weights='luma')",
+    "resize(21, 17, 'bicubic', antialias=True)|gray(weights='luma')|normalize",
+    "gray(0.5)|random_resized_crop(40)|gray(0.5, weights='luma')|color_jitter(0.4, 0.4, 0.4, 0.1)",
+    "random_resized_crop(30, area=(0.3, 0.6), aspect=(0.5, 2), method='bicubic')|flip|rotate",
+    "random_resized_crop(40, 30, antialias=False)|solarize(p=0.5)|flip",
+    "random_resized_crop(47)|flip|color_jitter(0.8, 0.8, 0.8, 0.2, p=0.8)"
+    "|gray(0.2, weights='luma')|blur(p=0.5)|range(0, 1)",
+    "random_resized_crop(64)|color_jitter((0.2, 3), (0, 2), (0, 4), (-0.5, 0.5))",
+    "crop(30)|color_jitter(contrast=0.5)|gray(0.5)|color_jitter(contrast=0.5)|standardize",
+    "resize(52, 41)|blur(sigma=2, kernel_size=23)|color_jitter(0, 1)|blur(0.7)|flip",
+    "resize(52, 41)|gray(0.5)|blur(kernel_size=39)|standardize",
+    "resize(31)|blur(1, kernel_size=5)|blur(2, p=0.5, kernel_size=7)|rotate",
+    "resize(40)|gray(0.5)|erase(p=0.8)|normalize",
+    "gray(0.5)|resize(40)|rotate|erase(p=0.8, value=(255, 0, 9))|blur(1, kernel_size=3)",
+    "resize(33, 44)|flip|erase(1, (0.1, 0.9), (0.1, 10), 'imagenet')|standardize",
+]
+
+# Pipelines of several branches, with the class label or that of one branch.
+BRANCHES = [
+    "2*(random_resized_crop(48, area=(0.4, 1))|flip|color_jitter(0.8, 0.8, 0.8, 0.2)) "
+    "+ 6*(random_resized_crop(20, area=(0.05, 0.4))|blur(kernel_size=5))",
+    "(inception(32)|standardize) + (inception(32)|standardize)",
+    "(resize(40)|normalize) + 3*(crop(30)|rotate|range(-1, 1)) + 1*(gray|resize(24, 31))",
+    "2*(inception(40, views=3)) + (resize(60)|patches(3)|jigsaw)",
 ]
 
 
@@ -97,11 +121,16 @@ def assert_parity(plan, encoded, seed=0, record=0, epoch=0, dtype="float32", lay
     if isinstance(expected, str) or isinstance(found, str):
         assert found == expected
         return False
-    for array, other in zip(expected, found):
-        assert (array.shape, array.dtype) == (other.shape, other.dtype)
     np.testing.assert_array_equal(found[1], expected[1])
-    views, others = (array.astype(np.float64) for array in (found[0], expected[0]))
-    np.testing.assert_allclose(views, others, **tolerance(plan, dtype, others))
+    assert found[1].dtype == expected[1].dtype
+    views, others = (
+        image if isinstance(image, tuple) else (image,) for image in (found[0], expected[0])
+    )
+    assert len(views) == len(others) == len(plan.branches)
+    for branch, view, other in zip(plan.branches, views, others):
+        assert (view.shape, view.dtype) == (other.shape, other.dtype)
+        limits = tolerance(branch, dtype, other.astype(np.float64))
+        np.testing.assert_allclose(view.astype(np.float64), other.astype(np.float64), **limits)
     return True
 
 
@@ -116,11 +145,35 @@ def test_every_step_gives_the_same_views(text, training):
     assert sum(done) >= 6
 
 
+@pytest.mark.parametrize("text", BRANCHES)
+def test_branches_give_the_same_views(text):
+    plan = Pipeline(text).compile(True)
+    done = [
+        assert_parity(plan, encoded, seed=9, record=number, epoch=1)
+        for number, encoded in enumerate(images())
+    ]
+    assert sum(done) >= 6
+
+
+def test_a_first_branch_draws_as_a_pipeline_of_its_own_and_others_differ():
+    both = Pipeline("(inception(24)) + (inception(24))").compile(True)
+    alone = Pipeline("inception(24)").compile(True)
+    for number, encoded in enumerate(images()):
+        options = {"seed": 3, "dtype": "float32", "layout": "NHWC"}
+        (first, second), _ = _core.Renderer(both, **options).views(encoded, 0, number, 0)
+        expected, _ = _core.Renderer(alone, **options).views(encoded, 0, number, 0)
+        np.testing.assert_array_equal(first, expected)
+        if expected.std() > 0.01:
+            assert not np.array_equal(first, second)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float16", "uint8"])
 @pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
 @pytest.mark.parametrize(
     "text",
     [
+        BRANCHES[0],
+        "resize(52, 41)|color_jitter(0.4, 0.4, 0.4, 0.1)|blur(2, kernel_size=23)|normalize",
         "inception(32, 24, views=2)",
         "resize(60)|patches(3, jitter=2)|jigsaw|standardize",
         "resize(32, method='bicubic')|rotate",

@@ -292,7 +292,7 @@ class FeatureLoader:
         """A `Batch` of `ArraySpec`."""
         count = self.batch_size if self._training else None
         return Batch(
-            ArraySpec((count, self._features.shape[1]), "float32"),  # type: ignore[arg-type]
+            ArraySpec((count, self._features.shape[1]), "float32"),
             ArraySpec((count,), "int32"),  # type: ignore[arg-type]
             ArraySpec((count,), "int64"),  # type: ignore[arg-type]
         )

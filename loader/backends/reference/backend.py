@@ -51,7 +51,10 @@ class ReferenceBackend(Backend):
         self._position = (epoch, batch + 1)
         self._stats["wait_seconds"] += time.perf_counter() - begin
         images, labels, numbers = zip(*rows)
-        return np.stack(images), np.stack(labels), np.array(numbers, np.int64)
+        stacked = (
+            tuple(map(np.stack, zip(*images))) if isinstance(images[0], tuple) else np.stack(images)
+        )
+        return stacked, np.stack(labels), np.array(numbers, np.int64)
 
     def stats(self) -> Dict[str, Any]:
         """The fields of `Stats`."""
@@ -64,7 +67,7 @@ class ReferenceBackend(Backend):
     def close(self) -> None:
         """Does nothing: there are no threads."""
 
-    def _record(self, wanted: int, epoch: int) -> Tuple[np.ndarray, np.ndarray, int]:
+    def _record(self, wanted: int, epoch: int) -> Tuple[Any, np.ndarray, int]:
         """Views, labels and number of the record in the place of record `wanted`."""
         number, attempt = wanted, 0
         while True:
@@ -78,7 +81,7 @@ class ReferenceBackend(Backend):
             self._skipped.add(fault)
             number, attempt = following, attempt + 1
 
-    def _render(self, number: int, epoch: int) -> Tuple[np.ndarray, np.ndarray]:
+    def _render(self, number: int, epoch: int) -> Tuple[Any, np.ndarray]:
         records = self._work.records
         shard, offset, length = self._work.index.locate(number)
         with self._work.shards.use(shard) as path:

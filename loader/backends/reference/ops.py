@@ -30,14 +30,14 @@ def resize(
     """Resamples to [height, width, 3]; the arguments are those of `ops.Resize`."""
 
     def taps(source: int, target: int) -> Taps:
+        if antialias:
+            return _antialiased(source, target, method)
         if method == "nearest":
             return _nearest(source, target, coords)
         if method == "bicubic":
             return _bicubic(source, target, coords)
         if method == "area":
             return _area(source, target)
-        if antialias:
-            return _triangle(source, target)
         return _bilinear(source, target, coords)
 
     rows = _apply(taps(image.shape[0], height), image)
@@ -112,17 +112,26 @@ def _area(source: int, target: int) -> Taps:
     return _taps(sources, np.maximum(covered, 0) / scale, size=source)
 
 
-def _triangle(source: int, target: int) -> Taps:
-    """Bilinear with antialiasing: if the image shrinks, the kernel is as wide as the footprint.
+def _antialiased(source: int, target: int, method: str) -> Taps:
+    """Bilinear or bicubic; if the image shrinks, the kernel is wider by the scale.
 
-    Taps outside the image are left out, as in TensorFlow's `scale_and_translate`.
+    Taps outside the image are left out, as in TensorFlow's `scale_and_translate`, Pillow and
+    PyTorch. The cubic kernel is Keys' with a = -0.5.
     """
     scale = source / target
-    radius = max(scale, 1.0)
+    unit = max(scale, 1.0)
+    radius = unit if method == "bilinear" else 2 * unit
     centre = _positions(source, target, "half_pixel")
     first = np.ceil(centre - radius)
     sources = first[:, None] + np.arange(np.floor(2 * radius) + 1)
-    weights = np.maximum(1 - np.abs(sources - centre[:, None]) / radius, 0)
+    x = np.abs(sources - centre[:, None]) / unit
+    if method == "bilinear":
+        weights = np.maximum(1 - x, 0)
+    else:
+        a = -0.5
+        near = ((a + 2) * x - (a + 3)) * x * x + 1
+        far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
+        weights = np.where(x < 1, near, np.where(x < 2, far, 0))
     weights[(sources < 0) | (sources >= source)] = 0
     return _taps(sources, weights / weights.sum(1, keepdims=True), size=source)
 
@@ -130,6 +139,48 @@ def _triangle(source: int, target: int) -> Taps:
 def gray(image: np.ndarray) -> np.ndarray:
     """Every channel becomes the mean of the three."""
     return np.repeat(image.mean(2, keepdims=True, dtype=np.float32), 3, axis=2)
+
+
+def luma(image: np.ndarray) -> np.ndarray:
+    """0.2989 R + 0.587 G + 0.114 B of each pixel, [H, W, 1], as torchvision has it."""
+    return image @ np.array([[0.2989], [0.587], [0.114]], np.float32)
+
+
+def luma_gray(image: np.ndarray) -> np.ndarray:
+    """Every channel becomes the luma."""
+    return np.repeat(luma(image), 3, axis=2)
+
+
+def jitter(image: np.ndarray, part: str, amount: float) -> np.ndarray:
+    """One part of torchvision's ColorJitter: its adjust_brightness, adjust_contrast and so on."""
+    if part == "hue":
+        return _turn_hue(image, amount)
+    factor = np.float32(amount)
+    other: np.ndarray
+    if part == "brightness":
+        other = np.zeros(1, np.float32)
+    elif part == "contrast":
+        other = luma(image).mean(dtype=np.float64).astype(np.float32)
+    else:
+        other = luma(image)
+    return np.clip(image * factor + other * (1 - factor), 0, 255)
+
+
+def blur(image: np.ndarray, sigma: float, kernel_size: int) -> np.ndarray:
+    """A Gaussian of `kernel_size` taps along each axis; the image is mirrored at its edges."""
+    radius = kernel_size // 2
+    taps = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
+    taps /= taps.sum()
+    padded = np.pad(image, ((radius, radius), (radius, radius), (0, 0)), mode="reflect")
+    height, width = image.shape[:2]
+    rows = sum(w * padded[k : k + height] for k, w in enumerate(taps))
+    columns = sum(w * rows[:, k : k + width] for k, w in enumerate(taps))
+    return columns.astype(np.float32)
+
+
+def solarize(image: np.ndarray, threshold: float) -> np.ndarray:
+    """Values that are not below the threshold become 255 minus themselves."""
+    return np.where(image >= np.float32(threshold), 255 - image, image)
 
 
 def wrapped_gray(image: np.ndarray) -> np.ndarray:

@@ -5,13 +5,14 @@ geometry instead and computes only the pixels that are kept. Both make the same 
 their views agree one by one: this is the specification that the core is tested against.
 """
 
+import itertools
 from typing import Any, Callable, Dict, List, Tuple, Union
 
 import numpy as np
 
-from ...epoch.draws import Draws, below, inception_crop, uniform
+from ...epoch.draws import Draws, below, erased, inception_crop, random_resized_crop, uniform
 from ...language import ops
-from ...language.pipeline import Plan
+from ...language.check import BranchPlan, Plan
 from ...shards.limits import MAX_PIXELS
 from . import ops as reference_ops
 from .records import class_label, decode_image, parse_example, read_record
@@ -51,7 +52,7 @@ class Renderer:
 
     def views(
         self, encoded: bytes, class_label: int, record: int, epoch: int
-    ) -> Tuple[np.ndarray, np.ndarray]:
+    ) -> Tuple[Any, np.ndarray]:
         """The views of one record in one epoch.
 
         Args:
@@ -60,15 +61,29 @@ class Renderer:
             record: record number.
             epoch: epoch number.
 
-        Returns: the views, [*plan.views, H, W, 3] or [*plan.views, 3, H, W], and int32 labels of
-            shape plan.label_dims.
+        Returns: the views, [*plan.views, H, W, 3] or [*plan.views, 3, H, W], in a tuple by branch
+            if there are several branches; and int32 labels of shape plan.label_dims.
         Raises: ValueError with the reason, for an image that cannot be decoded or is too small.
         """
-        draws = Draws(self._seed, epoch, record)
-        views = [decode_image(encoded, self._max_pixels, self._fast_dct).astype(np.float32)]
-        labels = [class_label]
+        image = decode_image(encoded, self._max_pixels, self._fast_dct).astype(np.float32)
+        label = np.int32(class_label)
+        images = []
+        for number, branch in enumerate(self._plan.branches):
+            draws = Draws(self._seed, epoch, record, number)
+            views, labels = self._draw(branch, image, draws, record)
+            images.append(self._finish(views, branch.views))
+            if branch.sets_label:
+                label = np.array(labels, np.int32).reshape(branch.label_dims)
+        return images[0] if len(images) == 1 else tuple(images), np.asarray(label)
+
+    def _draw(
+        self, branch: BranchPlan, image: np.ndarray, draws: Draws, record: int
+    ) -> Tuple[List[np.ndarray], List[int]]:
+        """The views of a branch, and the labels that it gives them."""
+        views = [image]
+        labels: List[int] = []
         split = 1  # views that the latest split made of each view
-        for op in self._plan.ops:
+        for op in branch.ops:
             if isinstance(op, (ops.Views, ops.Patches, ops.Rotate)):
                 before = len(views)
                 views = [
@@ -96,11 +111,11 @@ class Renderer:
                 views = [
                     _CHANGES[type(op)](op, view, number, draws) for number, view in enumerate(views)
                 ]
-        return self._finish(views), np.array(labels, np.int32).reshape(self._plan.label_dims)
+        return views, labels
 
-    def _finish(self, views: List[np.ndarray]) -> np.ndarray:
+    def _finish(self, views: List[np.ndarray], dims: Tuple[int, ...]) -> np.ndarray:
         image = np.stack(views)
-        image = image.reshape(self._plan.views + image.shape[1:])
+        image = image.reshape(dims + image.shape[1:])
         if self._dtype == "uint8":
             image = np.rint(np.clip(image, 0, 255))
         if self._layout == "NCHW":
@@ -172,9 +187,11 @@ def _flip(op: ops.Flip, view: np.ndarray, number: int, draws: Draws) -> np.ndarr
 
 
 def _gray(op: ops.Gray, view: np.ndarray, number: int, draws: Draws) -> np.ndarray:
-    if uniform(draws.block(op.stream, number)[0]) < op.probability:
-        return reference_ops.wrapped_gray(view) if op.wrap else reference_ops.gray(view)
-    return view
+    if uniform(draws.block(op.stream, number)[0]) >= op.probability:
+        return view
+    if op.luma:
+        return reference_ops.luma_gray(view)
+    return reference_ops.wrapped_gray(view) if op.wrap else reference_ops.gray(view)
 
 
 def _distort(op: ops.Distort, view: np.ndarray, number: int, draws: Draws) -> np.ndarray:
@@ -194,6 +211,76 @@ def _distort(op: ops.Distort, view: np.ndarray, number: int, draws: Draws) -> np
     )
 
 
+def _random_resized_crop(
+    op: ops.RandomResizedCrop, view: np.ndarray, number: int, draws: Draws
+) -> np.ndarray:
+    height, width = view.shape[:2]
+    ranges = (op.area, op.aspect, op.log_aspect)
+    window = random_resized_crop(draws, op.stream, number, height, width, *ranges)
+    return _resized(op, _window(view, *window), op.height, op.width)
+
+
+def _central_resized_crop(
+    op: ops.CentralResizedCrop, view: np.ndarray, number: int, draws: Draws
+) -> np.ndarray:
+    smaller = min(view.shape[:2])
+    height, width = (op.size * side // smaller for side in view.shape[:2])
+    top, left = round((height - op.height) / 2), round((width - op.width) / 2)
+    return _window(_resized(op, view, height, width), top, left, op.height, op.width)
+
+
+def _resized(
+    op: Union[ops.RandomResizedCrop, ops.CentralResizedCrop],
+    view: np.ndarray,
+    height: int,
+    width: int,
+) -> np.ndarray:
+    view = reference_ops.resize(view, height, width, op.method, "half_pixel", op.antialias)
+    return np.clip(view, 0, 255) if op.method == "bicubic" else view
+
+
+def _color_jitter(op: ops.ColorJitter, view: np.ndarray, number: int, draws: Draws) -> np.ndarray:
+    words = draws.block(op.stream, number)
+    if uniform(words[0]) >= op.probability:
+        return view
+    amounts = draws.block(op.stream, number, 1)
+    parts = ("brightness", "contrast", "saturation", "hue")
+    orders = list(itertools.permutations(range(4)))
+    for which in orders[below(words[1], len(orders))]:
+        low, high = getattr(op, parts[which])
+        neutral = 0 if parts[which] == "hue" else 1
+        if not low == high == neutral:
+            amount = low + (high - low) * uniform(amounts[which])
+            view = reference_ops.jitter(view, parts[which], amount)
+    return view
+
+
+def _blur(op: ops.Blur, view: np.ndarray, number: int, draws: Draws) -> np.ndarray:
+    words = draws.block(op.stream, number)
+    if uniform(words[0]) >= op.probability:
+        return view
+    sigma = op.sigma[0] + (op.sigma[1] - op.sigma[0]) * uniform(words[1])
+    size = op.kernel_size or 2 * (view.shape[0] // 10 // 2) + 1
+    return reference_ops.blur(view, sigma, size)
+
+
+def _solarize(op: ops.Solarize, view: np.ndarray, number: int, draws: Draws) -> np.ndarray:
+    if uniform(draws.block(op.stream, number)[0]) >= op.probability:
+        return view
+    return reference_ops.solarize(view, op.threshold)
+
+
+def _erase(op: ops.Erase, view: np.ndarray, number: int, draws: Draws) -> np.ndarray:
+    if uniform(draws.block(op.stream, number)[0]) >= op.probability:
+        return view
+    rows, columns = view.shape[:2]
+    ranges = (op.area, op.log_aspect)
+    top, left, height, width = erased(draws, op.stream, number, rows, columns, *ranges)
+    view = view.copy()
+    _window(view, top, left, height, width)[:] = op.value
+    return view
+
+
 def _normalize(op: ops.Normalize, view: np.ndarray, number: int, draws: Draws) -> np.ndarray:
     return view * np.array(op.scale, np.float32) + np.array(op.bias, np.float32)
 
@@ -208,9 +295,15 @@ _CHANGES: Dict[type, Callable[[Any, np.ndarray, int, Draws], np.ndarray]] = {
     ops.Crop: _crop,
     ops.InceptionCrop: _inception_crop,
     ops.CentralFraction: _central_fraction,
+    ops.RandomResizedCrop: _random_resized_crop,
+    ops.CentralResizedCrop: _central_resized_crop,
     ops.Flip: _flip,
     ops.Gray: _gray,
     ops.Distort: _distort,
+    ops.ColorJitter: _color_jitter,
+    ops.Blur: _blur,
+    ops.Solarize: _solarize,
+    ops.Erase: _erase,
     ops.Normalize: _normalize,
     ops.Standardize: _standardize,
 }
