@@ -6,7 +6,8 @@ import numpy as np
 
 from . import _core
 from .language import ops
-from .language.pipeline import Pipeline, Plan
+from .language.check import BranchPlan
+from .language.pipeline import Pipeline
 from .loader import Loader
 from .prepare.pillow import Image, ImageDraw, ImageFont
 from .shards.records import TFRecords
@@ -57,7 +58,7 @@ def contact_sheet(
 
     Returns: the sheet, a PIL image in RGB.
     """
-    plan = pipeline.compile(training)
+    branches = pipeline.compile(training).branches
     with Loader(
         records,
         pipeline,
@@ -69,20 +70,31 @@ def contact_sheet(
         dtype="uint8",
     ) as loader:
         batch = next(iter(loader))
-    splits = _splits(plan)
-    title = f"{pipeline}  ({'training' if training else 'evaluation'}, seed {seed})"
+    images = batch.image if isinstance(batch.image, tuple) else (batch.image,)
+    title = str(pipeline).replace(" + ", "\n+ ")  # a line for each branch
+    title += f"  ({'training' if training else 'evaluation'}, seed {seed})"
     sources = [_source(records, int(index), tile, classes) for index in batch.index]
     width = max(source.width for source in sources)
-    rows = [_written(title)]
-    for source, views, label in zip(sources, batch.image, batch.label):
-        left = _beside([source], 0, width)
-        rows.append(_beside([left, _block(views, splits, label, tile)], 3 * GAP))
+    rows = [_stacked([_written(line) for line in title.splitlines()], 0)]
+    largest = max(max(branch.height, branch.width) for branch in branches)
+    for row, (source, label) in enumerate(zip(sources, batch.label)):
+        blocks = [
+            _block(
+                image[row],
+                _splits(branch),
+                label if branch.sets_label else np.int32(-1),
+                # The views of all branches are shown at the same scale.
+                max(1, tile * max(branch.height, branch.width) // largest),
+            )
+            for branch, image in zip(branches, images)
+        ]
+        rows.append(_beside([_beside([source], 0, width), *blocks], 3 * GAP))
     return _framed(_stacked(rows, GAP))
 
 
-def _splits(plan: Plan) -> List[Split]:
+def _splits(branch: BranchPlan) -> List[Split]:
     splits: List[Split] = []
-    for op in plan.ops:
+    for op in branch.ops:
         if isinstance(op, ops.Views):
             splits.append(Split("view", op.n))
         elif isinstance(op, ops.Rotate):

@@ -113,10 +113,10 @@ def difference(batch, other):
 
 @needs_dali
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("name", presets.ALL)
+@pytest.mark.parametrize("name", presets.PAPER)
 def test_presets_give_the_native_views(name, training, kinds):
     """Random views, too, because the draws are the same. Only area averaging differs."""
-    preset = presets.ALL[name]
+    preset = presets.PAPER[name]
     native, dali_ = pair(TFRecords(kinds), preset, 11, training=training, seed=5)
     with native, dali_, warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -139,14 +139,14 @@ def test_evaluation_views_of_photographs_are_within_two_grey_levels(name, dtype)
     if not SAMPLE.is_dir():
         pytest.skip(f"no {SAMPLE.name} beside the checkout")
     records = TFRecords(str(SAMPLE / "validation-*"))
-    native, dali_ = pair(records, presets.ALL[name], 40, training=False, dtype=dtype)
+    native, dali_ = pair(records, presets.PAPER[name], 40, training=False, dtype=dtype)
     with native, dali_:
         batch, other = next(iter(native)), next(iter(dali_))
     same_but_for_pixels(batch, other)
-    levels = grey_levels(presets.ALL[name], False, dtype)
+    levels = grey_levels(presets.PAPER[name], False, dtype)
     if levels == 60:
         # What the contrast of each view is, its own pixels say.
-        with Loader(records, presets.ALL[name], 40, training=False, dtype="uint8") as loader:
+        with Loader(records, presets.PAPER[name], 40, training=False, dtype="uint8") as loader:
             pixels = next(iter(loader)).image
         levels = pixels.reshape(*pixels.shape[:2], -1).std(2)[..., None, None, None]
     assert (difference(batch, other) * levels).mean() < (1.2 if name.startswith("EVAL") else 0.1)
@@ -519,7 +519,7 @@ def test_an_operation_that_is_not_known_is_refused_by_step(shards, monkeypatch):
 
 
 @needs_dali
-@pytest.mark.parametrize("text", [*map(str, presets.ALL.values()), *PIPELINES])
+@pytest.mark.parametrize("text", [*map(str, presets.PAPER.values()), *PIPELINES])
 def test_the_graph_for_a_gpu_ends_there(text):
     """It cannot be run here, so this only builds it: every operator accepts its inputs."""
     from nvidia.dali import fn

@@ -52,7 +52,8 @@ def epochs(data, count, mode="auto", **options):
         for _ in range(count):
             epoch = list(batches)
             order = np.argsort(np.concatenate([batch.index for batch in epoch]))
-            found.append(np.concatenate([batch.image for batch in epoch])[order])
+            images = [b.image if isinstance(b.image, tuple) else (b.image,) for b in epoch]
+            found += [np.concatenate(branch)[order] for branch in zip(*images)]
         return found, batches.stats
 
 
@@ -74,7 +75,7 @@ def test_pixels_are_the_same_and_later_epochs_decode_less(name, data):
     assert same(first, expected)
     assert same(again, expected)
     assert plain.jumps == plain.bytes_jumped == 0
-    if name != "PATCHES":  # needs the whole image
+    if name not in ("PATCHES", "BYOL", "DINO", "SWAV"):  # these need nearly the whole image
         assert 0 < stats.jumps < later.jumps
         assert 0 < stats.bytes_jumped < later.bytes_jumped < later.bytes
 

@@ -40,7 +40,8 @@ class Color(NamedTuple):
     """A change of colours, on values of [0, 255].
 
     Attributes:
-        kind: "gray" (1: every channel becomes the mean of the three; 0: nothing), "brightness"
+        kind: "gray" (1: every channel becomes the mean of the three; 0: nothing), "luma" (the same
+            with the luma), "brightness"
             (added), "saturation" (factor), "hue" (turn, in circles), "contrast" (factor) or "clip"
             (to [0, 255]; no amount).
         amount: float32 [N, V].
@@ -52,7 +53,7 @@ class Color(NamedTuple):
 
 def _gray(op: ops.Gray, words: _Words) -> List[Color]:
     gray = uniform(words()[0]) < op.probability
-    return [Color("gray", gray.astype(np.float32))]
+    return [Color("luma" if op.luma else "gray", gray.astype(np.float32))]
 
 
 def _distort(op: ops.Distort, words: _Words) -> List[Color]:
@@ -102,6 +103,8 @@ def apply(views: Any, kind: str, amount: Any) -> Any:
     red, green, blue = (views[:, :, :, i : i + 1] for i in range(3))
     if kind == "gray":
         return views * (1 - amount) + (red + green + blue) / 3 * amount
+    if kind == "luma":
+        return views * (1 - amount) + (red * 0.2989 + green * 0.587 + blue * 0.114) * amount
     value = math.max(math.max(red, green), blue)
     least = math.min(math.min(red, green), blue)
     spread = math.max(value - least, 1e-6)  # avoids a division by 0; a grey pixel stays grey
