@@ -7,222 +7,30 @@ the same command again to resume.
 """
 
 import argparse
-import dataclasses
-import json
-import os
-import pathlib
-import shlex
-import subprocess
 import sys
-from typing import Any, Callable, Dict, List, Optional, Sequence
+from typing import List, Optional
 
-import numpy as np
-from pretexture.loader.console.json_text import parse_object
-from pretexture.loader.console.paths import make_parent
 from pretexture.scripts import flags
-from pretexture.scripts.marked import replace_marked
-
-EMPTY = "<!-- study -->\n<!-- /study -->\n"
-
-
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """A network of the study.
-
-    Attributes:
-        recipe: see `pretrain.py`.
-        epochs: of the training split; chosen so that all take about as long.
-        seeds: how many times over, by default.
-    """
-
-    recipe: str
-    epochs: float
-    seeds: int = 1
-
-
-STUDY = {
-    "random": Entry("supervised-small", 0, seeds=2),
-    "supervised": Entry("supervised-small", 10, seeds=2),
-    "rotation": Entry("rotation-small", 3, seeds=2),
-    "exemplar": Entry("exemplar-small", 3),
-    "random_patches": Entry("jigsaw-small", 0),
-    "jigsaw": Entry("jigsaw-small", 4),
-    "relative_patch_location": Entry("relative_patch_location-small", 4),
-}
-_PATCHES = ("jigsaw-small", "relative_patch_location-small")
-LINEAR = {"batch-size": 128, "epochs": 15, "lr": 0.01, "decay-epochs": "9,12"}
-SPLITS = {"train-split": "trainval", "eval-split": "test"}
-
-Found = Dict[str, List[Dict[str, Any]]]
+from pretexture.trainers.transfer.study import STUDY, study
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
     """Runs the command; returns its exit status."""
     args = _parser().parse_args(arguments)
     with flags.short_errors(args.traceback):
-        from pretexture.trainers.transfer.chart import accuracy_bars
-
-        document = pathlib.Path(make_parent(args.out or os.path.join(args.workdir, "study.md")))
-        text = document.read_text(encoding="utf-8") if document.exists() else EMPTY
-        replace_marked(text, "study", "")  # a document without marks fails now, not at the end
-        found: Found = {name: [] for name in args.tasks}
-        counts = {name: args.seeds or STUDY[name].seeds for name in args.tasks}
-        for seed in range(max(counts.values())):
-            for name in args.tasks:
-                if seed < counts[name]:
-                    folder = os.path.join(args.workdir, f"{name}-{seed}")
-                    found[name].append(_network(STUDY[name], args, folder, seed))
-        chart = document.with_suffix(".png")
-        accuracy_bars(
-            _statistic(found, np.mean),
-            str(chart),
-            "top-1 of a linear classifier, by end point",
-            _statistic(found, _deviation),
+        study(
+            args.data,
+            args.workdir,
+            num_classes=args.num_classes,
+            tasks=args.tasks,
+            seeds=args.seeds,
+            document=args.out,
         )
-        text = replace_marked(text, "study", _tables(found, args, chart.name))
-        document.write_text(text, encoding="utf-8")
-    print(f"{document}, {chart}")
     return 0
 
 
-def _network(entry: Entry, args: argparse.Namespace, folder: str, seed: int) -> Dict[str, Any]:
-    """Trains and evaluates a network, unless that is done already."""
-    summary = os.path.join(folder, "study.json")
-    if os.path.exists(summary):
-        return _read(folder, "study.json", "end_points")
-    linear = os.path.join(folder, "linear")
-    for command in _commands(entry, args.data, folder, linear, seed, args.num_classes):
-        print("$ pretexture " + " ".join(map(shlex.quote, command)), flush=True)
-        status = subprocess.call([sys.executable, "-m", "pretexture", *command])
-        if status:
-            raise OSError(f"{command[0]} ended with status {status}; see above")
-    found = {"end_points": _read(linear, "results.json", "end_points")["end_points"]}
-    if entry.epochs:
-        found["pretext"] = _read(folder, f"eval-{SPLITS['eval-split']}.json", "accuracy")
-    for path in pathlib.Path(linear, "features").glob("*/*"):
-        path.unlink()  # gigabytes
-    pathlib.Path(summary).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    return found
-
-
-def _commands(
-    entry: Entry, data: str, folder: str, linear: str, seed: int, num_classes: int
-) -> List[List[str]]:
-    """The commands that make a network and evaluate it, each as name and flags."""
-    epochs = entry.epochs
-    where = ["--data", data]
-    splits = [part for name, value in SPLITS.items() for part in (f"--{name}", value)]
-    classes = ["--num-classes", str(num_classes), "--seed", str(seed)]
-    length = ["--steps", "0"]
-    if epochs:
-        decays = f"{epochs * 2 / 3:.4g},{epochs * 8 / 9:.4g}"
-        length = ["--epochs", f"{epochs:g}", "--decay-epochs", decays]
-    export = os.path.join(folder, "export")
-    commands = [["pretrain", entry.recipe, *where, "--workdir", folder, *splits, *classes]]
-    commands[0] += length
-    if epochs:
-        commands.append(["evaluate", *where, "--workdir", folder])
-    commands.append(["export", "--workdir", folder, "--out", export])
-    how = [part for name, value in LINEAR.items() for part in (f"--{name}", str(value))]
-    commands.append(["linear-eval", "--module", export, *where, "--workdir", linear, "--cache"])
-    commands[-1] += [*splits, *classes, *how]
-    return commands
-
-
-def _read(folder: str, name: str, field: str) -> Dict[str, Any]:
-    """The JSON object in a file, which must have a field. Raises ValueError, OSError."""
-    path = pathlib.Path(folder, name)
-    values = parse_object(path.read_bytes(), str(path))
-    if field not in values:
-        raise ValueError(f"{path} lacks {field}: remove it, and run the same command again")
-    return values
-
-
-def _values(runs: Sequence[Dict[str, Any]], end_point: str, metric: str = "top1") -> List[float]:
-    return [run["end_points"][end_point][metric] for run in runs]
-
-
-def _deviation(values: Sequence[float]) -> float:
-    """The sample standard deviation; 0 of a single value."""
-    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-
-
-def _best(runs: Sequence[Dict[str, Any]]) -> str:
-    return max(runs[0]["end_points"], key=lambda name: float(np.mean(_values(runs, name))))
-
-
-def _statistic(found: Found, statistic: Callable[[List[float]], Any]) -> Dict[str, Any]:
-    """A statistic over the seeds of each network's top-1, by network and end point."""
-    return {
-        name: {
-            point: {"top1": float(statistic(_values(runs, point)))}
-            for point in runs[0]["end_points"]
-        }
-        for name, runs in found.items()
-    }
-
-
-def _tables(found: Found, args: argparse.Namespace, chart: str) -> str:
-    points = list(next(iter(found.values()))[0]["end_points"])
-    lines = [f"![Accuracy over end points]({chart})", ""]
-    lines += [
-        "Top-1 of a linear classifier on each end point, %; mean and standard deviation if "
-        "there are several seeds. The best end point of a network is bold."
-    ]
-    lines += ["", "| pretraining | seeds | " + " | ".join(points) + " |"]
-    lines += ["| --- | ---: |" + " ---: |" * len(points)]
-    for name, runs in found.items():
-        cells = []
-        for point in points:
-            values = _values(runs, point)
-            cell = f"{100 * np.mean(values):.1f}"
-            if len(values) > 1:
-                cell += f" ± {100 * _deviation(values):.1f}"
-            cells.append(f"**{cell}**" if point == _best(runs) else cell)
-        lines.append(f"| {name} | {len(runs)} | " + " | ".join(cells) + " |")
-    margins = _margins(found)
-    lines += ["", *margins] if margins else []
-    lines += ["", "The pretext tasks themselves, on the same images:", ""]
-    lines += ["| pretraining | accuracy, % | loss |", "| --- | ---: | ---: |"]
-    for name, runs in found.items():
-        if "pretext" in runs[0]:
-            accuracy, loss = (
-                np.mean([run["pretext"][metric] for run in runs]) for metric in ("accuracy", "loss")
-            )
-            lines.append(f"| {name} | {100 * accuracy:.1f} | {loss:.3f} |")
-    lines += ["", "What was run, with the first seed:", "", "```"]
-    for name in found:
-        folder = f"runs/study/{name}-0"
-        for command in _commands(
-            STUDY[name], "DATA", folder, f"{folder}/linear", 0, args.num_classes
-        ):
-            lines.append("pretexture " + " ".join(map(shlex.quote, command)))
-    return "\n".join([*lines, "```"])
-
-
-def _margins(found: Found) -> List[str]:
-    """How far each network's best end point is above the best one of the same untrained."""
-    head = ["| pretraining | best end point | above the best of an untrained one, by seed |"]
-    head += ["| --- | --- | --- |"]
-    lines = []
-    for name, runs in found.items():
-        base = "random_patches" if STUDY[name].recipe in _PATCHES else "random"
-        if name == base or base not in found:
-            continue
-        untrained = _values(found[base], _best(found[base]))
-        untrained += [float(np.mean(untrained))] * (len(runs) - len(untrained))
-        point = _best(runs)
-        above = [value - other for value, other in zip(_values(runs, point), untrained)]
-        lines.append(f"| {name} | {point} | " + ", ".join(f"{100 * a:+.1f}" for a in above) + " |")
-    return head + lines if lines else []
-
-
-def _tasks(text: str) -> List[str]:
-    names = text.split(",")
-    for name in names:
-        if name not in STUDY:
-            raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(STUDY)}")
-    return names
+def _names(text: str) -> List[str]:
+    return text.split(",")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -259,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--tasks",
-        type=_tasks,
+        type=_names,
         default=list(STUDY),
         metavar="NAME,NAME,…",
         help=f"tasks to compare, of {', '.join(STUDY)} (default: all)",

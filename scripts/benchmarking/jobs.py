@@ -136,6 +136,9 @@ CONTENDERS = {
 }
 
 
+OTHERS = tuple(name for name in CONTENDERS if name != OURS)
+
+
 @dataclasses.dataclass(frozen=True)
 class Job:
     """One measurement.

@@ -33,6 +33,11 @@ def available() -> List[int]:
     return sorted(os.sched_getaffinity(0))
 
 
+def processors() -> int:
+    """Number of processors that this process may use."""
+    return len(available()) or os.cpu_count() or 1
+
+
 def version(distributions: Iterable[str]) -> Optional[str]:
     """Name and version of the first of these distributions that is installed, or None."""
     for name in distributions:
@@ -82,7 +87,7 @@ def description() -> Dict[str, str]:
     """Processor, system and Python."""
     names: Tuple[Tuple[str, str], ...] = (
         ("processor", processor()),
-        ("processors", str(len(available()) or os.cpu_count() or 1)),
+        ("processors", str(processors())),
         ("system", f"{platform.system()} {platform.machine()}"),
         ("python", platform.python_version()),
     )

@@ -15,12 +15,12 @@ pytest.importorskip("google.protobuf")
 from PIL import Image
 from pretexture.loader import presets
 from pretexture.loader.backends.reference import renderer as reference
+from pretexture.loader.console.marked import replace_marked
 from pretexture.loader.epoch import draws
 from pretexture.loader.shards.writer import TFRecordWriter, example
 from pretexture.scripts import bench_instructions, benchmark
-from pretexture.scripts.benchmarking import decode, report
+from pretexture.scripts.benchmarking import comparison, decode, report
 from pretexture.scripts.benchmarking.jobs import CONTENDERS, OURS, SMALL, TASKS, Job, Outcome
-from pretexture.scripts.marked import replace_marked
 
 SCRIPTS = pathlib.Path(benchmark.__file__).parent
 SHAPES = {
@@ -70,7 +70,7 @@ def shards(tmp_path_factory):
 
 
 def installed(contender):
-    if not all(benchmark._installed(module) for module in CONTENDERS[contender].requires):
+    if not all(comparison._installed(module) for module in CONTENDERS[contender].requires):
         return False
     if CONTENDERS[contender].module == "tfdata":
         return hasattr(pytest.importorskip("tensorflow").data.Options, "deterministic")
@@ -124,6 +124,33 @@ def test_it_writes_tables_json_a_chart_and_a_page(shards, tmp_path):
             assert shapes == SHAPES[run["task"]], run
 
 
+def test_from_python_the_benchmark_takes_typed_arguments_and_tells_what_it_does(shards):
+    told = []
+    found = comparison.benchmark(
+        str(shards),
+        tasks=["eval"],
+        against=[],
+        rounds=2,
+        seconds_per_run=0.05,
+        batch_size=4,
+        say=told.append,
+    )
+    assert [(run.job.contender, run.job.task, run.job.seed) for run in found.runs] == [
+        (OURS, "eval", 0),
+        (OURS, "eval", 1),
+    ]
+    assert list(found.summaries) == [(OURS, "eval", 1)]
+    assert f"| {OURS} |" in found.markdown()
+    assert [line.partition(" ")[0] for line in told] == ["1/2", "2/2"]
+
+
+@pytest.mark.parametrize(
+    "most, expected", [(1, [1]), (2, [1, 2]), (6, [1, 2, 4, 6]), (8, [1, 2, 4, 8])]
+)
+def test_scaling_doubles_the_threads_up_to_the_most(most, expected):
+    assert comparison.scaling(most) == expected
+
+
 @pytest.mark.parametrize("contender", [name for name in CONTENDERS if name != "decode"])
 def test_every_contender_makes_the_same_arrays(contender, shards, tmp_path):
     if not installed(contender):
@@ -133,7 +160,7 @@ def test_every_contender_makes_the_same_arrays(contender, shards, tmp_path):
     job.update(threads=1, dtype="float32", seconds=0.0, cpus=[], seed=0)
     expected = {task: SHAPES[task] for task in SHAPES if task in CONTENDERS[contender].tasks}
     if CONTENDERS[contender].converts:
-        conversions, failures = benchmark._convert([contender], paths, str(tmp_path), 1)
+        conversions, failures = comparison._convert([contender], paths, str(tmp_path), 1, print)
         assert not failures and conversions[contender].seconds > 0
         assert conversions[contender].bytes == (tmp_path / contender).stat().st_size
         job["converted"] = str(tmp_path / contender)
@@ -149,28 +176,28 @@ def test_every_contender_makes_the_same_arrays(contender, shards, tmp_path):
 
 
 def test_every_task_is_measured_under_the_name_that_contenders_know():
-    assert set(benchmark._titles(list(TASKS))) == set(SHAPES)
-    assert benchmark._titles(["relative_patch_location"]) == {"jigsaw": "relative patch location"}
+    assert set(comparison._titles(list(TASKS))) == set(SHAPES)
+    assert comparison._titles(["relative_patch_location"]) == {"jigsaw": "relative patch location"}
 
 
 def test_a_contender_that_is_not_installed_is_named_and_left_out(monkeypatch):
-    monkeypatch.setattr(benchmark, "_installed", lambda module: module != "nvidia.dali")
-    present, left_out = benchmark._present([OURS, "dali", "opencv"], "float32")
+    monkeypatch.setattr(comparison, "_installed", lambda module: module != "nvidia.dali")
+    present, left_out = comparison._present([OURS, "dali", "opencv"], "float32")
     assert present == [OURS, "opencv"]
     assert left_out == ["dali (not installed: pip install nvidia-dali-cuda120)"]
-    present, left_out = benchmark._present([OURS, "opencv"], "uint8")
+    present, left_out = comparison._present([OURS, "opencv"], "uint8")
     assert present == [OURS] and left_out == ["opencv (makes no uint8)"]
 
 
 def test_tasks_that_a_contender_cannot_do_are_named():
-    lines = benchmark._lacking([OURS, "ffcv"], ["supervised", "exemplar", "jigsaw"])
+    lines = comparison._lacking([OURS, "ffcv"], ["supervised", "exemplar", "jigsaw"])
     assert lines == ["ffcv at exemplar, jigsaw (not among its tasks)"]
 
 
 def test_a_contender_that_cannot_convert_is_left_out_with_its_last_line(tmp_path, monkeypatch):
     broken = CONTENDERS["ffcv"]._replace(module="no_such_module")
     monkeypatch.setitem(CONTENDERS, "ffcv", broken)
-    conversions, failures = benchmark._convert(["ffcv"], [], str(tmp_path), 1)
+    conversions, failures = comparison._convert(["ffcv"], [], str(tmp_path), 1, print)
     assert conversions == {} and len(failures) == 1
     assert failures[0].startswith("ffcv: ") and "no_such_module" in failures[0]
 
@@ -181,18 +208,20 @@ def test_a_contender_that_cannot_convert_is_left_out_with_its_last_line(tmp_path
         (["--data", "/nowhere"], "there is no folder /nowhere"),
         (["--data", "{shards}", "--batch-size", "13"], "has 12 records, fewer than --batch-size"),
         (["--data", "{shards}", "--threads", "100000"], "more than the"),
+        (["--data", "s3://bucket/data"], "this measures loaders on local files"),
+        (
+            ["--data", "{shards}", "--tasks", "eval,colour"],
+            "'colour' is not one of supervised,",
+        ),
+        (["--data", "{shards}", "--against", "pretexture"], "is not one of first-epoch, tfdata, "),
+        (["--data", "{shards}", "--seconds-per-run", "0"], "must be above 0, not 0.0"),
+        (["--data", "{shards}", "--markdown", "/nowhere.md"], "No such file"),
     ],
 )
 def test_what_cannot_be_measured_is_one_line(arguments, message, shards, tmp_path):
     process = run_benchmark(tmp_path, *(text.format(shards=shards) for text in arguments))
     assert process.returncode == 1
     assert message in process.stderr and process.stderr.count("\n") == 1
-
-
-def test_an_unknown_task_is_named_with_the_known_ones(capsys):
-    with pytest.raises(SystemExit):
-        benchmark.main(["--data", "x", "--tasks", "eval,colour"])
-    assert "'colour' is not one of supervised, rotation" in capsys.readouterr().err
 
 
 def outcome(rate, cpu_rate=1.0, **fields):

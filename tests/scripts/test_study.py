@@ -7,10 +7,11 @@ import pytest
 pytest.importorskip("matplotlib")
 
 from matplotlib.axes import Axes
-from pretexture.scripts import evaluate, export, linear_eval, pretrain, run_flags, study
-from pretexture.scripts.marked import replace_marked
+from pretexture.loader.console.marked import replace_marked
+from pretexture.scripts import evaluate, export, linear_eval, pretrain, run_flags
+from pretexture.scripts.study import main
 from pretexture.trainers.recipes import LINEAR_EVAL, RECIPES
-from pretexture.trainers.transfer import chart
+from pretexture.trainers.transfer import chart, study
 
 PARSERS = {
     "pretrain": pretrain._parser,
@@ -83,12 +84,8 @@ def test_the_commands_of_a_network_are_understood(name, seed):
     assert pretraining.workdir == flags["export"].workdir == "F" != linear.workdir
 
 
-def _flags(*arguments):
-    return study._parser().parse_args(["--data", "DATA", *arguments])
-
-
 def test_the_table_has_means_deviations_and_bold_best_end_points():
-    lines = study._tables(FOUND, _flags(), "study.png").splitlines()
+    lines = study._tables(FOUND, 10, "study.png").splitlines()
     assert "![Accuracy over end points](study.png)" in lines
     assert "| pretraining | seeds | block1 | logits |" in lines
     # Deviations are those of samples: |a - b| / sqrt(2).
@@ -159,7 +156,7 @@ def arguments(tmp_path):
 
 
 def test_a_study_writes_its_document_and_does_nothing_twice(arguments, called, tmp_path, bars):
-    assert study.main(arguments) == 0
+    assert main(arguments) == 0
     untrained = ["pretrain", "export", "linear-eval"]
     trained = ["pretrain", "evaluate", "export", "linear-eval"]
     assert [script for script, _ in called] == 2 * [*untrained, *trained]
@@ -175,35 +172,47 @@ def test_a_study_writes_its_document_and_does_nothing_twice(arguments, called, t
     assert not list(tmp_path.glob("work/*/linear/features/*/*"))
 
     del called[:]
-    assert study.main(arguments) == 0
+    assert main(arguments) == 0
     assert called == [] and (tmp_path / "docs.md").read_text() == text
+
+
+def test_from_python_a_study_takes_typed_arguments_and_returns_what_it_found(called, tmp_path):
+    told = []
+    found = study.study("DATA", str(tmp_path), tasks=["supervised"], seeds=1, say=told.append)
+    points = {"block1": {"top1": 0.75, "top5": 1.0}, "logits": {"top1": 0.25, "top5": 0.5}}
+    pretext = {"accuracy": 0.75, "loss": 1.25}
+    assert found == {"supervised": [{"end_points": points, "pretext": pretext}]}
+    assert [line.split()[:3] for line in told[:-1]] == [
+        ["$", "pretexture", script] for script, _ in called
+    ]
+    assert told[-1] == f"{tmp_path / 'study.md'}, {tmp_path / 'study.png'}"
 
 
 def test_a_command_that_fails_ends_the_study(arguments, monkeypatch, tmp_path):
     monkeypatch.setattr(study.subprocess, "call", lambda command: 3)
     with pytest.raises(SystemExit, match=r"error: pretrain ended with status 3; see above"):
-        study.main(arguments)
+        main(arguments)
     assert not list(tmp_path.glob("work/*/study.json"))
 
 
 def test_a_document_without_marks_is_refused_before_anything_is_run(arguments, called, tmp_path):
     (tmp_path / "docs.md").write_text("nothing")
     with pytest.raises(SystemExit, match="error: there are no marks"):
-        study.main(arguments)
+        main(arguments)
     assert called == []
 
 
 def test_without_a_document_one_is_made_in_the_workdir(arguments, called, tmp_path):
     out = arguments.index("--out")
-    assert study.main([*arguments[:out], *arguments[out + 2 :]]) == 0
+    assert main([*arguments[:out], *arguments[out + 2 :]]) == 0
     text = (tmp_path / "work" / "study.md").read_text()
     assert "| supervised | 75.0 | 1.250 |" in text and (tmp_path / "work" / "study.png").exists()
 
 
-def test_an_unknown_task_is_refused(capsys):
-    with pytest.raises(SystemExit):
-        _flags("--tasks", "random,colour")
-    assert "'colour' is none of random, supervised" in capsys.readouterr().err
+def test_an_unknown_task_is_an_error_before_anything_is_run(arguments, called):
+    with pytest.raises(SystemExit, match="error: 'colour' is not one of random, supervised"):
+        main([*arguments, "--tasks", "random,colour"])
+    assert called == []
 
 
 def test_a_chart_of_one_network_shows_top_1_and_top_5(bars, tmp_path):

@@ -1,0 +1,250 @@
+"""Asks the paper's question at the size of two cores: which pretext task teaches the best features?
+
+Each network is trained and evaluated by commands of `pretexture`, each in a process of its own, as
+the document shows them.
+"""
+
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+import shlex
+import subprocess
+import sys
+from typing import Any, Callable, Dict, List, Optional, Sequence
+
+import numpy as np
+from pretexture.loader.console.json_text import parse_object
+from pretexture.loader.console.marked import replace_marked
+from pretexture.loader.console.paths import make_parent
+
+EMPTY = "<!-- study -->\n<!-- /study -->\n"
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A network of the study.
+
+    Attributes:
+        recipe: name of a recipe.
+        epochs: number of epochs of the training split, chosen so that all networks take about as
+            long; 0 for a network that is not trained.
+        seeds: number of networks with different seeds, unless the study says how many.
+    """
+
+    recipe: str
+    epochs: float
+    seeds: int = 1
+
+
+STUDY = {
+    "random": Entry("supervised-small", 0, seeds=2),
+    "supervised": Entry("supervised-small", 10, seeds=2),
+    "rotation": Entry("rotation-small", 3, seeds=2),
+    "exemplar": Entry("exemplar-small", 3),
+    "random_patches": Entry("jigsaw-small", 0),
+    "jigsaw": Entry("jigsaw-small", 4),
+    "relative_patch_location": Entry("relative_patch_location-small", 4),
+}
+_PATCHES = ("jigsaw-small", "relative_patch_location-small")
+LINEAR = {"batch-size": 128, "epochs": 15, "lr": 0.01, "decay-epochs": "9,12"}
+SPLITS = {"train-split": "trainval", "eval-split": "test"}
+
+Found = Dict[str, List[Dict[str, Any]]]
+
+
+def study(
+    data: str,
+    workdir: str = "runs/study",
+    *,
+    num_classes: int = 10,
+    tasks: Sequence[str] = tuple(STUDY),
+    seeds: Optional[int] = None,
+    document: Optional[str] = None,
+    say: Callable[[str], None] = functools.partial(print, flush=True),
+) -> Found:
+    """Trains a network on each task, evaluates its end points linearly, and compares them.
+
+    Writes tables into a document and a chart beside it. Networks that an earlier call has finished
+    in the same workdir are not trained again.
+
+    Args:
+        data: folder of shards; a path or a URL.
+        workdir: folder for all runs.
+        num_classes: number of classes in the data.
+        tasks: names of `STUDY`.
+        seeds: number of seeds of each task; None for those of `STUDY`.
+        document: path of the document; if it exists, what is between the comments <!-- study -->
+            and <!-- /study --> is replaced. None for study.md in the workdir.
+        say: function that is told, line by line, which commands are run and what is written.
+
+    Returns: by task a dict for each seed. Its "end_points" are those of `linear.Results`, and its
+        "pretext", which untrained networks lack, has the pretext task's "accuracy" and "loss".
+
+    Raises: ValueError for an unknown task, or a document without these comments; OSError if a
+        command fails.
+    """
+    from .chart import accuracy_bars
+
+    for name in tasks:
+        if name not in STUDY:
+            raise ValueError(f"{name!r} is not one of {', '.join(STUDY)}")
+    page = pathlib.Path(make_parent(document or os.path.join(workdir, "study.md")))
+    text = page.read_text(encoding="utf-8") if page.exists() else EMPTY
+    replace_marked(text, "study", "")  # a document without marks fails now, not at the end
+    found: Found = {name: [] for name in tasks}
+    counts = {name: seeds or STUDY[name].seeds for name in tasks}
+    for seed in range(max(counts.values())):
+        for name in tasks:
+            if seed < counts[name]:
+                folder = os.path.join(workdir, f"{name}-{seed}")
+                found[name].append(_network(STUDY[name], data, folder, seed, num_classes, say))
+    chart = page.with_suffix(".png")
+    accuracy_bars(
+        _statistic(found, np.mean),
+        str(chart),
+        "top-1 of a linear classifier, by end point",
+        _statistic(found, _deviation),
+    )
+    text = replace_marked(text, "study", _tables(found, num_classes, chart.name))
+    page.write_text(text, encoding="utf-8")
+    say(f"{page}, {chart}")
+    return found
+
+
+def _network(
+    entry: Entry,
+    data: str,
+    folder: str,
+    seed: int,
+    num_classes: int,
+    say: Callable[[str], None],
+) -> Dict[str, Any]:
+    """Trains and evaluates a network, unless that is done already."""
+    summary = os.path.join(folder, "study.json")
+    if os.path.exists(summary):
+        return _read(folder, "study.json", "end_points")
+    linear = os.path.join(folder, "linear")
+    for command in _commands(entry, data, folder, linear, seed, num_classes):
+        say("$ pretexture " + " ".join(map(shlex.quote, command)))
+        status = subprocess.call([sys.executable, "-m", "pretexture", *command])
+        if status:
+            raise OSError(f"{command[0]} ended with status {status}; see above")
+    found = {"end_points": _read(linear, "results.json", "end_points")["end_points"]}
+    if entry.epochs:
+        found["pretext"] = _read(folder, f"eval-{SPLITS['eval-split']}.json", "accuracy")
+    for path in pathlib.Path(linear, "features").glob("*/*"):
+        path.unlink()  # gigabytes
+    pathlib.Path(summary).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    return found
+
+
+def _commands(
+    entry: Entry, data: str, folder: str, linear: str, seed: int, num_classes: int
+) -> List[List[str]]:
+    """The commands that make a network and evaluate it, each as name and flags."""
+    epochs = entry.epochs
+    where = ["--data", data]
+    splits = [part for name, value in SPLITS.items() for part in (f"--{name}", value)]
+    classes = ["--num-classes", str(num_classes), "--seed", str(seed)]
+    length = ["--steps", "0"]
+    if epochs:
+        decays = f"{epochs * 2 / 3:.4g},{epochs * 8 / 9:.4g}"
+        length = ["--epochs", f"{epochs:g}", "--decay-epochs", decays]
+    export = os.path.join(folder, "export")
+    commands = [["pretrain", entry.recipe, *where, "--workdir", folder, *splits, *classes]]
+    commands[0] += length
+    if epochs:
+        commands.append(["evaluate", *where, "--workdir", folder])
+    commands.append(["export", "--workdir", folder, "--out", export])
+    how = [part for name, value in LINEAR.items() for part in (f"--{name}", str(value))]
+    commands.append(["linear-eval", "--module", export, *where, "--workdir", linear, "--cache"])
+    commands[-1] += [*splits, *classes, *how]
+    return commands
+
+
+def _read(folder: str, name: str, field: str) -> Dict[str, Any]:
+    """The JSON object in a file, which must have a field. Raises ValueError, OSError."""
+    path = pathlib.Path(folder, name)
+    values = parse_object(path.read_bytes(), str(path))
+    if field not in values:
+        raise ValueError(f"{path} lacks {field}: remove it, and run the same command again")
+    return values
+
+
+def _values(runs: Sequence[Dict[str, Any]], end_point: str, metric: str = "top1") -> List[float]:
+    return [run["end_points"][end_point][metric] for run in runs]
+
+
+def _deviation(values: Sequence[float]) -> float:
+    """The sample standard deviation; 0 of a single value."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+
+
+def _best(runs: Sequence[Dict[str, Any]]) -> str:
+    return max(runs[0]["end_points"], key=lambda name: float(np.mean(_values(runs, name))))
+
+
+def _statistic(found: Found, statistic: Callable[[List[float]], Any]) -> Dict[str, Any]:
+    """A statistic over the seeds of each network's top-1, by network and end point."""
+    return {
+        name: {
+            point: {"top1": float(statistic(_values(runs, point)))}
+            for point in runs[0]["end_points"]
+        }
+        for name, runs in found.items()
+    }
+
+
+def _tables(found: Found, num_classes: int, chart: str) -> str:
+    points = list(next(iter(found.values()))[0]["end_points"])
+    lines = [f"![Accuracy over end points]({chart})", ""]
+    lines += [
+        "Top-1 of a linear classifier on each end point, %; mean and standard deviation if "
+        "there are several seeds. The best end point of a network is bold."
+    ]
+    lines += ["", "| pretraining | seeds | " + " | ".join(points) + " |"]
+    lines += ["| --- | ---: |" + " ---: |" * len(points)]
+    for name, runs in found.items():
+        cells = []
+        for point in points:
+            values = _values(runs, point)
+            cell = f"{100 * np.mean(values):.1f}"
+            if len(values) > 1:
+                cell += f" ± {100 * _deviation(values):.1f}"
+            cells.append(f"**{cell}**" if point == _best(runs) else cell)
+        lines.append(f"| {name} | {len(runs)} | " + " | ".join(cells) + " |")
+    margins = _margins(found)
+    lines += ["", *margins] if margins else []
+    lines += ["", "The pretext tasks themselves, on the same images:", ""]
+    lines += ["| pretraining | accuracy, % | loss |", "| --- | ---: | ---: |"]
+    for name, runs in found.items():
+        if "pretext" in runs[0]:
+            accuracy, loss = (
+                np.mean([run["pretext"][metric] for run in runs]) for metric in ("accuracy", "loss")
+            )
+            lines.append(f"| {name} | {100 * accuracy:.1f} | {loss:.3f} |")
+    lines += ["", "What was run, with the first seed:", "", "```"]
+    for name in found:
+        folder = f"runs/study/{name}-0"
+        for command in _commands(STUDY[name], "DATA", folder, f"{folder}/linear", 0, num_classes):
+            lines.append("pretexture " + " ".join(map(shlex.quote, command)))
+    return "\n".join([*lines, "```"])
+
+
+def _margins(found: Found) -> List[str]:
+    """How far each network's best end point is above the best one of the same untrained."""
+    head = ["| pretraining | best end point | above the best of an untrained one, by seed |"]
+    head += ["| --- | --- | --- |"]
+    lines = []
+    for name, runs in found.items():
+        base = "random_patches" if STUDY[name].recipe in _PATCHES else "random"
+        if name == base or base not in found:
+            continue
+        untrained = _values(found[base], _best(found[base]))
+        untrained += [float(np.mean(untrained))] * (len(runs) - len(untrained))
+        point = _best(runs)
+        above = [value - other for value, other in zip(_values(runs, point), untrained)]
+        lines.append(f"| {name} | {point} | " + ", ".join(f"{100 * a:+.1f}" for a in above) + " |")
+    return head + lines if lines else []
