@@ -1,17 +1,23 @@
 """A contact sheet of what a network sees: a row for each image, with its views and their labels."""
 
+import os
+import random
 from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
 from . import _core
+from .console.json_text import parse_object
 from .language import ops
 from .language.check import BranchPlan
 from .language.pipeline import Pipeline
 from .loader import Loader
 from .prepare.pillow import Image, ImageDraw, ImageFont
+from .shards.imagenet import DATASET, imagenet, is_folder
 from .shards.records import TFRecords
+from .shards.remote import DEFAULT_STORAGE, Remote, Storage, is_url, join
 
+SHARDS = 4  # number of shards that are fetched if the data are at a URL
 GAP = 6
 LINE = 14  # height of a line of text, pixels
 INK, PAPER = "black", "white"
@@ -29,6 +35,41 @@ class Split(NamedTuple):
     kind: str
     n: int
     permutations: Tuple[Tuple[int, ...], ...] = ()
+
+
+def preview(
+    data: str,
+    pipeline: Pipeline,
+    *,
+    split: str = "train",
+    training: bool = True,
+    count: int = 8,
+    seed: int = 0,
+    tile: int = 160,
+    storage: Storage = DEFAULT_STORAGE,
+) -> Image.Image:
+    """Draws a `contact_sheet` of a folder of shards, with the names of its classes.
+
+    If the data are at a URL, the images come from a few shards only.
+
+    Args:
+        data: folder of shards, or a pattern that matches shards; a path or a URL.
+        pipeline, training, count, seed, tile: see `contact_sheet`.
+        split: split of the folder; see `imagenet`.
+        storage: how URLs are reached and where copies are kept.
+
+    Returns: the sheet, a PIL image in RGB.
+    """
+    records, folder = _records(data, split, storage, seed)
+    return contact_sheet(
+        records,
+        pipeline,
+        training=training,
+        count=count,
+        seed=seed,
+        tile=tile,
+        classes=_classes(folder, storage),
+    )
 
 
 def contact_sheet(
@@ -90,6 +131,37 @@ def contact_sheet(
         ]
         rows.append(_beside([_beside([source], 0, width), *blocks], 3 * GAP))
     return _framed(_stacked(rows, GAP))
+
+
+def _records(data: str, split: str, storage: Storage, seed: int) -> Tuple[TFRecords, str]:
+    """The records of a split of a folder, or of a pattern; and the folder."""
+    options = vars(storage)
+    if is_folder(data):
+        records, folder = imagenet(data, split, **options), data
+    else:
+        records = TFRecords(data, **options)
+        folder = os.path.dirname(records.paths[0])
+    if records.remote and len(records.paths) > SHARDS:
+        paths = random.Random(seed).sample(records.paths, SHARDS)
+        records = TFRecords(sorted(paths), **options)
+    return records, folder
+
+
+def _classes(folder: str, storage: Storage) -> List[str]:
+    """The names of the classes in the folder's dataset.json; [] if there is none."""
+    description = join(folder, DATASET)
+    try:
+        if is_url(folder):
+            text = Remote(folder, storage).read(description)
+        else:
+            with open(description, "rb") as file:
+                text = file.read()
+        classes = parse_object(text, description).get("classes", [])
+        if not isinstance(classes, list):
+            raise ValueError(f"{description}: its classes are not a list")
+        return list(map(str, classes))
+    except FileNotFoundError:
+        return []
 
 
 def _splits(branch: BranchPlan) -> List[Split]:

@@ -11,73 +11,34 @@ a URL, the images come from a few shards only.
 """
 
 import argparse
-import os
-import random
 import sys
-from typing import List, Optional, Tuple
+from typing import List, Optional
 
-from pretexture.loader import TFRecords, imagenet, presets
-from pretexture.loader.console.json_text import parse_object
+from pretexture.loader import presets
 from pretexture.loader.console.paths import make_parent
-from pretexture.loader.shards.imagenet import DATASET, SPLITS, is_folder
-from pretexture.loader.shards.remote import Remote, Storage, is_url, join
+from pretexture.loader.shards.imagenet import SPLITS
 from pretexture.scripts import flags
-
-SHARDS = 4  # number of shards that are fetched if the data are at a URL
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
     """Runs the command; returns its exit status."""
     args = _parser().parse_args(arguments)
     with flags.short_errors(args.traceback):
-        from pretexture.loader.preview import contact_sheet
+        from pretexture.loader.preview import preview
 
-        pipeline = presets.find(args.pipeline)
-        storage = flags.storage(args)
-        records, folder = _records(args.data, args.split, storage, args.seed)
-        sheet = contact_sheet(
-            records,
-            pipeline,
+        sheet = preview(
+            args.data,
+            presets.find(args.pipeline),
+            split=args.split,
             training=not args.eval,
             count=args.count,
             seed=args.seed,
             tile=args.tile,
-            classes=_classes(folder, storage),
+            storage=flags.storage(args),
         )
         sheet.save(make_parent(args.out))
     print(f"{args.out}: {sheet.width}x{sheet.height} pixels")
     return 0
-
-
-def _records(data: str, split: str, storage: Storage, seed: int) -> Tuple[TFRecords, str]:
-    """The records of a split of a folder, or of a pattern; and the folder."""
-    options = vars(storage)
-    if is_folder(data):
-        records, folder = imagenet(data, split, **options), data
-    else:
-        records = TFRecords(data, **options)
-        folder = os.path.dirname(records.paths[0])
-    if records.remote and len(records.paths) > SHARDS:
-        paths = random.Random(seed).sample(records.paths, SHARDS)
-        records = TFRecords(sorted(paths), **options)
-    return records, folder
-
-
-def _classes(folder: str, storage: Storage) -> List[str]:
-    """The names of the classes in the folder's dataset.json; [] if there is none."""
-    description = join(folder, DATASET)
-    try:
-        if is_url(folder):
-            text = Remote(folder, storage).read(description)
-        else:
-            with open(description, "rb") as file:
-                text = file.read()
-        classes = parse_object(text, description).get("classes", [])
-        if not isinstance(classes, list):
-            raise ValueError(f"{description}: its classes are not a list")
-        return list(map(str, classes))
-    except FileNotFoundError:
-        return []
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,10 +1,56 @@
 """Pictures of how a run went: its loss, metrics and learning rate by step."""
 
-from typing import Any, Dict, List, Sequence
+import os
+from typing import Any, Dict, List, Optional, Sequence
 
-from .metrics import SKIPPED, TIMINGS
+from pretexture.loader.console.paths import make_parent
+from pretexture.loader.shards.remote import DEFAULT_STORAGE, Storage, is_url, join
+
+from .metrics import METRICS, SKIPPED, TIMINGS, read_metrics
+from .mirror import fetched
+
+CURVES = "curves.png"
 
 Lines = List[Dict[str, Any]]
+
+
+def plot(
+    runs: Sequence[str],
+    out: Optional[str] = None,
+    smooth: int = 5,
+    storage: Storage = DEFAULT_STORAGE,
+) -> str:
+    """Draws the metrics of one or several runs into a picture; see `draw`.
+
+    Args:
+        runs: folders of the runs; paths or URLs.
+        out: path of the picture; None for curves.png in the first run, or in the current folder if
+            that run is at a URL.
+        smooth: number of lines that the running mean is taken over.
+        storage: how URLs are reached and where copies are kept.
+
+    Returns: the path of the picture.
+
+    Raises: ValueError if a folder holds no metrics, and as `draw`.
+    """
+    lines = {_name(run, runs): _read(run, storage) for run in runs}
+    out = out or os.path.join("" if is_url(runs[0]) else runs[0], CURVES)
+    draw(lines, make_parent(out), smooth)
+    return out
+
+
+def _read(run: str, storage: Storage) -> Lines:
+    lines = read_metrics(fetched(run, storage, "plot"))
+    if not lines:
+        raise ValueError(f"{join(run, METRICS)} holds no metrics yet, or does not belong to a run")
+    return lines
+
+
+def _name(run: str, runs: Sequence[str]) -> str:
+    """The folder's name, or its whole path if two have the same name."""
+    name = os.path.basename(os.path.normpath(run))
+    same = [r for r in runs if os.path.basename(os.path.normpath(r)) == name]
+    return name if len(same) == 1 else run
 
 
 def draw(runs: Dict[str, Lines], out: str, smooth: int) -> None:
