@@ -51,16 +51,13 @@ def _index(records: TFRecords, args: argparse.Namespace) -> None:
     print(f"{shards}: {len(records):,} records", flush=True)
     if not args.rows:
         return
-    bar = Bar(len(records.paths))
-    try:
+    with contextlib.closing(Bar(len(records.paths))) as bar:
         counts = index_rows(
             records,
             args.threads,
             args.max_pixels,
-            lambda shard, counts: bar.update(shard, f"{sum(counts):,} images"),
+            lambda shards, counts: bar.update(shards, f"{sum(counts):,} images"),
         )
-    finally:
-        bar.close()
     print(
         f"the rows of {counts.known:,} images are known; {counts.without:,} images have no row "
         "index, because they are small, progressive or damaged"

@@ -250,14 +250,13 @@ def measure(engine: Engine, loader: Batches) -> Tuple[int, Dict[str, float]]:
 
     Neither padding counts, nor a record that took the place of one that could not be used.
     """
-    bar = Bar(len(loader))
 
     def show(batches: int, images: int) -> None:
         skipped = min(batches * loader.batch_size, loader.num_records) - images
         bar.update(batches, f"{images:,} images" + (f", {skipped:,} skipped" if skipped else ""))
 
-    images, sums = engine.measure(loader, show)
-    bar.close()
+    with contextlib.closing(Bar(len(loader))) as bar:
+        images, sums = engine.measure(loader, show)
     return images, {name: total / images for name, total in sums.items()}
 
 

@@ -1,4 +1,4 @@
-"""Writes files so that they are complete or do not exist."""
+"""Locks files, and writes them so that they are complete or do not exist."""
 
 import contextlib
 import errno
@@ -28,6 +28,23 @@ def digest(path: str) -> str:
         for block in iter(lambda: file.read(1 << 20), b""):
             found.update(block)
     return found.hexdigest()
+
+
+def lock(descriptor: int, shared: bool = False, wait: bool = False) -> None:
+    """Locks an open file until its descriptor is closed, or this process ends, however it ends.
+
+    Args:
+        descriptor: descriptor of the file.
+        shared: whether others may have shared locks at the same time.
+        wait: whether to wait if another process has a lock that excludes this one.
+
+    Raises: BlockingIOError if there is such a lock and `wait` is false; OSError if the file system
+        has no locks.
+    """
+    import fcntl  # only here, because Windows and WebAssembly lack it
+
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    fcntl.flock(descriptor, kind if wait else kind | fcntl.LOCK_NB)
 
 
 def write_text(path: str, text: str) -> None:

@@ -28,6 +28,7 @@ from typing import (
     Tuple,
 )
 
+from ..console import processors
 from ..shards.writer import TFRecordWriter, example
 from . import image_folder, ray_cluster
 from .image_folder import Entry, ImageError, Limits
@@ -104,7 +105,7 @@ def in_processes(shards: List[Shard], workers: Optional[int]) -> Iterator[Iterat
     context = multiprocessing.get_context("spawn")
     done, stop = context.Value("q", 0), context.Value("b", 0)
     pool = concurrent.futures.ProcessPoolExecutor(
-        min(workers or _processors(), len(shards)),
+        min(workers or processors.available(), len(shards)),
         context,
         _start_worker,
         (done, stop, os.getpid()),
@@ -187,13 +188,6 @@ def _signals_blocked() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _processors() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:
-        return os.cpu_count() or 1
 
 
 # Shared by the processes of this machine: how many images are done, and whether to stop.

@@ -18,6 +18,7 @@ import threading
 from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from .. import _core
+from ..console.files import lock
 from ..console.paths import make_private
 from ..console.redaction import url_title
 from .access import Opener, Shards
@@ -104,7 +105,7 @@ class ShardCache:
                     os.fsync(descriptor)
                     with self._lock():  # so that nobody removes it between the two locks
                         os.rename(part, path)
-                        _flock(descriptor, shared=True, wait=True)
+                        lock(descriptor, shared=True, wait=True)
                     pin = Pin(path, descriptor)
                     return pin
             finally:
@@ -143,16 +144,8 @@ class ShardCache:
     def _lock(self) -> Iterator[None]:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         with open(os.open(os.path.join(self.folder, _LOCK), flags, 0o600), "w") as file:
-            _flock(file.fileno(), wait=True)
+            lock(file.fileno(), wait=True)
             yield
-
-
-def _flock(descriptor: int, shared: bool = False, wait: bool = False) -> None:
-    """Locks a file. Raises: BlockingIOError if another process holds it and we do not wait."""
-    import fcntl  # only here, because Windows and WebAssembly lack it
-
-    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-    fcntl.flock(descriptor, kind if wait else kind | fcntl.LOCK_NB)
 
 
 def _open(path: str, flags: int, shared: bool = False) -> Optional[int]:
@@ -163,7 +156,7 @@ def _open(path: str, flags: int, shared: bool = False) -> Optional[int]:
     except FileNotFoundError:
         return None
     try:
-        _flock(descriptor, shared)
+        lock(descriptor, shared)
         # The file may have been removed or renamed between opening and locking it.
         if os.path.samestat(os.fstat(descriptor), os.stat(path)):
             return descriptor

@@ -32,14 +32,13 @@ def assert_resumes(engine, folder, optimizer):
     """
     batches = [tiny.turned(step) for step in range(2 * BEFORE)]
     whole, first, second = engine(), engine(), engine()
-    expected = [whole.train(batch) for batch in batches]
-    for batch in batches[:BEFORE]:
-        first.train(batch)
+    expected = tiny.train(whole, batches)
+    tiny.train(first, batches[:BEFORE])
     state = dict(first.state())
     path = Checkpoints(str(folder)).save(BEFORE, state, {})
     assert_powers(folder, optimizer)
     second.restore(path)
-    assert [second.train(batch) for batch in batches[BEFORE:]] == expected[BEFORE:]
+    assert tiny.train(second, batches[BEFORE:]) == expected[BEFORE:]
 
     needed = [name for name in state if name.endswith(("Momentum", "Adam", "Adam_1", "_power"))]
     assert needed

@@ -30,7 +30,7 @@ def _restore(path, variables):
     """Sets variables from a checkpoint, as this TensorFlow's engine reads it."""
     if tf.executing_eagerly():
         return checkpoints.restore(path, variables)
-    checkpoints.check(path, variables)
+    checkpoints.fitting(path, variables)
     values, state = checkpoints.read(path, list(variables))
     for name, variable in variables.items():
         assign(variable, values[name])

@@ -177,7 +177,7 @@ def test_with_a_strategy_too_a_step_that_overflows_is_left_out_and_halves_the_sc
     scales = []
     for engine in engines:
         batches = [_batch(1), _batch(np.inf), _batch(1), _batch(1)]
-        scales.append([engine.train(batch)["loss_scale"] for batch in batches])
+        scales.append([values["loss_scale"] for values in tiny.train(engine, batches)])
     assert scales == [[8, 8, 4, 4]] * 2
     states = [engine.state() for engine in engines]
     assert np.array_equal(states[1]["loss_scale"], 8) and states[1]["good_steps"] == 0

@@ -30,7 +30,12 @@ RECIPE = tiny.ROTATION.replace(warmup_epochs=0.0, decay_epochs=(), lr=1.0)
 
 
 def _engine(recipe=RECIPE, seed=0):
-    return tf2.Engine(recipe, tasks.build(recipe), tiny.specification(6), 6, seed)
+    return tf2.Engine(recipe, tasks.build(recipe), tiny.specification(6), 6, seed, Place())
+
+
+def _train(engine, name, steps):
+    """Makes a step for each of the numbers; returns the values of that name."""
+    return [values[name] for values in tiny.train(engine, [tiny.turned(step) for step in steps])]
 
 
 def _values(engine):
@@ -88,7 +93,7 @@ def test_bfloat16_learns_as_float32_does():
     losses = {}
     for precision in ("float32", "mixed"):
         engine = _engine(RECIPE.replace(precision=precision))
-        losses[precision] = [engine.train(tiny.turned(step))["loss"] for step in range(60)]
+        losses[precision] = _train(engine, "loss", range(60))
     assert losses["mixed"] != losses["float32"]
     np.testing.assert_allclose(losses["mixed"], losses["float32"], rtol=0.05, atol=0.01)
     assert np.mean(losses["mixed"][-10:]) < 0.6 * np.mean(losses["mixed"][:10])
@@ -117,14 +122,14 @@ def test_float16_learns_as_float32_does(half):
     losses = {}
     for precision in ("float32", "mixed"):
         engine = _engine(half(2.0**10, 2000).replace(precision=precision))
-        losses[precision] = [engine.train(tiny.turned(step))["loss"] for step in range(30)]
+        losses[precision] = _train(engine, "loss", range(30))
     assert losses["mixed"] != losses["float32"]
     np.testing.assert_allclose(losses["mixed"], losses["float32"], rtol=0.02, atol=0.01)
 
 
 def test_the_scale_is_doubled_after_so_many_good_steps(half):
     engine = _engine(half(8.0, 3))
-    scales = [engine.train(tiny.turned(step))["loss_scale"] for step in range(8)]
+    scales = _train(engine, "loss_scale", range(8))
     assert scales == [8, 8, 8, 16, 16, 16, 32, 32]
     assert engine.state()["loss_scale"].numpy() == 32
     assert engine.state()["good_steps"].numpy() == 2
@@ -133,7 +138,7 @@ def test_the_scale_is_doubled_after_so_many_good_steps(half):
 def test_a_step_whose_gradients_overflow_is_left_out_and_halves_the_scale(half):
     engine = _engine(half(2.0**40, 5))  # far beyond float16's largest, 65504
     before = _values(engine)
-    first = engine.train(tiny.turned(0))
+    (first,) = tiny.train(engine, [tiny.turned(0)])
     after = _values(engine)
     assert first["loss_scale"] == 2.0**40 and np.isfinite(first["loss"])
     assert engine.step == 1
@@ -145,7 +150,7 @@ def test_a_step_whose_gradients_overflow_is_left_out_and_halves_the_scale(half):
     assert any(name.endswith("/Momentum") for name in before)
     assert all(np.all(np.isfinite(value)) for value in after.values())
 
-    scales = [engine.train(tiny.turned(step))["loss_scale"] for step in range(1, 60)]
+    scales = _train(engine, "loss_scale", range(1, 60))
     assert engine.step == 60
     halved = [after < before for before, after in zip(scales, scales[1:])]
     assert halved[:15] == [True] * 15 and not all(halved)
@@ -170,16 +175,16 @@ def test_a_good_step_after_a_bad_one_starts_the_count_anew():
 def test_the_scale_is_part_of_the_checkpoint(half, tmp_path):
     recipe = half(2.0**6, 3)
     whole, first = _engine(recipe), _engine(recipe)
-    expected = [whole.train(tiny.turned(step)) for step in range(8)]
-    for step in range(4):
-        first.train(tiny.turned(step))
+    batches = [tiny.turned(step) for step in range(8)]
+    expected = tiny.train(whole, batches)
+    tiny.train(first, batches[:4])
     path = Checkpoints(str(tmp_path)).save(4, first.state(), {"batch": 4})
     names = dict(tf.train.list_variables(path))
     assert names["loss_scale"] == names["good_steps"] == []
     second = _engine(recipe, seed=0)
     assert second.restore(path) == {"batch": 4}
     assert second.state()["loss_scale"].numpy() == 2.0**7
-    assert [second.train(tiny.turned(step)) for step in range(4, 8)] == expected[4:]
+    assert tiny.train(second, batches[4:]) == expected[4:]
 
 
 @pytest.mark.parametrize("strategy", [False, True])

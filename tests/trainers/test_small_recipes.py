@@ -6,9 +6,10 @@ import pytest
 tf = pytest.importorskip("tensorflow")
 
 import scenes
+import tiny
 from pretexture.loader import Loader, imagenet
 from pretexture.trainers import engines, tasks
-from pretexture.trainers.engines.engine import Follower, Wishes
+from pretexture.trainers.engines.engine import Place
 from pretexture.trainers.recipes import RECIPES
 
 
@@ -18,25 +19,7 @@ def data(tmp_path_factory):
     return scenes.write(tmp_path_factory.mktemp("scenes"))
 
 
-class _Losses(Follower):
-    """Notes the loss of each step, and looks at no images."""
-
-    def __init__(self):
-        self.losses = []
-
-    def shows(self, step):
-        return False
-
-    def wishes(self):
-        return Wishes()
-
-    def after(self, result):
-        self.losses.append(result.values["loss"])
-        return True
-
-
 def _losses(recipe, data, steps, seed=0):
-    follower = _Losses()
     with Loader(
         imagenet(data, recipe.train_split),
         recipe.pipeline,
@@ -45,9 +28,9 @@ def _losses(recipe, data, steps, seed=0):
         seed=seed,
     ) as loader:
         make = engines.choose().Engine
-        engine = make(recipe, tasks.build(recipe), loader.element_spec, len(loader), seed)
-        engine.fit(loader, steps, follower)
-    return follower.losses
+        spec, place = loader.element_spec, Place()
+        engine = make(recipe, tasks.build(recipe), spec, len(loader), seed, place)
+        return [values["loss"] for values in tiny.train(engine, loader, steps)]
 
 
 class Learning(NamedTuple):

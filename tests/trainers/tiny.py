@@ -3,7 +3,9 @@
 import numpy as np
 import tensorflow as tf
 from pretexture.loader import ArraySpec, Batch
+from pretexture.loader.console.interrupt import Interrupt
 from pretexture.trainers import networks
+from pretexture.trainers.engines.engine import Follower, Wishes
 from pretexture.trainers.networks.layers import BatchNorm, Conv
 from pretexture.trainers.recipes import RECIPES, Network, Optimizer, Recipe
 
@@ -47,6 +49,28 @@ def turned(seed):
     image = random.uniform(-0.3, 0.3, (6, 12, 12, 3)) + np.linspace(1, -1, 12)[:, None, None]
     turns = np.stack([np.rot90(image, k, (1, 2)) for k in range(4)], 1).astype(np.float32)
     return Batch(turns, np.tile(np.arange(4, dtype=np.int32), (6, 1)), np.arange(6))
+
+
+def train(engine, batches, steps=None):
+    """Makes an engine's next steps, by default one for each batch; returns the values of each."""
+    follower = _Collector()
+    engine.fit(batches, engine.step + (steps or len(batches)), follower, Interrupt())
+    return follower.values
+
+
+class _Collector(Follower):
+    def __init__(self):
+        self.values = []
+
+    def shows(self, step):
+        return False
+
+    def wishes(self):
+        return Wishes()
+
+    def after(self, result):
+        self.values.append(result.values)
+        return True
 
 
 class Tiny(tf.Module):

@@ -185,7 +185,7 @@ class Engine(abc.ABC):
         spec: shapes and types of the loader's batches, this process's share of each.
         steps_per_epoch: number of steps in an epoch of the training split.
         seed: seed of the initial weights and of the random decisions of training steps.
-        place: where steps run; default the device that TensorFlow chooses.
+        place: where steps run.
 
     Attributes:
         place: see above.
@@ -204,9 +204,9 @@ class Engine(abc.ABC):
         spec: Any,
         steps_per_epoch: int,
         seed: int,
-        place: Optional[Place] = None,
+        place: Place,
     ):
-        self.place = place or Place()
+        self.place = place
         self._recipe = recipe
         self._task = task
         self._spec = spec
@@ -234,7 +234,7 @@ class Engine(abc.ABC):
         loader: Batches,
         steps: int,
         follower: Follower,
-        interrupt: Optional[Interrupt] = None,
+        interrupt: Interrupt,
     ) -> None:
         """Trains on a loader's batches.
 
@@ -242,7 +242,7 @@ class Engine(abc.ABC):
             loader: gives the batches, epoch after epoch.
             steps: number of the last step.
             follower: is told of each step.
-            interrupt: also ends the training, if it closes the loader.
+            interrupt: ends the training if it closes the loader.
 
         Raises: ValueError for a label that the task does not know; ConnectionError if another
             worker is gone.

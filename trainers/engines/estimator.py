@@ -116,9 +116,8 @@ class Engine(engine.Engine):
         loader: engine.Batches,
         steps: int,
         follower: engine.Follower,
-        interrupt: Optional[Interrupt] = None,
+        interrupt: Interrupt,
     ) -> None:
-        interrupt = interrupt or Interrupt()
         loop = self._npu.options.iterations_per_loop if self._npu else 1
         whole = self._made + max(0, steps - self._made) // loop * loop
         if self._made < whole and not self._train_until(loader, whole, loop, follower, interrupt):
@@ -199,7 +198,7 @@ class Engine(engine.Engine):
         step = v1.train.get_or_create_global_step()
         variables = {**scope.variables, "global_step": step}
         if mode == tf.estimator.ModeKeys.EVAL:
-            checkpoints.check(str(self._path), variables)
+            checkpoints.fitting(str(self._path), variables)
             values = self._task.loss(model, batch, training=False)
             images = tf.reduce_sum(tf.cast(batch.index >= 0, tf.int32))
             v1.add_to_collection(_FETCHES, (images, counted_sums(values, batch.index)))
@@ -214,8 +213,7 @@ class Engine(engine.Engine):
         scale = {name: found[name] for name in ("loss_scale", "good_steps") if name in found}
         restored = state
         if self._path is not None:
-            restored = {**state, **checkpoints.present(self._path, scale)}
-            checkpoints.check(self._path, restored)
+            restored = checkpoints.fitting(self._path, state, scale)
         saver = v1.train.Saver(restored)
         read = {name: tf.identity(v) for name, v in {**state, **scale}.items()}
         v1.add_to_collection(_STATE, read)

@@ -98,18 +98,13 @@ class Engine(engine.Engine):
     def step(self) -> int:
         return int(self._step.numpy())
 
-    def train(self, batch: Any) -> Dict[str, float]:
-        """Makes one step, which no other worker takes part in; returns `StepResult.values`."""
-        return self._make_step(batch, Wishes(), 0)[0]
-
     def fit(
         self,
         loader: engine.Batches,
         steps: int,
         follower: engine.Follower,
-        interrupt: Optional[Interrupt] = None,
+        interrupt: Interrupt,
     ) -> None:
-        interrupt = interrupt or Interrupt()
         several = self.place.workers > 1
         left = range(self.step + 1, steps + 1)
         for step, (batch, skipped, waited) in zip(left, awaited(loader, interrupt)):

@@ -201,24 +201,23 @@ def restore(
 
     Raises: CheckpointError naming what is missing or has another shape.
     """
-    variables = {**variables, **present(path, optional or {})}
-    check(path, variables)
+    variables = fitting(path, variables, optional)
     values, loader_state = read(path, list(variables))
     for name, variable in variables.items():
         variable.assign(values[name].astype(variable.dtype.as_numpy_dtype))
     return loader_state
 
 
-def present(path: str, variables: Mapping[str, tf.Variable]) -> Dict[str, tf.Variable]:
-    """The variables that a checkpoint has, too. Raises CheckpointError."""
+def fitting(
+    path: str,
+    variables: Mapping[str, tf.Variable],
+    optional: Optional[Mapping[str, tf.Variable]] = None,
+) -> Dict[str, tf.Variable]:
+    """The variables that can be set from a checkpoint; arguments and errors as for `restore`."""
     _, shapes = open_checkpoint(path)
-    return {name: variable for name, variable in variables.items() if name in shapes}
-
-
-def check(path: str, variables: Mapping[str, tf.Variable]) -> None:
-    """Raises CheckpointError naming a variable that is missing or has another shape."""
-    _, shapes = open_checkpoint(path)
-    for name, variable in variables.items():
+    found = {name: variable for name, variable in (optional or {}).items() if name in shapes}
+    found = {**variables, **found}
+    for name, variable in found.items():
         if name not in shapes:
             raise CheckpointError(f"{path} has no variable {name}")
         if list(shapes[name]) != variable.shape.as_list():
@@ -226,6 +225,7 @@ def check(path: str, variables: Mapping[str, tf.Variable]) -> None:
                 f"{path}: {name} has shape {list(shapes[name])}, the model's has "
                 f"{variable.shape.as_list()}"
             )
+    return found
 
 
 def read(path: str, names: Sequence[str]) -> Tuple[Dict[str, np.ndarray], Dict[str, Any]]:

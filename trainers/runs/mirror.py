@@ -29,7 +29,7 @@ from typing import (
     Tuple,
 )
 
-from pretexture.loader.console.files import digest, write_text
+from pretexture.loader.console.files import digest, lock, write_text
 from pretexture.loader.console.paths import make_private
 from pretexture.loader.console.redaction import RedactingFilter, redacted, url_title
 from pretexture.loader.shards.remote import (
@@ -418,11 +418,9 @@ def _lock(folder: str, wait: bool = False) -> IO[str]:
 
     Raises: BlockingIOError if another process has locked it and `wait` is false.
     """
-    import fcntl
-
     file = open(os.path.join(folder, _LOCK), "w")  # noqa: SIM115
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        lock(file.fileno(), wait=wait)
     except BlockingIOError:
         file.close()
         raise
