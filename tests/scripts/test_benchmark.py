@@ -33,8 +33,8 @@ SHAPES = {
     "small": ((4, 32, 32, 3), (4,)),
 }
 
-# Prints the shapes and dtypes that a contender gives at each task; as a program, since some
-# libraries cannot be set up twice in a process.
+# Prints the shapes and dtypes of a contender's arrays for each task. It is a program of its own,
+# because some libraries cannot be set up twice in a process.
 DRIVER = """
 import dataclasses, importlib, json, sys
 from pretexture.scripts.benchmarking.jobs import CONTENDERS, Job
@@ -75,7 +75,7 @@ def installed(contender):
     if CONTENDERS[contender].module == "tfdata":
         return hasattr(pytest.importorskip("tensorflow").data.Options, "deterministic")
     if contender == "spdl":
-        # It loads FFmpeg, which may be missing, when it is first used.
+        # SPDL loads FFmpeg, which may be missing, at its first use.
         use = "import spdl.io.utils; spdl.io.utils.get_ffmpeg_versions()"
         return subprocess.run([sys.executable, "-c", use], capture_output=True).returncode == 0
     return True
@@ -94,7 +94,7 @@ def run_benchmark(tmp_path, *arguments):
     )
 
 
-def test_it_writes_tables_json_a_chart_and_a_page(shards, tmp_path):
+def test_benchmark_writes_tables_json_a_chart_and_a_page(shards, tmp_path):
     pytest.importorskip("matplotlib")
     against = "tfdata,decode" if installed("tfdata") else "decode"
     page = tmp_path / "page.md"
@@ -124,7 +124,7 @@ def test_it_writes_tables_json_a_chart_and_a_page(shards, tmp_path):
             assert shapes == SHAPES[run["task"]], run
 
 
-def test_from_python_the_benchmark_takes_typed_arguments_and_tells_what_it_does(shards):
+def test_benchmark_can_be_called_from_python(shards):
     told = []
     found = comparison.benchmark(
         str(shards),
@@ -147,7 +147,7 @@ def test_from_python_the_benchmark_takes_typed_arguments_and_tells_what_it_does(
 @pytest.mark.parametrize(
     "most, expected", [(1, [1]), (2, [1, 2]), (6, [1, 2, 4, 6]), (8, [1, 2, 4, 8])]
 )
-def test_scaling_doubles_the_threads_up_to_the_most(most, expected):
+def test_scaling_doubles_the_threads_up_to_a_maximum(most, expected):
     assert comparison.scaling(most) == expected
 
 
@@ -175,7 +175,7 @@ def test_every_contender_makes_the_same_arrays(contender, shards, tmp_path):
     assert lines == [f"{task};{a};{b};float32" for task, (a, b) in expected.items()]
 
 
-def test_every_task_is_measured_under_the_name_that_contenders_know():
+def test_tasks_with_the_same_pipeline_are_measured_once():
     assert set(comparison._titles(list(TASKS))) == set(SHAPES)
     assert comparison._titles(["relative_patch_location"]) == {"jigsaw": "relative patch location"}
 
@@ -189,12 +189,12 @@ def test_a_contender_that_is_not_installed_is_named_and_left_out(monkeypatch):
     assert present == [OURS] and left_out == ["opencv (makes no uint8)"]
 
 
-def test_tasks_that_a_contender_cannot_do_are_named():
+def test_unsupported_tasks_of_a_contender_are_listed():
     lines = comparison._lacking([OURS, "ffcv"], ["supervised", "exemplar", "jigsaw"])
     assert lines == ["ffcv at exemplar, jigsaw (not among its tasks)"]
 
 
-def test_a_contender_that_cannot_convert_is_left_out_with_its_last_line(tmp_path, monkeypatch):
+def test_a_contender_whose_conversion_fails_is_left_out_with_its_error(tmp_path, monkeypatch):
     broken = CONTENDERS["ffcv"]._replace(module="no_such_module")
     monkeypatch.setitem(CONTENDERS, "ffcv", broken)
     conversions, failures = comparison._convert(["ffcv"], [], str(tmp_path), 1, print)
@@ -218,7 +218,7 @@ def test_a_contender_that_cannot_convert_is_left_out_with_its_last_line(tmp_path
         (["--data", "{shards}", "--markdown", "/nowhere.md"], "No such file"),
     ],
 )
-def test_what_cannot_be_measured_is_one_line(arguments, message, shards, tmp_path):
+def test_an_impossible_benchmark_is_an_error_of_one_line(arguments, message, shards, tmp_path):
     process = run_benchmark(tmp_path, *(text.format(shards=shards) for text in arguments))
     assert process.returncode == 1
     assert message in process.stderr and process.stderr.count("\n") == 1
@@ -244,7 +244,7 @@ def run(contender, rate, threads=1, **fields):
     return report.Run(job, outcome(rate, **fields))
 
 
-def test_medians_spread_and_ratios_are_of_all_rounds():
+def test_report_has_medians_spread_and_ratios_over_all_rounds():
     times = {"records": 1000, "read_seconds": 0.1, "decode_seconds": 0.6}
     times.update(resample_seconds=0.1, color_seconds=0.1, wait_seconds=0.99)
     runs = [run(OURS, rate, times=times) for rate in (1200, 900, 1000)]
@@ -277,19 +277,19 @@ def test_medians_spread_and_ratios_are_of_all_rounds():
         assert line in text
 
 
-def test_scaling_is_a_share_of_what_one_thread_does():
+def test_scaling_table_has_shares_of_perfect_scaling():
     summaries = report.summarize([run(OURS, 100), run(OURS, 190, threads=2)])
     parts = report._scaling(summaries, {"eval": "eval"}, [1, 2])
     assert f"| {OURS} | 100 (100%) | 190 (95%) |" in parts[1]
 
 
-def test_a_page_without_marks_is_left_alone():
+def test_a_page_without_marks_is_refused():
     with pytest.raises(ValueError, match="no marks <!-- benchmark -->"):
         replace_marked("# Performance\n", "benchmark", "figures")
 
 
 @pytest.mark.parametrize("task", SHAPES)
-def test_the_decoded_region_is_all_that_the_views_need_and_no_more(task, monkeypatch):
+def test_decoded_region_is_exactly_what_the_views_need(task, monkeypatch):
     pipeline, training = TASKS[task]
     plan = presets.find(pipeline).compile(training)
     renderer = reference.Renderer(plan, seed=3, dtype="uint8", layout="NHWC")
@@ -310,7 +310,7 @@ def test_the_decoded_region_is_all_that_the_views_need_and_no_more(task, monkeyp
             top : top + height, left : left + width
         ]
         assert np.array_equal(views(outside, record), expected)
-        # Three pixels of source lie between two of a view here, at most.
+        # Here two neighbouring pixels of a view are at most three source pixels apart.
         margin = 4
         for edge in (
             np.s_[top : top + margin, left : left + width],
@@ -349,7 +349,7 @@ totals: 66
 """
 
 
-def test_instructions_are_counted_where_they_lie_and_once():
+def test_instructions_are_counted_once_by_binary():
     costs = bench_instructions._costs_by_object(iter(CALLGRIND.splitlines(keepends=True)))
     assert costs == {"/usr/bin/python": 15, "/lib/_core.so": 51}
 
@@ -375,13 +375,13 @@ def test_growth_beyond_the_tolerance_fails(
     assert said in printed.out + printed.err
 
 
-def test_the_counted_images_are_always_the_same(tmp_path):
+def test_counted_images_are_reproducible(tmp_path):
     first = bench_instructions._jpeg(0, 40, 50, "4:2:0")
     assert first == bench_instructions._jpeg(0, 40, 50, "4:2:0")
     assert first != bench_instructions._jpeg(1, 40, 50, "4:2:0")
 
 
-def test_contenders_have_modules():
+def test_every_contender_has_a_module():
     for contender in CONTENDERS.values():
         assert (
             importlib.util.find_spec(f"pretexture.scripts.benchmarking.{contender.module}")

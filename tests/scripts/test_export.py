@@ -15,7 +15,7 @@ PUBLISHED = ["--architecture", "vgg19", "--filters-factor", "0.125", "--num-clas
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run's folder; not to be changed."""
+    """A run's folder, which tests must not change."""
     folder = tmp_path_factory.mktemp("run")
     trained.run(folder, steps=(3, 12))
     return str(folder)
@@ -23,7 +23,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture
 def atc(tmp_path, monkeypatch):
-    """atc(status): puts a compiler on PATH that notes its arguments in the file `arguments`."""
+    """atc(status): puts a compiler on PATH that writes its arguments to the file `arguments`."""
 
     def make(status):
         path = tmp_path / "bin" / "atc"
@@ -36,7 +36,7 @@ def atc(tmp_path, monkeypatch):
     return make
 
 
-def test_a_run_and_its_checkpoint_as_if_published_give_the_same(run, tmp_path, capsys):
+def test_a_run_and_its_checkpoint_as_published_give_the_same_export(run, tmp_path, capsys):
     own, published = str(tmp_path / "own"), str(tmp_path / "published")
     assert script.main(["--workdir", run, "--step", "3", "--out", own]) == 0
     assert capsys.readouterr().out == f"wrote {own}\n"
@@ -56,11 +56,11 @@ def test_a_run_and_its_checkpoint_as_if_published_give_the_same(run, tmp_path, c
         "reversible": False,
     }
     assert described["representation_pipeline"] == "resize(32)"
-    assert described["pipeline"] == "resize(32)"  # the size that the kernels tell
+    assert described["pipeline"] == "resize(32)"  # the size that follows from the kernels
     assert described["recipe"] is None
 
 
-def test_the_offline_compiler_is_given_the_frozen_graph(run, tmp_path, atc, capfd):
+def test_offline_compiler_gets_the_frozen_graph(run, tmp_path, atc, capfd):
     atc(0)
     flags = ["--om", str(tmp_path / "deep" / "model.om"), "--soc-version", "Ascend310"]
     flags += ["--size", "32,64", "--batch-size", "5"]
@@ -80,7 +80,7 @@ def test_the_offline_compiler_is_given_the_frozen_graph(run, tmp_path, atc, capf
     assert f"wrote {tmp_path}/deep/model.om\n" in capfd.readouterr().out
 
 
-def test_a_compiler_that_fails_or_is_not_there_is_an_error_with_the_command(
+def test_a_failing_or_missing_compiler_is_an_error_that_names_the_command(
     run, tmp_path, atc, monkeypatch
 ):
     flags = ["--workdir", run, "--out", str(tmp_path / "out"), "--size", "32"]
@@ -118,7 +118,7 @@ def test_a_compiler_that_fails_or_is_not_there_is_an_error_with_the_command(
         (["--workdir", "w", "--size", "8"], "argument --size: only with --frozen or --om"),
     ],
 )
-def test_flags_that_make_no_sense_are_refused(flags, message, capsys):
+def test_contradictory_flags_are_refused(flags, message, capsys):
     with pytest.raises(SystemExit) as end:
         script.main([*flags, "--out", "o"])
     assert end.value.code == 2
@@ -140,7 +140,7 @@ def test_flags_that_make_no_sense_are_refused(flags, message, capsys):
         ),
     ],
 )
-def test_an_error_is_one_line(flags, message, run, tmp_path):
+def test_errors_take_one_line(flags, message, run, tmp_path):
     flags = ["--out", "{}/out", *flags]
     with pytest.raises(SystemExit, match=message) as end:
         script.main([flag.format(tmp_path, run=run) for flag in flags])

@@ -26,7 +26,7 @@ def row_paths(data, pattern="*"):
     return row_files(TFRecords(paths, cache_dir=data / "cache"))["paths"]
 
 
-def test_all_shards_of_a_folder_are_indexed(data, capsys):
+def test_index_covers_training_and_validation_shards(data, capsys):
     assert index.main(["--rows", str(data), "--cache-dir", str(data / "cache")]) == 0
     assert all(map(os.path.isfile, row_paths(data, "*-of-*")))
     said = capsys.readouterr().out.splitlines()
@@ -40,7 +40,7 @@ def test_all_shards_of_a_folder_are_indexed(data, capsys):
     ]
 
 
-def test_without_rows_only_the_records_are_found(data, tmp_path, capsys):
+def test_without_rows_only_the_record_index_is_written(data, tmp_path, capsys):
     assert index.main([str(data / "train-*"), "--cache-dir", str(tmp_path)]) == 0
     (name,) = os.listdir(tmp_path)
     assert name.startswith("index-")
@@ -52,7 +52,7 @@ def test_a_folder_without_shards_is_an_error(tmp_path):
         index.main(["--rows", str(tmp_path)])
 
 
-def test_a_cache_that_cannot_be_written_is_an_error(data, tmp_path):
+def test_an_unwritable_cache_is_an_error(data, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(SystemExit, match=r"the row index in .* cannot be written"):
         index.main(["--rows", str(data), "--cache-dir", str(tmp_path / "file")])

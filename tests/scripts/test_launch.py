@@ -24,7 +24,7 @@ def _start(*arguments, **environment):
 
 
 def _run(*arguments, **environment):
-    """Exit status, lines of output and of errors."""
+    """Runs the command; returns the exit status and the lines of both outputs."""
     process = _start(*arguments, **environment)
     output, errors = process.communicate(timeout=60)
     return process.returncode, output.splitlines(), errors.splitlines()
@@ -34,7 +34,7 @@ def _say(*names):
     return ["--", sys.executable, "-c", SAY, *names]
 
 
-def test_output_is_prefixed_with_the_number_of_the_process():
+def test_output_lines_begin_with_the_process_number():
     program = "import sys; print('out'); print('err', file=sys.stderr)"
     status, output, errors = _run("--nproc", "2", "--", sys.executable, "-c", program)
     assert (status, sorted(output), sorted(errors)) == (
@@ -62,19 +62,19 @@ def test_a_single_process_has_no_cluster():
     assert _run("--nproc", "1", *_say("TF_CONFIG"))[1] == ["[0] {}"]
 
 
-def test_gpus_are_shared_out_of_those_that_are_visible():
+def test_each_process_gets_one_visible_gpu():
     _, output, _ = _run("--nproc", "2", *_say("CUDA_VISIBLE_DEVICES"), CUDA_VISIBLE_DEVICES="3,5,7")
     assert sorted(output) == ["[0] 3", "[1] 5"]
 
 
-def test_gpus_that_are_hidden_stay_so_and_too_few_are_an_error():
+def test_hidden_gpus_stay_hidden_and_too_few_gpus_are_an_error():
     _, output, _ = _run("--nproc", "2", *_say("CUDA_VISIBLE_DEVICES"), CUDA_VISIBLE_DEVICES="")
     assert sorted(output) == ["[0] ", "[1] "]
     status, _, errors = _run("--nproc", "3", *_say("A"), CUDA_VISIBLE_DEVICES="3,5")
     assert status == 1 and errors == ["error: --nproc 3: CUDA_VISIBLE_DEVICES has 2 GPUs, 3,5"]
 
 
-def test_on_several_machines_the_processes_are_numbered_on_and_ports_are_known():
+def test_processes_are_numbered_across_machines_with_known_ports():
     hosts = ("--hosts", "127.0.0.1:4000,127.0.0.2", "--host-index", "1")
     _, output, _ = _run("--nproc", "2", *hosts, *_say("TF_CONFIG"), PRETEXTURE_SECRET=SECRET)
     for number, line in enumerate(sorted(output), 2):
@@ -95,7 +95,7 @@ def test_processes_of_one_machine_share_a_new_secret():
     assert len(found) == 2
 
 
-def test_a_secret_that_the_user_gives_is_passed_on_and_several_machines_need_one():
+def test_a_given_secret_is_passed_on_and_is_required_for_several_machines():
     _, output, _ = _run("--nproc", "2", *_say("PRETEXTURE_SECRET"), PRETEXTURE_SECRET=SECRET)
     assert sorted(output) == [f"[0] {SECRET}", f"[1] {SECRET}"]
     hosts = ("--hosts", "127.0.0.1,127.0.0.2", "--host-index", "0")
@@ -113,7 +113,7 @@ def _table(path, *ranks, first_device=0):
     return str(path)
 
 
-def test_npus_get_what_hccl_reads_and_no_cluster(tmp_path):
+def test_npu_processes_get_hccl_variables_and_no_tf_config(tmp_path):
     table = _table(tmp_path / "table.json", 0, 1, first_device=4)
     names = ("RANK_ID", "RANK_SIZE", "ASCEND_DEVICE_ID", "TF_CONFIG", "RANK_TABLE_FILE", "JOB_ID")
     for flag in (("--device", "npu"), ("--device=npu",)):
@@ -122,7 +122,7 @@ def test_npus_get_what_hccl_reads_and_no_cluster(tmp_path):
         assert words == [[f"[{i}]", str(i), "2", str(i + 4), "{}", table, "7"] for i in range(2)]
 
 
-def test_on_one_machine_the_rank_table_is_made_from_what_huawei_s_driver_says(tmp_path):
+def test_rank_table_of_one_machine_comes_from_huaweis_driver(tmp_path):
     hccn = tmp_path / "hccn.conf"
     hccn.write_text("address_0=192.168.1.8\nnetmask_0=255.255.0.0\naddress_1=192.168.2.8\n")
     program = (
@@ -157,7 +157,7 @@ time.sleep(100)
 """
 
 
-def test_where_one_fails_all_end_and_its_error_comes_last():
+def test_if_one_process_fails_all_end_and_its_error_comes_last():
     began = time.monotonic()
     status, _, errors = _run("--nproc", "3", "--", sys.executable, "-c", FAIL_ONE)
     assert status == 1
@@ -165,17 +165,17 @@ def test_where_one_fails_all_end_and_its_error_comes_last():
         "launch: process 1 ended with status 1; its last words:",
         "[1] what went wrong",
     ]
-    assert time.monotonic() - began < 90  # the others did not sleep to the end
+    assert time.monotonic() - began < 90  # the others were ended while they slept
 
 
-def test_a_process_that_is_killed_is_named_with_the_signal():
+def test_a_killed_process_is_named_with_the_signal():
     program = "import os; os.kill(os.getpid(), 9)"
     status, _, errors = _run("--nproc", "1", "--", sys.executable, "-c", program)
     assert status == 128 + 9
     assert errors == ["launch: process 0 was killed by SIGKILL"]
 
 
-def test_with_restarts_a_failed_command_starts_again(tmp_path):
+def test_restarts_repeat_a_failed_command(tmp_path):
     program = (
         f"import os, sys; path = {str(tmp_path / 'tries')!r}; open(path, 'a').write('x'); "
         "sys.exit(os.path.getsize(path) < 3)"
@@ -190,7 +190,7 @@ def test_with_restarts_a_failed_command_starts_again(tmp_path):
 
 
 @pytest.mark.parametrize("status", [2, 128 + signal.SIGTERM])
-def test_wrong_flags_and_an_end_on_request_start_nothing_again(status):
+def test_wrong_flags_and_requested_ends_are_not_restarted(status):
     program = f"import sys; sys.exit({int(status)})"
     found, _, errors = _run("--nproc", "1", "--restarts", "3", "--", sys.executable, "-c", program)
     assert found == status
@@ -214,10 +214,10 @@ def test_a_second_signal_kills():
 
 @pytest.mark.parametrize("seconds", [0.5, 3.0])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_is_passed_on_once_and_nothing_is_started_again(number, seconds):
+def test_a_signal_is_passed_on_once_and_prevents_restarts(number, seconds):
     program = (
         "import os, signal, sys, time\n"
-        "def say(words):\n"  # unlike print, while a print is under way as well
+        "def say(words):\n"  # unlike print, this works in the middle of another print, too
         "    os.write(1, f'{words}\\n'.encode())\n"
         "def end(number, frame):\n"
         "    say(f'signal {int(number)}'); time.sleep(SECONDS); say('saved')\n"
@@ -265,13 +265,13 @@ def test_a_signal_is_passed_on_once_and_nothing_is_started_again(number, seconds
         (["--nproc", "1", "--", "no-such-command"], "No such file or directory"),
     ],
 )
-def test_what_cannot_be_started_is_an_error_of_one_line(arguments, message):
+def test_a_command_that_cannot_start_is_an_error_of_one_line(arguments, message):
     status, output, errors = _run(*arguments)
     assert status in (1, 2) and not output
     assert message in errors[-1]
 
 
-def test_a_rank_table_of_other_devices_is_refused(tmp_path):
+def test_a_rank_table_for_other_devices_is_refused(tmp_path):
     path = _table(tmp_path / "table.json", 0, 1, 2)
     command = ["--nproc", "2", "--rank-table", path, "--", "x", "--device", "npu"]
     assert "has ranks 0, 1, 2; 0 to 1 are needed" in _run(*command)[2][-1]

@@ -19,7 +19,7 @@ CHANGED = {str: "changed", int: 7, float: 2.5, tuple: (3.0, 4.5)}
 
 @pytest.fixture(scope="module")
 def module(tmp_path_factory):
-    """An export; not to be changed."""
+    """An export, which tests must not change."""
     folder = tmp_path_factory.mktemp("module")
     trained.run(folder / "run")
     return export_run(str(folder / "run"), str(folder / "export"))
@@ -27,7 +27,7 @@ def module(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def data(images, write_shards, tmp_path_factory):
-    """A folder with 12 training images and 5 others, of 12 classes."""
+    """A folder with 12 training images and 5 validation images of 12 classes."""
     folder = tmp_path_factory.mktemp("data")
     write_shards(folder, images[:12], 2, "train")
     write_shards(folder, images[12:17], 1, "validation")
@@ -36,7 +36,7 @@ def data(images, write_shards, tmp_path_factory):
 
 @pytest.fixture
 def arguments(module, data, tmp_path):
-    """What a short run needs."""
+    """The arguments of a short run."""
     flags = ["--module", module, "--data", data, "--workdir", str(tmp_path / "work")]
     flags += ["--num-classes", "12", "--batch-size", "6", "--device", "cpu"]
     return [*flags, "--end-points", "block2, logits"]
@@ -49,7 +49,7 @@ def _recipe(*arguments):
 
 
 @pytest.mark.parametrize("name", run_flags.LINEAR_FIELDS)
-def test_what_linear_evaluation_reads_of_a_recipe_is_a_flag(name):
+def test_every_recipe_field_of_linear_evaluation_has_a_flag(name):
     before = LINEAR_EVAL.flat()[name]
     value = {"pooling": "max", "combine_patches": "concat", "optimizer": "adam", "dct": "fast"}.get(
         name, CHANGED[type(before)]
@@ -59,11 +59,11 @@ def test_what_linear_evaluation_reads_of_a_recipe_is_a_flag(name):
     assert recipe == LINEAR_EVAL.replace(**{name: value}) != LINEAR_EVAL
 
 
-def test_without_flags_all_is_as_published():
+def test_defaults_are_the_published_ones():
     assert _recipe() == LINEAR_EVAL
 
 
-def test_of_a_network_there_is_no_flag(capsys):
+def test_network_fields_have_no_flags(capsys):
     names = set(FIELDS) - set(run_flags.LINEAR_FIELDS)
     for name in sorted(names):
         with pytest.raises(SystemExit):
@@ -72,7 +72,7 @@ def test_of_a_network_there_is_no_flag(capsys):
 
 
 @pytest.mark.parametrize("cache", [[], ["--cache"]])
-def test_the_last_word_is_a_table_and_a_chart(arguments, module, tmp_path, capsys, cache):
+def test_results_are_a_table_and_a_chart(arguments, module, tmp_path, capsys, cache):
     assert script.main([*arguments, "--steps", "3", *cache]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert any(
@@ -105,7 +105,7 @@ def test_without_matplotlib_there_is_no_chart(arguments, tmp_path, capsys, monke
     assert not (tmp_path / "work" / "results.png").exists()
 
 
-def test_an_interrupted_run_says_how_to_go_on(arguments, tmp_path, capsys, monkeypatch):
+def test_an_interrupted_run_says_how_to_resume(arguments, tmp_path, capsys, monkeypatch):
     with monkeypatch.context() as patched:
         trained.interrupt_after(patched, 1)
         assert script.main([*arguments, "--steps", "3", "--cache"]) == 128 + signal.SIGINT
@@ -125,21 +125,21 @@ def test_an_interrupted_run_says_how_to_go_on(arguments, tmp_path, capsys, monke
         (["--module", "nothing"], "nothing is not an export of pretexture export"),
     ],
 )
-def test_an_error_is_one_line(arguments, more, message):
+def test_errors_take_one_line(arguments, more, message):
     with pytest.raises(SystemExit) as exit:
         script.main([*arguments, *more])
     assert exit.value.code.startswith("error: ") and "\n" not in exit.value.code
     assert message in exit.value.code
 
 
-def test_steps_and_epochs_are_not_given_both(arguments, capsys):
+def test_steps_and_epochs_exclude_each_other(arguments, capsys):
     with pytest.raises(SystemExit):
         script.main([*arguments, "--steps", "3", "--epochs", "2"])
     assert "argument --epochs: not allowed with argument --steps" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("no_hang")
-def test_module_data_and_results_may_be_at_urls(module, data, arguments, s3, tmp_path):
+def test_module_data_and_workdir_may_be_urls(module, data, arguments, s3, tmp_path):
     pytest.importorskip("s3fs")
     for folder, name in ((module, "module"), (data, "data")):
         s3.fs.put(folder, f"{s3.bucket}/{name}", recursive=True)

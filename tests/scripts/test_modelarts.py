@@ -1,4 +1,4 @@
-"""The entry point of a ModelArts job, with the platform's module moxing and without."""
+"""`pretexture modelarts`, with and without the platform's module moxing."""
 
 import json
 import os
@@ -27,7 +27,7 @@ class Moxing:
     """`moxing.file` between folders of this machine: obs://bucket is a folder.
 
     Attributes:
-        calls: what was asked for, with the files that were there to be copied.
+        calls: the calls so far, with the files that were copied.
         broken: whether copies to obs:// fail.
     """
 
@@ -63,7 +63,7 @@ class Moxing:
 
 @pytest.fixture
 def data(images, write_shards, tmp_path):
-    """The bucket's folder, with the images as data in it."""
+    """The bucket's folder, which has shards of the images in `data`."""
     folder = tmp_path / "bucket" / "data"
     folder.mkdir(parents=True)
     write_shards(folder, images[:24], 3)
@@ -89,7 +89,7 @@ def _job(tmp_path, *more, machine="machine", url="obs://bucket/run/"):
     return modelarts.main([*urls, *PLATFORM, *RUN, *cache, *more])
 
 
-def test_a_job_copies_data_and_run_with_moxing(moxing, data, tmp_path):
+def test_data_and_run_are_copied_with_moxing(moxing, data, tmp_path):
     assert _job(tmp_path, "--steps", "4", "--checkpoint-steps", "2") == 0
     source, target, names = moxing.calls[0][1:]
     assert source == "obs://bucket/data/"
@@ -108,7 +108,7 @@ def test_a_job_copies_data_and_run_with_moxing(moxing, data, tmp_path):
     assert not any(name.startswith(".") or ".changed" in name for name in copies)
 
 
-def test_a_job_goes_on_on_another_machine(moxing, data, tmp_path):
+def test_a_job_resumes_on_another_machine(moxing, data, tmp_path):
     _job(tmp_path, "--steps", "3")
     assert _job(tmp_path, "--steps", "6", machine="other") == 0
     assert [line["step"] for line in learned(data / "run")] == [1, 2, 3, 4, 5, 6]
@@ -117,15 +117,13 @@ def test_a_job_goes_on_on_another_machine(moxing, data, tmp_path):
 
 
 @pytest.mark.parametrize("earlier", [False, True])
-def test_what_did_not_reach_the_url_is_brought_there_by_the_next_run(
-    moxing, data, tmp_path, earlier
-):
+def test_the_next_run_uploads_what_failed_to_upload(moxing, data, tmp_path, earlier):
     _job(tmp_path, "--steps", "2")
     moxing.broken = True
     with pytest.raises(SystemExit, match="obs client error"):
         _job(tmp_path, "--steps", "4")
     moxing.broken = False
-    if earlier:  # as version 0.1 kept its notes: size, time and digest of each file
+    if earlier:  # version 0.1 noted size, time and digest of each file
         (notes,) = (tmp_path / "machine" / "run").glob("*/.synced.json")
         copied = json.loads(notes.read_text())
         copied = {name: [size, time, key] for name, (size, key, time) in copied.items()}
@@ -137,7 +135,7 @@ def test_what_did_not_reach_the_url_is_brought_there_by_the_next_run(
     assert [line["step"] for line in learned(data / "run")] == [1, 2, 3, 4]
 
 
-def test_a_job_that_went_on_on_another_machine_is_followed(moxing, data, tmp_path):
+def test_a_run_that_continued_on_another_machine_replaces_the_local_copy(moxing, data, tmp_path):
     _job(tmp_path, "--steps", "2")
     moxing.broken = True
     with pytest.raises(SystemExit, match="obs client error"):
@@ -149,21 +147,21 @@ def test_a_job_that_went_on_on_another_machine_is_followed(moxing, data, tmp_pat
     assert not os.path.exists(data / "run" / "model.ckpt-5.index")
 
 
-def test_a_run_that_was_removed_from_the_url_begins_anew(moxing, data, tmp_path):
+def test_a_run_that_was_removed_from_its_url_starts_over(moxing, data, tmp_path):
     _job(tmp_path, "--steps", "3")
     shutil.rmtree(data / "run")
     _job(tmp_path, "--steps", "2")
     assert [line["step"] for line in learned(data / "run")] == [1, 2]
 
 
-def test_runs_at_other_urls_are_other_runs(moxing, data, tmp_path):
+def test_runs_at_different_urls_are_independent(moxing, data, tmp_path):
     _job(tmp_path, "--steps", "3")
     _job(tmp_path, "--steps", "2", "--seed", "1", url="obs://bucket/other")
     assert [line["step"] for line in learned(data / "other")] == [1, 2]
     assert not os.path.exists(data / "other" / "model.ckpt-3.index")
 
 
-def test_checkpoints_that_are_not_kept_are_removed(moxing, data, tmp_path):
+def test_retired_checkpoints_are_removed_from_the_url(moxing, data, tmp_path):
     _job(tmp_path, "--steps", "7", "--checkpoint-steps", "1")
     left = sorted(name for name in os.listdir(data / "run") if name.endswith(".index"))
     assert left == [f"model.ckpt-{step}.index" for step in range(3, 8)]
@@ -174,7 +172,9 @@ def test_checkpoints_that_are_not_kept_are_removed(moxing, data, tmp_path):
     ]
 
 
-def test_a_copy_that_fails_is_made_up_for_or_is_an_error_at_the_end(moxing, data, tmp_path, caplog):
+def test_a_failed_upload_is_an_error_at_the_end_unless_a_later_one_succeeds(
+    moxing, data, tmp_path, caplog
+):
     moxing.broken = True
     message = r"obs://bucket/run/: moxing\.file\.copy_parallel: obs client error\. What is missing"
     with pytest.raises(SystemExit, match=rf"^error: {message} there is in .*machine/run/"):
@@ -185,7 +185,7 @@ def test_a_copy_that_fails_is_made_up_for_or_is_an_error_at_the_end(moxing, data
     assert len(learned(data / "run")) == 2
 
 
-def test_what_neither_knows_is_said_and_ignored(moxing, tmp_path, capsys):
+def test_unknown_flags_are_reported_and_ignored(moxing, tmp_path, capsys):
     assert _job(tmp_path, "--steps", "1", "--ak", "KEY", "--batch_size", "4") == 0
     said = capsys.readouterr().out
     assert "not known to pretexture pretrain, and ignored: --ak\n" in said
@@ -205,7 +205,7 @@ def test_what_neither_knows_is_said_and_ignored(moxing, tmp_path, capsys):
         ({"TF_CONFIG": "{}", "RANK_SIZE": "2"}, True),
     ],
 )
-def test_of_several_processes_none_copies_with_moxing(
+def test_with_several_processes_moxing_is_not_used(
     moxing, tmp_path, monkeypatch, environment, several
 ):
     for name in ("TF_CONFIG", "RANK_SIZE"):
@@ -218,7 +218,7 @@ def test_of_several_processes_none_copies_with_moxing(
     assert (len(started[0]) == 1) == several == (not moxing.calls)
 
 
-def test_without_moxing_urls_are_read_as_pretraining_does(s3, tmp_path, images, monkeypatch):
+def test_without_moxing_urls_are_read_as_in_pretraining(s3, tmp_path, images, monkeypatch):
     monkeypatch.setitem(sys.modules, "moxing", None)
     for number in range(2):
         with TFRecordWriter(tmp_path / f"train-0000{number}-of-00002") as writer:
@@ -233,7 +233,7 @@ def test_without_moxing_urls_are_read_as_pretraining_does(s3, tmp_path, images, 
     assert os.path.exists(tmp_path / "cache" / "shards")
 
 
-def test_a_job_needs_its_urls(capsys):
+def test_urls_of_a_job_are_required(capsys):
     with pytest.raises(SystemExit):
         modelarts.main(["--data_url", "obs://bucket/data"])
     assert "--train_url, --recipe" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Curves of runs, from their metrics alone."""
+"""`pretexture plot`."""
 
 import json
 import subprocess
@@ -30,7 +30,7 @@ def plot(*arguments):
 
 
 def colors(path):
-    """How many pixels the picture has of matplotlib's first and second colour."""
+    """The numbers of pixels that have matplotlib's first and second colour."""
     pixels = [tuple(p) for row in np.asarray(Image.open(path).convert("RGB")) for p in row]
     return pixels.count((0x1F, 0x77, 0xB4)), pixels.count((0xFF, 0x7F, 0x0E))
 
@@ -43,14 +43,14 @@ def test_one_run_is_drawn_into_its_folder(tmp_path):
     assert second == 0
 
 
-def test_several_runs_are_drawn_over_each_other(tmp_path):
+def test_several_runs_share_the_same_axes(tmp_path):
     folders = [run(tmp_path / "one", [1.4, 1.2, 1.0]), run(tmp_path / "two", [1.9, 1.8, 1.7])]
     out = tmp_path / "new" / "both.png"
     assert plot(*folders, "--out", out).returncode == 0
     assert min(colors(out)) > 100
 
 
-def test_a_folder_without_metrics_is_named(tmp_path):
+def test_a_folder_without_metrics_is_an_error_that_names_it(tmp_path):
     result = plot(tmp_path)
     assert result.returncode == 1
     assert result.stderr.decode().startswith("error: ")
@@ -58,7 +58,7 @@ def test_a_folder_without_metrics_is_named(tmp_path):
     assert "Traceback" not in result.stderr.decode()
 
 
-def test_a_run_at_a_url_is_drawn_to_a_file_here(s3, tmp_path):
+def test_a_run_at_a_url_is_drawn_to_a_local_file(s3, tmp_path):
     s3.put([run(tmp_path / "one", [1.4, 1.2, 1.0]) / "metrics.jsonl"], "runs/one")
     storage = ["--endpoint-url", s3.endpoint, "--cache-dir", tmp_path / "cache"]
     out = tmp_path / "one.png"

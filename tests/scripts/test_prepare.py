@@ -43,7 +43,7 @@ def no_shared_cache(tmp_path, monkeypatch):
 
 
 def pixels(seed, height=24, width=32, channels=3):
-    """A smooth image, which JPEG keeps well."""
+    """A smooth image, which JPEG changes little."""
     values = np.random.RandomState(seed).randint(60, 196, (3, 4, channels), np.uint8)
     small = Image.frombytes({1: "L", 3: "RGB", 4: "CMYK"}[channels], (4, 3), values.tobytes())
     return small.resize((width, height), Image.Resampling.BICUBIC)
@@ -62,7 +62,7 @@ def encoded(image, **options):
 
 
 def make_classes(root, count=4, classes=("ape", "bee")):
-    """root/class/N.jpg; returns the files' bytes by their name relative to root."""
+    """Writes root/class/N.jpg; returns the contents of the files by name relative to root."""
     return {
         f"{name}/{i}.jpg": save(root / name / f"{i}.jpg", pixels(100 * k + i))
         for k, name in enumerate(classes)
@@ -127,7 +127,7 @@ def test_records_have_the_layout_of_tf_slim(tmp_path):
     assert about["skipped"] == {}
 
 
-def test_tensorflow_and_the_loader_read_the_shards(tmp_path):
+def test_shards_are_read_by_tensorflow_and_the_loader(tmp_path):
     src, out = tmp_path / "src", tmp_path / "out"
     make_classes(src, 10)
     assert run(src, out) == 0
@@ -149,7 +149,7 @@ def test_tensorflow_and_the_loader_read_the_shards(tmp_path):
     [{}, {"progressive": True}, {"quality": 30, "subsampling": 2}, {"exif": b"broken"}],
 )
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_jpeg_keeps_its_bytes(tmp_path, options, channels):
+def test_jpegs_are_stored_unchanged(tmp_path, options, channels):
     data = save(tmp_path / "a.jpg", pixels(0, channels=channels), **options)
     jpeg = image_folder.as_jpeg(str(tmp_path / "a.jpg"))
     assert jpeg == (data, 24, 32, False)
@@ -175,23 +175,23 @@ def assert_shows(jpeg, expected, levels=6):
 
 
 @pytest.mark.parametrize("suffix", ["png", "bmp", "webp", "tif", "ppm"])
-def test_other_formats_are_encoded_anew(tmp_path, suffix):
+def test_other_formats_are_encoded_as_jpeg(tmp_path, suffix):
     path = tmp_path / f"a.{suffix}"
     save(path, pixels(1), **({"lossless": True} if suffix == "webp" else {}))
     assert_shows(image_folder.as_jpeg(str(path)), pixels(1))
 
 
-def test_a_photograph_on_its_side_is_turned_upright(tmp_path):
+def test_a_photograph_with_an_orientation_is_turned_upright(tmp_path):
     path = tmp_path / "a.jpg"
     save(path, pixels(2), quality=95, subsampling=0, exif=with_orientation(6))
-    # Orientation 6: the camera's top was on the right, so it takes a quarter turn clockwise.
+    # Orientation 6 means that the camera was turned, so the image needs a quarter turn clockwise.
     assert_shows(image_folder.as_jpeg(str(path)), np.rot90(np.asarray(pixels(2)), -1))
 
 
 @pytest.mark.parametrize("width, height", [(640, 400), (400, 640)])
-def test_a_side_longer_than_max_side_is_resized_with_antialiasing(tmp_path, width, height):
+def test_images_larger_than_max_side_are_resized_with_antialiasing(tmp_path, width, height):
     cv2 = pytest.importorskip("cv2")
-    # Stripes too narrow for the smaller size; without antialiasing they would not become grey.
+    # The stripes are too narrow for the smaller size, so antialiasing makes them grey.
     stripes = np.zeros((height, width, 3), np.uint8)
     stripes[:, ::2] = 255
     stripes[: height // 2] = (40, 90, 160)
@@ -204,30 +204,30 @@ def test_a_side_longer_than_max_side_is_resized_with_antialiasing(tmp_path, widt
     with Image.open(io.BytesIO(jpeg.data)) as image:
         found = np.asarray(image).astype(int)
     difference = np.abs(found - expected.astype(int))
-    difference[middle - 4 : middle + 4] = 0  # the two filters differ at the edge
+    difference[middle - 4 : middle + 4] = 0  # the two filters differ at the edges
     difference[:, :4] = difference[:, -4:] = 0
     assert difference.max() <= 12
 
 
-def test_an_image_of_max_side_keeps_its_bytes(tmp_path):
+def test_an_image_of_exactly_max_side_is_stored_unchanged(tmp_path):
     data = save(tmp_path / "a.jpg", pixels(0))
     assert image_folder.as_jpeg(str(tmp_path / "a.jpg"), Limits(max_side=32)).data == data
 
 
-def test_quality_is_that_of_the_images_that_are_encoded(tmp_path):
+def test_quality_applies_to_the_images_that_are_encoded(tmp_path):
     save(tmp_path / "a.png", pixels(1))
     sizes = []
     for quality in (30, 90):
         jpeg = image_folder.as_jpeg(str(tmp_path / "a.png"), Limits(quality=quality))
         with Image.open(io.BytesIO(jpeg.data)) as image:
-            # libjpeg scales its first table entry, which is 16 at quality 50.
+            # libjpeg scales the first entry of its table, which is 16 at quality 50.
             scale = 5000 / quality if quality < 50 else 200 - 2 * quality
             assert image.quantization[0][0] == int((16 * scale + 50) / 100)
         sizes.append(len(jpeg.data))
     assert sizes[0] < sizes[1]
 
 
-def test_max_side_makes_other_shards(tmp_path):
+def test_another_max_side_means_other_shards(tmp_path):
     save(tmp_path / "in" / "a" / "1.jpg", Image.fromarray(np.zeros((300, 700, 3), np.uint8)))
     arguments = (tmp_path / "in", tmp_path / "out", "--validation-fraction", 0)
     assert run(*arguments) == 0
@@ -240,7 +240,7 @@ def test_max_side_makes_other_shards(tmp_path):
         run(*arguments, "--quality", 101)
 
 
-def test_what_is_transparent_becomes_white(tmp_path):
+def test_transparent_pixels_become_white(tmp_path):
     image = np.zeros((16, 16, 4), np.uint8)
     image[:, 8:] = (200, 100, 50, 255)
     save(tmp_path / "a.png", Image.fromarray(image))
@@ -249,7 +249,7 @@ def test_what_is_transparent_becomes_white(tmp_path):
     assert_shows(image_folder.as_jpeg(str(tmp_path / "a.png")), expected)
 
 
-def test_grey_images_of_1_8_and_16_bits(tmp_path):
+def test_grey_images_of_1_8_and_16_bits_are_converted(tmp_path):
     ramp = np.arange(256, dtype=np.uint16)[None].repeat(16, 0)
     save(tmp_path / "16.png", Image.fromarray(ramp * 257))
     save(tmp_path / "8.png", Image.fromarray(ramp.astype(np.uint8)))
@@ -269,7 +269,7 @@ def test_cmyk_becomes_rgb(tmp_path):
 
 def test_ycck_becomes_rgb_as_the_loader_decodes_it(tmp_path):
     data = bytearray(encoded(pixels(3, channels=4), quality=100, subsampling=0))
-    data[data.index(b"Adobe") + 11] = 2  # its colour transform: YCCK
+    data[data.index(b"Adobe") + 11] = 2  # its colour transform is YCCK
     (tmp_path / "a.jpg").write_bytes(data)
     expected = _core.decode_jpeg(bytes(data))
     assert_shows(image_folder.as_jpeg(str(tmp_path / "a.jpg")), expected)
@@ -308,10 +308,10 @@ def test_broken_images_can_be_left_out_and_are_listed(tmp_path, capsys):
     assert about["splits"]["train"]["records"] == 8
     assert "4 images or folders left out" in capsys.readouterr().out
     with pytest.raises(SystemExit):
-        run(*arguments)  # shards with gaps do not count as finished where gaps are errors
+        run(*arguments)  # shards that lack images are not finished if such images are errors
 
 
-def test_shards_without_any_usable_image_are_not_missed(tmp_path):
+def test_shards_may_have_no_usable_image(tmp_path):
     arguments = ("--train-shards", 4, "--validation-fraction", 0, "--on-error", "skip")
     for number in range(3):
         save(tmp_path / "src" / "a" / f"{number}.jpg", pixels(number))
@@ -324,7 +324,7 @@ def test_shards_without_any_usable_image_are_not_missed(tmp_path):
         f"train-0000{i}-of-00003" for i in range(3)
     ]
     assert list(about["skipped"]) == ["a/bad.jpg"]
-    # The same command finds everything done; another number of workers gives the same bytes.
+    # The same command has nothing to do, and another number of workers gives the same bytes.
     shards = {path.name: path.read_bytes() for path in (tmp_path / "out").glob("train-*")}
     assert run(tmp_path / "src", tmp_path / "out", *arguments) == 0
     assert run(tmp_path / "src", tmp_path / "other", *arguments, "--workers", 2) == 0
@@ -333,7 +333,7 @@ def test_shards_without_any_usable_image_are_not_missed(tmp_path):
         assert found == shards
 
 
-def test_if_no_image_for_training_can_be_used_that_is_said(tmp_path):
+def test_no_usable_training_image_is_an_error(tmp_path):
     (tmp_path / "src" / "a").mkdir(parents=True)
     for number in range(3):
         (tmp_path / "src" / "a" / f"{number}.jpg").write_bytes(b"")
@@ -341,7 +341,7 @@ def test_if_no_image_for_training_can_be_used_that_is_said(tmp_path):
         run(tmp_path / "src", tmp_path / "out", "--on-error", "skip", "--validation-fraction", 0)
 
 
-def test_small_sets_with_broken_images_are_converted_whatever_the_seed(tmp_path):
+def test_small_sets_with_broken_images_are_converted_with_any_seed(tmp_path):
     for number in range(18):
         save(tmp_path / "src" / "a" / f"{number}.jpg", pixels(number))
     for number in range(2):
@@ -357,7 +357,7 @@ def test_small_sets_with_broken_images_are_converted_whatever_the_seed(tmp_path)
     ("train", "held_out"),
     [("train", "valid"), ("Training", "Test"), ("TRAIN", "Validation"), ("train", "testing")],
 )
-def test_the_usual_names_of_splits_are_known_in_any_case(train, held_out, tmp_path):
+def test_usual_split_names_are_known_in_any_letter_case(train, held_out, tmp_path):
     for split, count in ((train, 4), (held_out, 2)):
         for name in ("a", "b"):
             for number in range(count):
@@ -371,7 +371,7 @@ def test_the_usual_names_of_splits_are_known_in_any_case(train, held_out, tmp_pa
     }
 
 
-def test_a_layout_that_may_mean_something_else_is_warned_of(tmp_path, capsys):
+def test_ambiguous_layouts_give_a_warning(tmp_path, capsys):
     for name in ("val/a", "val/b", "photos/1", "photos/2"):
         save(tmp_path / "src" / name / "x.jpg", pixels(1))
     assert run(tmp_path / "src", tmp_path / "out", "--validation-fraction", 0) == 0
@@ -380,7 +380,7 @@ def test_a_layout_that_may_mean_something_else_is_warned_of(tmp_path, capsys):
     assert f"if those are the classes, give {tmp_path / 'src' / 'photos'}" in said
 
 
-def test_two_folders_that_differ_in_case_alone_are_refused(tmp_path):
+def test_two_split_folders_that_differ_only_in_letter_case_are_refused(tmp_path):
     for name in ("train/a", "Train/a", "val/a"):
         save(tmp_path / "src" / name / "x.jpg", pixels(1))
     with pytest.raises(SystemExit, match=r"has the folders .*; keep one of them"):
@@ -389,7 +389,7 @@ def test_two_folders_that_differ_in_case_alone_are_refused(tmp_path):
 
 @pytest.fixture
 def unlistable(monkeypatch):
-    """unlistable(path): to list that folder is not permitted, whoever asks."""
+    """unlistable(path): listing that folder is an error, even for root."""
     listdir, refused = os.listdir, set()
 
     def listing(path="."):
@@ -401,7 +401,7 @@ def unlistable(monkeypatch):
     return lambda path: refused.add(str(path))
 
 
-def test_a_class_that_cannot_be_listed_shifts_no_other(tmp_path, unlistable, capsys):
+def test_an_unreadable_class_does_not_shift_other_labels(tmp_path, unlistable, capsys):
     for name in ("a", "b", "c"):
         for number in range(3):
             save(tmp_path / "src" / name / f"{number}.jpg", pixels(number))
@@ -421,7 +421,7 @@ def test_a_class_that_cannot_be_listed_shifts_no_other(tmp_path, unlistable, cap
     assert "src/b: Permission denied" in capsys.readouterr().out
 
 
-def test_links_pipes_and_sockets_are_named_and_never_waited_for(tmp_path):
+def test_links_pipes_and_sockets_are_reported_without_blocking(tmp_path):
     folder = tmp_path / "src" / "a"
     for number in range(3):
         save(folder / f"{number}.jpg", pixels(number))
@@ -439,7 +439,7 @@ def test_links_pipes_and_sockets_are_named_and_never_waited_for(tmp_path):
 
 
 @pytest.mark.parametrize("orientation", [0, 1, 9, 65535])
-def test_an_orientation_that_is_none_keeps_the_bytes(orientation, tmp_path):
+def test_an_upright_or_invalid_orientation_is_ignored(orientation, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = orientation
     buffer = io.BytesIO()
@@ -451,7 +451,7 @@ def test_an_orientation_that_is_none_keeps_the_bytes(orientation, tmp_path):
     assert found["image/encoded"] == [buffer.getvalue()]
 
 
-def test_there_is_one_limit_on_pixels_and_the_user_sets_it(tmp_path):
+def test_max_pixels_is_the_only_limit_on_image_size(tmp_path):
     Image.new("L", (200, 100)).save(make(tmp_path / "src" / "a") / "large.png")
     Image.new("L", (199, 100)).save(tmp_path / "src" / "a" / "fits.png")
     before = Image.MAX_IMAGE_PIXELS
@@ -471,7 +471,7 @@ def make(folder):
     return folder
 
 
-def test_names_do_nothing_to_the_terminal_and_keep_their_bytes(tmp_path, capsys):
+def test_names_are_escaped_on_the_terminal_and_stored_unchanged(tmp_path, capsys):
     names = [b"caf\xe9", "图像".encode("gbk"), b"\x1b[31mred"]
     for name in names:
         folder = os.fsdecode(os.path.join(os.fsencode(str(tmp_path / "src")), name))
@@ -489,7 +489,7 @@ def test_names_do_nothing_to_the_terminal_and_keep_their_bytes(tmp_path, capsys)
     assert sorted(os.fsencode(name) for name in classes) == sorted(names)
 
 
-def test_images_without_classes_form_one(tmp_path):
+def test_images_without_class_folders_form_one_class(tmp_path):
     for i in range(5):
         save(tmp_path / "src" / f"{i}.png", pixels(i))
     assert run(tmp_path / "src", tmp_path / "out", "--validation-fraction", 0) == 0
@@ -516,7 +516,7 @@ def test_class_folders_are_searched_to_any_depth_without_hidden_files(tmp_path):
 
 
 @pytest.mark.parametrize("count, fraction, expected", [(10, 0.2, 2), (5, 0.1, 1), (1, 0.5, 1)])
-def test_each_class_is_held_out_alike(tmp_path, count, fraction, expected):
+def test_every_class_has_the_same_share_held_out(tmp_path, count, fraction, expected):
     make_classes(tmp_path, count, "abcdefgh")
     found = image_folder.find(str(tmp_path), fraction, 0)
     held_out = [entry.label for entry in found.splits["validation"]]
@@ -538,7 +538,7 @@ def test_each_class_is_held_out_alike(tmp_path, count, fraction, expected):
         (["a/x.jpg"], ["--validation-fraction", "0.9"], "leaves no image for training"),
     ],
 )
-def test_an_impossible_request_gives_one_line(tmp_path, files, arguments, reason):
+def test_impossible_requests_are_errors_of_one_line(tmp_path, files, arguments, reason):
     for name in files:
         (tmp_path / "src" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "src" / name).write_bytes(b"")
@@ -549,14 +549,14 @@ def test_an_impossible_request_gives_one_line(tmp_path, files, arguments, reason
 
 
 @pytest.mark.parametrize("arguments", [[], ["src"], ["src", "out", "--demo", "x"]])
-def test_src_and_out_or_the_demo(arguments, capsys):
+def test_either_src_and_out_or_demo_is_required(arguments, capsys):
     with pytest.raises(SystemExit) as error:
         prepare.main(arguments)
     assert error.value.code == 2
     assert "either SRC and OUT, or --demo DIR" in capsys.readouterr().err
 
 
-def test_only_the_shards_that_are_missing_are_written_again(tmp_path, capsys):
+def test_only_missing_shards_are_written_again(tmp_path, capsys):
     src, out = tmp_path / "src", tmp_path / "out"
     make_classes(src, 8)
     arguments = (src, out, "--train-shards", 4, "--validation-shards", 1)
@@ -580,7 +580,7 @@ def test_only_the_shards_that_are_missing_are_written_again(tmp_path, capsys):
     assert not list(out.glob(".*.part"))
 
 
-def test_shards_of_other_images_are_replaced_only_by_force(tmp_path):
+def test_shards_of_other_images_are_replaced_only_with_force(tmp_path):
     src, out = tmp_path / "src", tmp_path / "out"
     make_classes(src)
     assert run(src, out, "--train-shards", 3) == 0
@@ -604,7 +604,7 @@ def test_the_shards_depend_on_the_seed_but_not_on_the_number_of_workers(tmp_path
     assert first == again != other
 
 
-def test_ctrl_c_leaves_whole_shards_and_the_same_command_goes_on(tmp_path):
+def test_ctrl_c_leaves_whole_shards_and_the_same_command_resumes(tmp_path):
     src, out = tmp_path / "src", tmp_path / "out"
     (src / "a").mkdir(parents=True)
     noise = np.random.RandomState(0).randint(0, 256, (400, 400, 3), np.uint8)
@@ -616,7 +616,7 @@ def test_ctrl_c_leaves_whole_shards_and_the_same_command_goes_on(tmp_path):
     deadline = time.monotonic() + 60
     while not list(out.glob("train-*")) and time.monotonic() < deadline:
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers as well
+    os.killpg(process.pid, signal.SIGINT)  # like a terminal, which signals the workers, too
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert b"run the same command again to resume" in said
@@ -625,13 +625,13 @@ def test_ctrl_c_leaves_whole_shards_and_the_same_command_goes_on(tmp_path):
     assert not (out / "dataset.json").exists()
     before = contents(out)
     assert 0 < len(before) < 20
-    TFRecords(str(out / "train-*")).shard_index()  # raises where a shard is not whole
+    TFRecords(str(out / "train-*")).shard_index()  # raises if a shard is incomplete
     assert subprocess.run([*command, "--workers", "2"], stderr=subprocess.PIPE).returncode == 0
     assert description(out)["splits"]["train"]["records"] == 108
     assert contents(out).items() >= before.items()
 
 
-def test_the_demo_is_made_of_photographs_that_need_no_download(tmp_path, monkeypatch):
+def test_demo_needs_no_download(tmp_path, monkeypatch):
     for package in ("skimage", "sklearn"):
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed")
@@ -654,7 +654,7 @@ def test_the_demo_is_made_of_photographs_that_need_no_download(tmp_path, monkeyp
     assert all(96 <= max(size) <= 500 for size in sizes)
 
 
-def test_the_demo_has_about_a_thousand_images_and_photographs_without_overlap():
+def test_demo_has_about_a_thousand_images_and_splits_share_no_photograph():
     demo = demo_images
     assert 900 <= (demo.TRAIN + demo.VALIDATION) * len(demo.PHOTOGRAPHS) <= 1100
     disjoint = [

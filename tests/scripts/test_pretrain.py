@@ -25,7 +25,7 @@ CHANGED = {str: "changed", int: 7, float: 2.5, bool: None, tuple: (3.0, 4.5)}
 
 
 @pytest.mark.parametrize("name", run_flags.PRETRAIN_FIELDS)
-def test_any_field_of_a_recipe_is_a_flag(name):
+def test_every_recipe_field_has_a_flag(name):
     before = RECIPES["jigsaw"].flat()[name]
     value = not before if isinstance(before, bool) else CHANGED[type(before)]
     if FIELDS[name].metadata["choices"]:
@@ -37,11 +37,11 @@ def test_any_field_of_a_recipe_is_a_flag(name):
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_without_flags_a_recipe_is_as_it_is(name):
+def test_without_flags_a_recipe_is_unchanged(name):
     assert _recipe(name) == RECIPES[name]
 
 
-def test_an_empty_list_of_decay_epochs_is_none():
+def test_an_empty_decay_epochs_flag_means_no_decay():
     assert _recipe("rotation", "--decay-epochs", "").optimizer.decay_epochs == ()
 
 
@@ -50,7 +50,7 @@ def test_an_empty_list_of_decay_epochs_is_none():
     [(pretrain, ["rotation"]), (evaluate, []), (linear_eval, ["--module", "m"])],
     ids=["pretrain", "evaluate", "linear_eval"],
 )
-def test_how_records_are_read_has_a_flag_in_every_command_that_reads_them(script, needed):
+def test_every_command_that_reads_records_has_the_record_flags(script, needed):
     needed = [*needed, "--data", "d", "--workdir", "w"]
     assert flags.record_options(script._parser().parse_args(needed)) == {}
     values = {
@@ -65,7 +65,7 @@ def test_how_records_are_read_has_a_flag_in_every_command_that_reads_them(script
     assert flags.record_options(script._parser().parse_args([*needed, *given])) == values
 
 
-def test_a_record_that_cannot_be_used_is_named_with_the_flag_that_leaves_it_out(
+def test_an_unusable_record_is_an_error_that_names_on_error_skip(
     write_shards, images, tmp_path, capsys
 ):
     pytest.importorskip("tensorflow")
@@ -112,9 +112,9 @@ def test_a_path_may_begin_with_the_home_directory(tmp_path, monkeypatch):
         ),
     ],
 )
-def test_an_error_of_a_record_names_the_flag_that_mends_it(flags, message, images, tmp_path):
+def test_record_errors_name_the_flag_that_helps(flags, message, images, tmp_path):
     pytest.importorskip("tensorflow")
-    for i in range(2):  # labels count from 0
+    for i in range(2):  # its labels count from 0
         with TFRecordWriter(tmp_path / f"train-{i:05}-of-00002") as shard:
             for number in range(8):
                 features = {"image/encoded": images[number], "image/class/label": number % 3}
@@ -141,7 +141,7 @@ def test_an_error_of_a_record_names_the_flag_that_mends_it(flags, message, image
         (["rotation", "--steps", "5", "--epochs", "1"], "not allowed with argument"),
     ],
 )
-def test_flags_that_make_no_sense_are_refused(arguments, message, capsys):
+def test_contradictory_flags_are_refused(arguments, message, capsys):
     with pytest.raises(SystemExit) as exit:
         pretrain.main(["--data", "d", "--workdir", "w", *arguments])
     assert exit.value.code == 2
@@ -160,7 +160,7 @@ def test_flags_that_make_no_sense_are_refused(arguments, message, capsys):
         (["rotation", "--device", "gpu"], "TensorFlow"),
     ],
 )
-def test_an_error_is_one_line(arguments, message, tmp_path):
+def test_errors_take_one_line(arguments, message, tmp_path):
     tf = pytest.importorskip("tensorflow")
     if "gpu" in arguments and tf.config.experimental.list_physical_devices("GPU"):
         pytest.skip("there is a GPU")
@@ -173,7 +173,7 @@ def test_an_error_is_one_line(arguments, message, tmp_path):
     assert not (tmp_path / "w").exists()
 
 
-def test_with_traceback_an_error_passes(tmp_path):
+def test_with_traceback_errors_are_raised(tmp_path):
     pytest.importorskip("tensorflow")
     with pytest.raises(FileNotFoundError):
         pretrain.main(
@@ -187,7 +187,7 @@ def test_evaluating_a_folder_without_a_run_is_an_error_of_one_line(tmp_path):
         evaluate.main(["--workdir", str(tmp_path), "--data", str(tmp_path)])
 
 
-def test_no_name_reaches_the_terminal_as_an_escape(write_shards, images, tmp_path, capsys):
+def test_names_are_escaped_on_the_terminal(write_shards, images, tmp_path, capsys):
     pytest.importorskip("tensorflow")
     folder = tmp_path / "red\x1b[31m\x07\u202e"
     data, run = folder / "data", folder / "run"

@@ -21,7 +21,7 @@ def no_shared_cache(tmp_path, monkeypatch):
 
 
 def picture(seed):
-    """96 x 96 pixels in which any two places differ, as a JPEG and as it is decoded."""
+    """An image of 96 x 96 pixels without repetitions, as a JPEG and as decoded pixels."""
     small = np.random.RandomState(seed).randint(0, 256, (6, 6, 3), np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(small).resize((96, 96)).save(buffer, "JPEG", quality=100, subsampling=0)
@@ -40,7 +40,7 @@ def shards(tmp_path):
 
 
 def sheet(shards, pipeline, tile):
-    """A sheet of records in evaluation, and where on it pixels are found."""
+    """Draws a sheet in evaluation; returns a function that finds pixels on it."""
     records = TFRecords(str(shards / "train-*"))
     image = np.asarray(
         contact_sheet(
@@ -55,7 +55,7 @@ def sheet(shards, pipeline, tile):
     ).astype(int)
 
     def find(pixels):
-        """The one place, (top, left), at which these pixels stand."""
+        """The only place, (top, left), that shows these pixels."""
         height, width = pixels.shape[:2]
         corner = np.abs(image - pixels[0, 0].astype(int)).max(axis=2) <= 2
         found = [
@@ -85,7 +85,7 @@ def patch(record, number):
     return picture(record)[1][32 * y : 32 * y + 32, 32 * x : 32 * x + 32]
 
 
-def test_patches_stand_where_they_belong(shards):
+def test_patches_are_shown_at_their_places(shards):
     find = sheet(shards, "crop(96)|patches(3)", 64)
     for record in range(6):
         places = np.array([find(patch(record, i)) for i in range(9)]).reshape(3, 3, 2)
@@ -95,7 +95,7 @@ def test_patches_stand_where_they_belong(shards):
         assert (np.diff(places[..., 1], axis=0) == 0).all()
 
 
-def test_a_jigsaw_is_shown_as_it_is_shuffled(shards):
+def test_a_jigsaw_is_shown_shuffled(shards):
     find = sheet(shards, "crop(96)|patches(3)|jigsaw('maximal-4')", 64)
     for record in range(6):
         permutation = permutations.maximal(4)[record % 4]
@@ -112,7 +112,7 @@ def test_a_neighbour_is_shown_on_its_side_of_the_centre(shards):
         assert found == [place // 3 - 1, place % 3 - 1]
 
 
-def test_splits_within_splits_are_drawn(shards):
+def test_nested_splits_are_drawn(shards):
     find = sheet(shards, "crop(96)|patches(3)|rotate", 64)
     for number in (0, 4, 8):
         for turns in range(4):
@@ -130,7 +130,7 @@ def test_every_preset_makes_a_sheet(shards, name, more, capsys):
         assert np.asarray(image).std() > 10
 
 
-def test_a_pattern_may_name_the_shards_and_the_same_seed_gives_the_same_sheet(shards):
+def test_shards_may_be_a_pattern_and_equal_seeds_give_equal_sheets(shards):
     def make(seed):
         out = shards / "sheet.png"
         pattern = str(shards / "train-*")
@@ -150,7 +150,7 @@ def test_a_pattern_may_name_the_shards_and_the_same_seed_gives_the_same_sheet(sh
         (".", "crop(500)", "a.png", "500"),
     ],
 )
-def test_a_wrong_request_gives_one_line(shards, data, pipeline, out, reason):
+def test_wrong_requests_are_errors_of_one_line(shards, data, pipeline, out, reason):
     with pytest.raises(SystemExit, match=reason) as error:
         preview.main(
             ["--data", str(shards / data), "--pipeline", pipeline, "--out", str(shards / out)]
@@ -169,7 +169,7 @@ def test_a_sheet_cannot_go_to_a_url_or_into_a_file(shards, capsys):
         preview.main([*arguments, str(shards / "file" / "a.png")])
 
 
-def test_of_data_at_a_url_a_few_shards_are_fetched(s3, shards, tmp_path, monkeypatch):
+def test_only_a_few_shards_are_fetched_from_a_url(s3, shards, tmp_path, monkeypatch):
     pytest.importorskip("s3fs")
     (shards / "dataset.json").write_text('{"classes": ["ape", "bee", "cow"]}')
     s3.put([*shards.glob("train-*"), shards / "dataset.json"])

@@ -1,4 +1,4 @@
-"""Conversion and feature extraction on a real Ray of two workers, some of which are killed."""
+"""Conversion and feature extraction on a real Ray cluster, whose workers are sometimes killed."""
 
 import json
 import os
@@ -14,7 +14,7 @@ import time
 import numpy as np
 import pytest
 
-os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # Ray reads it where it is imported
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # Ray reads it when it is imported
 pytest.importorskip("ray")
 pytest.importorskip("PIL")
 pytest.importorskip("google.protobuf")
@@ -29,7 +29,7 @@ from ray.cluster_utils import Cluster
 
 @pytest.fixture(scope="module", autouse=True)
 def address():
-    """That of a Ray cluster of one node with two processors."""
+    """The address of a Ray cluster of one node with two processors."""
     node = {"num_cpus": 2, "include_dashboard": False}
     started = Cluster(initialize_head=True, head_node_args=node)
     yield started.address
@@ -38,7 +38,7 @@ def address():
 
 @pytest.fixture(autouse=True)
 def as_by_default(address, monkeypatch, no_hang):
-    """Makes the cluster that which --ray takes."""
+    """Lets --ray without an address take that cluster."""
     monkeypatch.setenv("RAY_ADDRESS", address)
 
 
@@ -56,9 +56,7 @@ def _each(connected, make, items, **how):
 @pytest.mark.parametrize(
     "how,workers", [({}, 2), ({"workers": 1}, 1), ({"processors": 2}, 1)], ids=str
 )
-def test_items_are_done_by_as_many_workers_as_are_wanted_and_have_room(
-    connected, tmp_path, how, workers
-):
+def test_items_are_shared_by_the_workers_that_fit_the_cluster(connected, tmp_path, how, workers):
     def make():
         def call(item):
             (tmp_path / str(os.getpid())).touch()
@@ -72,7 +70,7 @@ def test_items_are_done_by_as_many_workers_as_are_wanted_and_have_room(
     assert len(os.listdir(str(tmp_path))) == workers
 
 
-def test_the_item_of_a_killed_worker_is_done_anew(connected, tmp_path):
+def test_the_item_of_a_killed_worker_is_repeated(connected, tmp_path):
     def make():
         def call(item):
             mark = tmp_path / str(item)
@@ -99,12 +97,12 @@ def test_an_item_that_kills_each_of_its_workers_ends_the_run(connected, monkeypa
         _each(connected, make, [1], workers=1)
 
 
-def test_what_a_call_raises_ends_the_run_and_the_workers(connected, tmp_path):
+def test_an_exception_of_a_call_ends_the_run_and_the_workers(connected, tmp_path):
     steps = tmp_path / "steps"
 
     def make():
         def call(item):
-            for _ in range(1000):  # twenty seconds
+            for _ in range(1000):  # for up to twenty seconds
                 if item == 0 and steps.exists():
                     raise KeyError("no such thing")
                 if item == 1:
@@ -117,10 +115,10 @@ def test_what_a_call_raises_ends_the_run_and_the_workers(connected, tmp_path):
     with pytest.raises(KeyError, match="no such thing"):
         _each(connected, make, [1, 0])
     made = [-1, steps.stat().st_size]
-    while made[-1] != made[-2]:  # the other worker may need a moment to die
+    while made[-1] != made[-2]:  # the other worker may take a moment to end
         time.sleep(0.3)
         made.append(steps.stat().st_size)
-    assert made[-1] < 1000  # it did not come to its end
+    assert made[-1] < 1000  # its call was broken off
 
 
 def test_more_processors_than_a_node_has_are_refused(connected):
@@ -128,7 +126,7 @@ def test_more_processors_than_a_node_has_are_refused(connected):
         _each(connected, list, [1], processors=3)
 
 
-def test_what_is_wrong_on_a_node_names_the_node(connected):
+def test_an_error_on_a_node_names_the_node(connected):
     def look():
         raise OSError("nothing here")
 
@@ -138,7 +136,7 @@ def test_what_is_wrong_on_a_node_names_the_node(connected):
 
 def test_a_cluster_that_does_not_answer_is_an_error():
     with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))  # and nobody listens
+        held.bind(("127.0.0.1", 0))  # nobody listens at this port
         where = f"127.0.0.1:{held.getsockname()[1]}"
         with pytest.raises(OSError, match=f"no Ray at {where}: .*refused"), cluster.connected(
             where
@@ -172,7 +170,7 @@ def _contents(folder):
 
 
 class _Killer(threading.Thread):
-    """Kills a process, once, as soon as `find` names one."""
+    """Kills the first process whose number `find` returns."""
 
     def __init__(self, find):
         super().__init__(daemon=True)
@@ -189,7 +187,7 @@ class _Killer(threading.Thread):
             time.sleep(0.01)
 
 
-def test_shards_of_a_cluster_are_those_of_this_machine_though_a_worker_is_killed(noise, tmp_path):
+def test_a_cluster_writes_the_same_shards_even_if_a_worker_is_killed(noise, tmp_path):
     (noise / "ape" / "broken.jpg").write_bytes(b"no JPEG")
     (tmp_path / "ray").mkdir()
 
@@ -217,7 +215,7 @@ def test_only_missing_shards_are_written_on_a_cluster(noise, tmp_path, capsys):
     assert stamps == {path: path.stat().st_mtime_ns for path in stamps}
 
 
-def test_an_image_that_cannot_be_used_gives_the_same_line_on_a_cluster(noise, tmp_path):
+def test_an_unusable_image_gives_the_same_error_on_a_cluster(noise, tmp_path):
     (noise / "bee" / "broken.jpg").write_bytes(b"no JPEG")
     lines = []
     for out, flags in (("plain", []), ("ray", ["--ray"])):
@@ -229,7 +227,7 @@ def test_an_image_that_cannot_be_used_gives_the_same_line_on_a_cluster(noise, tm
     assert lines[0].startswith(f"error: {noise}/bee/broken.jpg: ") and "\n" not in lines[0]
 
 
-def test_a_node_that_sees_other_folders_is_named_before_anything_is_written(
+def test_a_node_with_other_folders_is_an_error_before_anything_is_written(
     noise, tmp_path, monkeypatch
 ):
     other = cluster.Witness(str(tmp_path / "out" / ".prepare.json"), b"as it is on this machine")
@@ -239,21 +237,21 @@ def test_a_node_that_sees_other_folders_is_named_before_anything_is_written(
     assert not list((tmp_path / "out").glob("*-of-*"))
 
 
-def test_a_folder_that_a_node_does_not_see_is_named(tmp_path):
+def test_a_folder_that_a_node_lacks_is_named(tmp_path):
     images = [workers.Entry("a/1.png", 0, 10, 0)]
     shard = workers.Shard("train", str(tmp_path / "t"), "/nowhere", images, ["a"], False, 1, "")
     with pytest.raises(OSError, match=r"'/nowhere/a/1\.png'; all nodes must see /nowhere and /"):
         workers._check_sight(shard, cluster.Witness("/nowhere/.prepare.json", b""))
 
 
-def test_without_an_address_a_ray_is_started_on_this_machine_and_says_nothing(
+def test_without_an_address_ray_starts_silently_on_this_machine(
     noise, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.delenv("RAY_ADDRESS")
     assert _prepare(noise, tmp_path / "plain") == 0
     said = capsys.readouterr().out.replace(str(tmp_path / "plain"), "OUT")
     command = [sys.executable, prepare.__file__, str(noise), str(tmp_path / "ray"), *SHARDS]
-    monkeypatch.setenv("HOME", str(tmp_path))  # where Ray keeps a token
+    monkeypatch.setenv("HOME", str(tmp_path))  # Ray keeps a token there
     how = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "check": True}
     run = subprocess.run([*command, "--ray"], **how)
     assert run.stdout.decode().replace(str(tmp_path / "ray"), "OUT") == said
@@ -270,14 +268,14 @@ def test_without_ray_the_extra_is_named(noise, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "arguments", [["--ray", "photos", "out"], ["photos", "out", "--ray", "x:y"]]
 )
-def test_what_is_no_address_is_not_taken_for_one(arguments, capsys):
+def test_wrong_addresses_are_refused(arguments, capsys):
     with pytest.raises(SystemExit):
         prepare.main(arguments)
     assert "argument --ray: an address is HOST:PORT, not" in capsys.readouterr().err
 
 
 def _busy_worker():
-    """The process, a descendant of this one, in which Ray computes; None where it does not."""
+    """The number of a descendant process in which Ray computes; None if there is none."""
     for path in pathlib.Path("/proc").glob("[0-9]*"):
         try:
             if not (path / "cmdline").read_bytes().startswith(b"ray::_Worker.call"):
@@ -287,14 +285,14 @@ def _busy_worker():
                 above = int(
                     pathlib.Path(f"/proc/{above}/stat").read_text().split(")")[-1].split()[1]
                 )
-        except FileNotFoundError:  # it has ended
+        except FileNotFoundError:  # the process has ended
             continue
         if above:
             return pid
     return None
 
 
-def test_features_of_a_cluster_are_those_of_this_machine_though_a_worker_is_killed(
+def test_a_cluster_computes_the_same_features_even_if_a_worker_is_killed(
     images, write_shards, tmp_path, monkeypatch
 ):
     pytest.importorskip("tensorflow")
@@ -313,14 +311,14 @@ def test_features_of_a_cluster_are_those_of_this_machine_though_a_worker_is_kill
     flags += ["--steps", "0", "--threads", "1", "--end-points", "block1"]
     assert linear_eval.main([*flags, "--workdir", str(tmp_path / "plain")]) == 0
 
-    # As if a run had been stopped: two images are done, and all of the other split.
+    # A stopped run has left two training images and all evaluation images done.
     folder = tmp_path / "ray" / "features" / "train"
     shutil.copytree(str(tmp_path / "plain" / "features"), str(folder.parent))
     state = json.loads((folder / "features.json").read_text())
     (folder / "features.json").write_text(json.dumps({**state, "ranges": [[3, 5]]}))
     values = np.load(str(folder / "features.npy"), mmap_mode="r+")
     expected = np.array(values)
-    expected[3:5] = 7  # and are not computed again
+    expected[3:5] = 7  # they are not computed again
     values[:] = 7
     values.flush()
 
@@ -340,12 +338,12 @@ def test_features_of_a_cluster_are_those_of_this_machine_though_a_worker_is_kill
     assert labels[0].tolist() == labels[1].tolist() == list(range(24))
 
 
-def test_features_are_not_computed_on_npus_of_a_cluster():
+def test_npus_of_a_cluster_are_refused():
     with pytest.raises(ValueError, match="--ray computes features on CPUs and GPUs, not on NPUs"):
         extraction.on_ray(None, "", "npu", None)
 
 
-def test_features_alone_are_computed_on_a_cluster(capsys):
+def test_ray_needs_cached_features(capsys):
     pytest.importorskip("tensorflow")
     from pretexture.scripts import linear_eval
 

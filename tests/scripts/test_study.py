@@ -22,7 +22,7 @@ PARSERS = {
 
 
 def _runs(*accuracies, pretext=None):
-    """Runs as they are read from disk: block1's and logits' top-1 of each."""
+    """The results of runs as they are on disk, from the top-1 of block1 and logits of each."""
     runs = []
     for block1, logits in accuracies:
         run = {"end_points": {"block1": {"top1": block1}, "logits": {"top1": logits}}}
@@ -41,7 +41,7 @@ FOUND = {
 
 @pytest.fixture
 def bars(monkeypatch):
-    """What `Axes.bar` was called with: (heights, label, errors) of each series."""
+    """The arguments of `Axes.bar` for each series: (heights, label, errors)."""
     drawn = []
     original = Axes.bar
 
@@ -55,7 +55,7 @@ def bars(monkeypatch):
 
 @pytest.mark.parametrize("name", study.STUDY)
 @pytest.mark.parametrize("seed", [0, 5])
-def test_the_commands_of_a_network_are_understood(name, seed):
+def test_the_commands_of_a_network_have_valid_flags(name, seed):
     entry = study.STUDY[name]
     commands = study._commands(entry, "DATA", "F", "F/linear", seed, 10)
     flags = {command[0]: PARSERS[command[0]]().parse_args(command[1:]) for command in commands}
@@ -88,7 +88,7 @@ def test_the_table_has_means_deviations_and_bold_best_end_points():
     lines = study._tables(FOUND, 10, "study.png").splitlines()
     assert "![Accuracy over end points](study.png)" in lines
     assert "| pretraining | seeds | block1 | logits |" in lines
-    # Deviations are those of samples: |a - b| / sqrt(2).
+    # The sample standard deviation of two values is |a - b| / sqrt(2).
     assert "| random | 2 | **32.0 ± 2.8** | 19.0 ± 1.4 |" in lines
     assert "| supervised | 2 | 52.0 ± 2.8 | **61.0 ± 1.4** |" in lines
     assert "| jigsaw | 1 | **40.0** | 35.0 |" in lines
@@ -110,7 +110,7 @@ def test_a_network_is_compared_with_the_untrained_one_of_its_seed_and_kind():
     assert study._margins({"supervised": FOUND["supervised"]}) == []
 
 
-def test_between_its_marks_a_document_is_replaced():
+def test_the_part_of_a_document_between_its_marks_is_replaced():
     text = "before\n<!-- study -->\nold\n<!-- /study -->\nafter\n<!-- other -->"
     once = replace_marked(text, "study", "new")
     assert once == "before\n<!-- study -->\n\nnew\n<!-- /study -->\nafter\n<!-- other -->"
@@ -122,7 +122,7 @@ def test_between_its_marks_a_document_is_replaced():
 
 @pytest.fixture
 def called(monkeypatch):
-    """The commands that were run; each writes what its script would."""
+    """A list of the commands that were run; each writes the files of the real command."""
     commands = []
 
     def call(command):
@@ -148,14 +148,14 @@ def called(monkeypatch):
 
 @pytest.fixture
 def arguments(tmp_path):
-    """Of a study of two networks."""
+    """The arguments of a study of two networks."""
     document = tmp_path / "docs.md"
     document.write_text("# Study\n<!-- study -->\n<!-- /study -->\nThe end.\n")
     flags = ["--data", "DATA", "--workdir", str(tmp_path / "work"), "--out", str(document)]
     return [*flags, "--tasks", "random,supervised", "--seeds", "2"]
 
 
-def test_a_study_writes_its_document_and_does_nothing_twice(arguments, called, tmp_path, bars):
+def test_a_study_writes_its_document_and_repeats_nothing(arguments, called, tmp_path, bars):
     assert main(arguments) == 0
     untrained = ["pretrain", "export", "linear-eval"]
     trained = ["pretrain", "evaluate", "export", "linear-eval"]
@@ -176,7 +176,7 @@ def test_a_study_writes_its_document_and_does_nothing_twice(arguments, called, t
     assert called == [] and (tmp_path / "docs.md").read_text() == text
 
 
-def test_from_python_a_study_takes_typed_arguments_and_returns_what_it_found(called, tmp_path):
+def test_study_can_be_called_from_python(called, tmp_path):
     told = []
     found = study.study("DATA", str(tmp_path), tasks=["supervised"], seeds=1, say=told.append)
     points = {"block1": {"top1": 0.75, "top5": 1.0}, "logits": {"top1": 0.25, "top5": 0.5}}
@@ -202,7 +202,7 @@ def test_a_document_without_marks_is_refused_before_anything_is_run(arguments, c
     assert called == []
 
 
-def test_without_a_document_one_is_made_in_the_workdir(arguments, called, tmp_path):
+def test_by_default_the_document_is_in_the_workdir(arguments, called, tmp_path):
     out = arguments.index("--out")
     assert main([*arguments[:out], *arguments[out + 2 :]]) == 0
     text = (tmp_path / "work" / "study.md").read_text()

@@ -1,4 +1,4 @@
-"""Shards of small images whose rotation shows, and a network that trains in an instant."""
+"""Shards of small images that show how they are rotated, and a network that trains quickly."""
 
 import os
 
@@ -11,7 +11,7 @@ from pretexture.loader.shards.writer import TFRecordWriter, example
 
 def _image(random: np.random.RandomState) -> bytes:
     """A JPEG of 36 x 36 pixels, bright above and dark below."""
-    import trained  # not before TensorFlow is known to be there
+    import trained  # imports TensorFlow, so not at the top
 
     slope = np.linspace(200, 50, 36)[:, np.newaxis, np.newaxis]
     return trained.jpeg(slope + random.uniform(-50, 50, (36, 36, 3)))
@@ -53,7 +53,7 @@ def cache_home(tmp_path, monkeypatch):
 
 @pytest.fixture(autouse=True)
 def own_graph():
-    """On TensorFlow 1, a graph for each test: names of variables are not taken yet."""
+    """On TensorFlow 1, gives each test its own graph, in which no name of a variable is taken."""
     import tensorflow as tf
 
     if tf.executing_eagerly():
@@ -66,6 +66,6 @@ def own_graph():
 @pytest.fixture(autouse=True)
 def tiny_architecture(monkeypatch):
     """Lets recipes say architecture="tiny"."""
-    import tiny  # not before TensorFlow is known to be there
+    import tiny  # imports TensorFlow, so not at the top
 
     tiny.register(monkeypatch.setitem)

@@ -1,4 +1,4 @@
-"""What an Ascend NPU asks of a graph, as a walk over its nodes."""
+"""Checks that a graph keeps the rules of Ascend NPUs, node by node."""
 
 import re
 
@@ -12,16 +12,16 @@ _CALLS = (*_FUNCTIONS, "PartitionedCall", "StatefulPartitionedCall")
 
 
 def broken(fetches):
-    """The nodes under some tensors or operations that break a rule, each with the rule.
+    """The nodes that some tensors or operations need and that break a rule, each with the rule.
 
-    What the input pipeline does is left out: it runs on the host, and the device gets its batches.
+    The input pipeline is left out, because it runs on the host.
     """
     found = []
     seen = set()
     ahead = list(fetches)
     while ahead:
         op = ahead.pop()
-        op = getattr(op, "op", op)  # of a tensor
+        op = getattr(op, "op", op)  # the operation of a tensor
         if op in seen:
             continue
         seen.add(op)
@@ -41,7 +41,7 @@ def _of_input(op):
 def _rules(op):
     if _FORBIDDEN.fullmatch(op.type):
         yield "the device lacks this operation"
-    # The sixth output of FusedBatchNormV3 is a GPU's notes for the backward pass.
+    # The sixth output of FusedBatchNormV3 is only for the backward pass on GPUs.
     for tensor in op.outputs[:5] if op.type == "FusedBatchNormV3" else op.outputs:
         if tensor.dtype.base_dtype in _TYPES:
             yield f"it has no {tensor.dtype.base_dtype.name}"
@@ -50,7 +50,7 @@ def _rules(op):
 
 
 def _folds(op):
-    """Whether the host computes it before the device sees the graph: all it needs is constant."""
+    """Whether all its inputs are constants, so that the host computes it beforehand."""
     return bool(op.inputs) and all(tensor.op.type == "Const" for tensor in op.inputs)
 
 

@@ -1,6 +1,7 @@
-"""`scripts/pretrain.py` with the recipes of `tiny`, for tests that kill it or run several.
+"""`pretexture pretrain` with the recipes of `tiny`, for tests that start processes.
 
-In the folder that SEEN names, each process writes the record numbers that it trains on.
+If the environment variable SEEN names a folder, each process writes the numbers of the records that
+it trains on to a file there.
 """
 
 import os

@@ -1,7 +1,7 @@
-"""What tensors and variables hold, whether TensorFlow runs eagerly or builds graphs.
+"""The values of tensors and variables, both eagerly and in graphs.
 
-In a graph, as on TensorFlow 1, values come from a session that is the graph's own, and a variable
-has its initial value there when it is first asked for.
+In a graph, as on TensorFlow 1, values come from a session that belongs to the graph. A variable is
+initialised there when its value is first needed.
 """
 
 import tensorflow as tf
@@ -12,8 +12,8 @@ v1 = tf.compat.v1
 def value(structure):
     """The NumPy values of tensors and variables in a structure of lists, tuples and dicts.
 
-    Before, the averages of batch normalisation are updated for each call of `BatchNorm` in training
-    since the last time. Eagerly that has happened already; in a graph it is left to UPDATE_OPS.
+    First, the averages of batch normalisation are updated for each call of `BatchNorm` in training
+    since the last evaluation. Eagerly they are updated already; in a graph UPDATE_OPS does it.
     """
     if tf.executing_eagerly():
         return tf.nest.map_structure(lambda part: part.numpy(), structure)
@@ -33,10 +33,9 @@ def assign(variable, values):
 
 
 def compiled(function):
-    """A function of arrays that gives the values of `function` of tensors.
+    """Turns a function of tensors into a function of arrays, which returns values.
 
-    What `function` does is done at each call; its graph is built at the first, whose arrays have
-    the shapes and types of all.
+    The first call builds the graph, so all calls must have arrays of the same shapes and types.
     """
     if tf.executing_eagerly():
         graph_function = tf.function(function)

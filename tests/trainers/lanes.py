@@ -1,9 +1,9 @@
-"""Runs that are the same on every TensorFlow, and a program that makes them on one.
+"""Runs that are the same on every TensorFlow, and a program that makes them on the installed one.
 
     python lanes.py JOBS
 
-JOBS is a JSON list: of runs to make or to take up again, {"recipe", "data", "workdir", "steps"},
-and of networks to export, {"workdir", "out"}.
+JOBS is a JSON list of runs to start or resume, {"recipe", "data", "workdir", "steps"}, and of
+networks to export, {"workdir", "out"}.
 """
 
 import json
@@ -15,9 +15,9 @@ from pretexture.trainers.networks import revnet
 from pretexture.trainers.recipes import RECIPES
 from pretexture.trainers.run import Options, pretrain
 
-# Gentle: of little depth and at low rates, so that rounding does not grow to other signs within
-# ReLUs, which makes a difference at once.
-UNITS = (1, 2, 1, 1)  # of the RevNet
+# The networks are shallow and the rates low, so that rounding errors stay small: if one changed the
+# sign of a ReLU's input, the result would differ at once.
+UNITS = (1, 2, 1, 1)  # units of the RevNet's blocks
 _ROTATION = tiny.ROTATION.replace(lr=0.1, warmup_epochs=0.0, batch_size=12)
 GENTLE = {
     "rotation": _ROTATION,
@@ -45,7 +45,7 @@ GENTLE = {
 
 
 def train(recipe: str, data: str, workdir: str, steps: int) -> None:
-    """Trains up to a step, with a line of metrics for each."""
+    """Trains up to a step, with a line of metrics for each step."""
     options = Options(data, workdir, steps=steps, log_steps=1, device="cpu")
     pretrain(GENTLE[recipe], options, say=lambda line: None)
 

@@ -1,4 +1,4 @@
-"""What a run's metrics say of what was learned, and waiting for it."""
+"""The metrics that a run writes, and waiting for them."""
 
 import time
 
@@ -6,7 +6,7 @@ from pretexture.trainers.runs.metrics import TIMINGS, read_metrics
 
 
 def learned(folder, *without):
-    """The lines of metrics without what depends on the clock, and without further fields."""
+    """The lines of metrics without the given fields and those that depend on the clock."""
     return [
         {name: value for name, value in line.items() if name not in (*TIMINGS, *without)}
         for line in read_metrics(str(folder))
@@ -14,7 +14,7 @@ def learned(folder, *without):
 
 
 def wait_for_step(folder, step, process):
-    """Waits until a run in another process has told of a step."""
+    """Waits until a run in another process has written the metrics of a step."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
         lines = read_metrics(str(folder))

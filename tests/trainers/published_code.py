@@ -1,11 +1,11 @@
-"""The networks of the published code, written down a second time, to hold ours to.
+"""The networks of the published code, written a second time to compare ours with.
 
-After models/resnet.py and models/vggnet.py of github.com/google/revisiting-self-supervised, as
-TensorFlow 1 graphs in inference mode: each function makes its variables in the order in which that
-code calls `tf.layers`, which numbers their names.
+They follow models/resnet.py and models/vggnet.py of github.com/google/revisiting-self-supervised,
+as TensorFlow 1 graphs in inference mode. Each function creates its variables in the order in which
+that code calls `tf.layers`, which numbers their names.
 
-`TfLayers` makes them with `tf.layers` itself, where TensorFlow still has it. `PlainLayers` needs
-nothing but `tf.compat.v1.get_variable`, and normalises by the formula.
+`TfLayers` uses `tf.layers` itself, if TensorFlow still has it. `PlainLayers` needs only
+`tf.compat.v1.get_variable`, and normalises by the formula.
 """
 
 import numpy as np
@@ -25,7 +25,7 @@ class TfLayers:
 
 
 class PlainLayers:
-    """The same, with the names counted here."""
+    """The same layers, whose names are numbered here."""
 
     def __init__(self):
         self._made = []
@@ -56,12 +56,12 @@ IMPLEMENTATIONS = {"plain": PlainLayers}
 try:
     v1.layers.conv2d  # noqa: B018
     IMPLEMENTATIONS["tf.layers"] = TfLayers
-except AttributeError:  # TensorFlow with Keras 3
+except AttributeError:  # TensorFlow with Keras 3 has no tf.layers
     pass
 
 
 def pad(x, size):
-    """With zeros, as many as a kernel of that size wants on both sides together, less one."""
+    """Pads with zeros: size - 1 on both sides together."""
     before = (size - 1) // 2
     both = [before, size - 1 - before]
     return tf.pad(x, [[0, 0], both, both, [0, 0]])
@@ -179,10 +179,10 @@ class Network:
     """A network of the published code in a graph and session of its own.
 
     Args:
-        implementation: of IMPLEMENTATIONS.
-        shape: of the images, [N, H, W, 3].
-        architecture: of NETWORKS.
-        **options: of its function.
+        implementation: name in IMPLEMENTATIONS.
+        shape: shape of the images, [N, H, W, 3].
+        architecture: name in NETWORKS.
+        **options: arguments of the architecture's function.
     """
 
     def __init__(self, implementation, shape, architecture, **options):
@@ -199,7 +199,7 @@ class Network:
         self.shapes = {name: v.shape.as_list() for name, v in self._variables.items()}
 
     def set(self, values):
-        """Sets all variables, by name, in place of their initial values."""
+        """Sets all variables, by name."""
         set_all = {name: variable.initializer for name, variable in self._variables.items()}
         feed = {set_all[name].inputs[1]: values[name] for name in set_all}
         self._session.run(list(set_all.values()), feed)
@@ -218,7 +218,7 @@ class Network:
 
 
 def random_values(shapes, seed=0):
-    """Values as a trained network may have them, by name."""
+    """Random values that a trained network might have, by name."""
     random = np.random.RandomState(seed)
     values = {}
     for name, shape in sorted(shapes.items()):

@@ -1,4 +1,4 @@
-"""Training that is stopped and resumed, by every optimiser and kind of loss scale."""
+"""Training that is stopped and resumed, with every optimiser and kind of loss scale."""
 
 import itertools
 
@@ -7,13 +7,13 @@ import several
 import tiny
 from pretexture.trainers.runs.checkpoints import CheckpointError, Checkpoints
 
-# An optimiser, and a loss scale: None for none, 0 for one that changes.
+# Pairs of an optimiser and a loss scale: None for no scale, 0 for one that changes.
 KINDS = list(itertools.product(("sgd", "adam"), (None, 128.0, 0.0)))
-BEFORE = 3  # steps before it is stopped
+BEFORE = 3  # steps before the training is stopped
 
 
 def assert_powers(folder, optimizer):
-    """The checkpoint after step BEFORE has Adam's decay rates to the power of the step to come."""
+    """The checkpoint of step BEFORE has Adam's decay rates to the power of the next step."""
     found = several.variables(folder, BEFORE)
     powers = {name: value for name, value in found.items() if name.endswith("_power")}
     expected = {"beta1_power": 0.9 ** (BEFORE + 1), "beta2_power": 0.999 ** (BEFORE + 1)}
@@ -23,12 +23,12 @@ def assert_powers(folder, optimizer):
 
 
 def assert_resumes(engine, folder, optimizer):
-    """An engine trains as if it had not been stopped, and wants all of its optimiser's variables.
+    """A resumed engine trains as if it had never been stopped, and needs all optimiser variables.
 
     Args:
-        engine: makes one for batches of `tiny.turned`; always the same.
-        folder: for checkpoints.
-        optimizer: its name in a recipe.
+        engine: function that makes equal engines for batches of `tiny.turned`.
+        folder: folder for checkpoints.
+        optimizer: name of the optimiser.
     """
     batches = [tiny.turned(step) for step in range(2 * BEFORE)]
     whole, first, second = engine(), engine(), engine()

@@ -1,4 +1,4 @@
-"""Small generated scenes: what each pretext task asks about can be seen in them."""
+"""Small generated scenes in which the answers of every pretext task are visible."""
 
 import numpy as np
 import trained
@@ -8,9 +8,9 @@ CLASSES = 4
 
 
 def scene(random: np.random.RandomState, label: int) -> np.ndarray:
-    """Uint8 [72, 72, 3]: brighter towards the middle, redder above, bluer below.
+    """A scene, uint8 [72, 72, 3]: brighter towards the middle, redder above, bluer below.
 
-    A disc's colour is the class; the hue of the whole is each image's own.
+    The colour of a disc shows the class; the hue of the whole differs from image to image.
     """
     rows, columns = np.mgrid[-1:1:72j, -1:1:72j]
     pixels = np.zeros((72, 72, 3)) + random.uniform(120, 200, 3)
@@ -24,7 +24,7 @@ def scene(random: np.random.RandomState, label: int) -> np.ndarray:
 
 
 def write(folder) -> str:
-    """Writes a shard of 64 scenes for training and one that is held out; returns the folder."""
+    """Writes a shard of 64 scenes for training and one for evaluation; returns the folder."""
     random = np.random.RandomState(0)
     for shard in range(2):
         with TFRecordWriter(folder / f"train-{shard:05}-of-00002") as writer:

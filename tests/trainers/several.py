@@ -1,4 +1,4 @@
-"""Runs of several real processes, by `scripts/launch.py`, and what they learned."""
+"""Runs of several real processes, started by `pretexture launch`, and what they learned."""
 
 import contextlib
 import json
@@ -17,7 +17,7 @@ LAUNCH = os.path.join(ROOT, "..", "..", "scripts", "launch.py")
 
 
 def command(shards, folder, *flags, recipe="tiny-plain", device="cpu"):
-    """That trains by a recipe of `tiny`."""
+    """The command that trains with a recipe of `tiny`."""
     return [
         *(os.path.join(ROOT, "drive.py"), recipe, "--data", shards, "--workdir", str(folder)),
         *("--log-steps", "1", "--threads", "1", "--device", device, *flags),
@@ -25,7 +25,7 @@ def command(shards, folder, *flags, recipe="tiny-plain", device="cpu"):
 
 
 def launch(nproc, arguments, *flags, environment=()):
-    """Starts processes; returns that of the launcher."""
+    """Starts the launcher; returns its process."""
     return subprocess.Popen(
         [sys.executable, LAUNCH, "--nproc", str(nproc), *flags, "--", *arguments],
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **dict(environment)},
@@ -36,20 +36,20 @@ def launch(nproc, arguments, *flags, environment=()):
 
 
 def children(pid):
-    """The processes that a process has started, in order."""
+    """The numbers of the processes that a process has started, in order."""
     with open(f"/proc/{pid}/task/{pid}/children") as file:
         return [int(child) for child in file.read().split()]
 
 
 def done(process, status=0):
-    """What a process printed; it must end with the status."""
+    """Waits for a process, which must end with the status; returns what it printed."""
     output, _ = process.communicate(timeout=240)
     assert process.returncode == status, output
     return output
 
 
 def port():
-    """A free port, below those that the system gives to connections, which come at any moment."""
+    """A free port below the range from which the system takes ports for connections."""
     while True:
         number = random.SystemRandom().randrange(10000, 32000)
         with socket.socket() as probe, contextlib.suppress(OSError):
@@ -58,7 +58,7 @@ def port():
 
 
 def npus(folder, count):
-    """Flags and environment for a test's NPUs: a rank table, the stand-ins, a file of their calls.
+    """Flags and environment of a test's NPUs: a rank table, the stand-ins, a file for their calls.
 
     Returns: flags of the launcher, the environment, and the path of the calls.
     """
@@ -74,7 +74,7 @@ def npus(folder, count):
 
 
 def read_calls(path):
-    """What the stand-ins were asked for: names with arguments."""
+    """The calls of the stand-ins: names with arguments."""
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
@@ -86,7 +86,7 @@ def variables(folder, step):
 
 
 def assert_equal_within(found, expected, tolerance):
-    """Equal names, and values equal within a share of the largest."""
+    """Names are equal, and values differ by at most a share of the largest one."""
     assert set(found) == set(expected)
     for name, value in expected.items():
         difference = np.abs(found[name] - value).max() / max(np.abs(value).max(), 1e-3)

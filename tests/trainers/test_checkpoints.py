@@ -27,7 +27,7 @@ def _variables(number=0.0):
 
 
 def _restore(path, variables):
-    """Sets variables from a checkpoint, as this TensorFlow's engine reads it."""
+    """Sets variables from a checkpoint in the way of this TensorFlow's engine."""
     if tf.executing_eagerly():
         return checkpoints.restore(path, variables)
     checkpoints.fitting(path, variables)
@@ -75,7 +75,7 @@ def test_restoring_sets_the_variables_and_returns_the_loaders_state(tmp_path):
         assert np.array_equal(value(variables[name]), expected), name
 
 
-def test_the_newest_are_kept_and_the_folder_remembers_them(tmp_path):
+def test_the_newest_checkpoints_are_kept_and_listed_in_the_folder(tmp_path):
     saved = Checkpoints(str(tmp_path), newest=3)
     for step in range(5):
         saved.save(step, _values(), {})
@@ -90,15 +90,15 @@ def test_the_newest_are_kept_and_the_folder_remembers_them(tmp_path):
     ]
 
 
-def test_one_every_few_hours_is_kept_for_good():
+def test_one_checkpoint_every_few_hours_is_kept_for_good():
     saved, last_kept = [], 0.0
-    for step in range(1, 121):  # ten minutes each, 20 hours
+    for step in range(1, 121):  # every ten minutes, for 20 hours
         saved, last_kept = retained([*saved, (step, step * HOUR / 6)], last_kept, 5, 4 * HOUR)
     assert [step for step, _ in saved] == [24, 48, 72, 96, 116, 117, 118, 119, 120]
 
 
-def test_what_is_kept_for_good_stays_so_after_a_restart(tmp_path, monkeypatch):
-    # Time passes by a second with each look at the clock, and by an hour with each step.
+def test_checkpoints_kept_for_good_survive_a_restart(tmp_path, monkeypatch):
+    # Each look at the clock takes a second, and each step an hour.
     clock = itertools.count(1000)
     hours = [0.0]
     monkeypatch.setattr(checkpoints.time, "time", lambda: next(clock) + hours[0])
@@ -108,16 +108,16 @@ def test_what_is_kept_for_good_stays_so_after_a_restart(tmp_path, monkeypatch):
     assert Checkpoints(str(tmp_path)).steps == [5, 9, 11, 12]
 
 
-def test_a_checkpoint_that_was_not_listed_any_more_is_found(tmp_path):
+def test_an_unlisted_checkpoint_is_found(tmp_path):
     saved = Checkpoints(str(tmp_path))
     saved.save(1, _values(1), {})
     listed = (tmp_path / "checkpoint").read_text()
     saved.save(2, _values(2), {})
-    (tmp_path / "checkpoint").write_text(listed)  # as if killed in between
+    (tmp_path / "checkpoint").write_text(listed)  # as if the run had been killed in between
     assert Checkpoints(str(tmp_path)).steps == [1, 2]
 
 
-def test_half_a_checkpoint_is_not_seen_and_later_removed(tmp_path):
+def test_an_unfinished_checkpoint_is_ignored_and_later_removed(tmp_path):
     saved = Checkpoints(str(tmp_path))
     saved.save(1, _values(1), {})
     (tmp_path / ".model.ckpt-2.data-00000-of-00001").write_bytes(b"half")

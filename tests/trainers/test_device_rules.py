@@ -1,4 +1,4 @@
-"""No graph that goes to a device breaks a rule of Ascend NPUs."""
+"""Graphs for the device keep the rules of Ascend NPUs."""
 
 import contextlib
 
@@ -31,12 +31,12 @@ def _engine(recipe):
     )
     place = Place()
     if tf.executing_eagerly():
-        place.loss_scale = lambda *how: optimization.LossScale()  # with its condition
+        place.loss_scale = lambda *how: optimization.LossScale()  # has a condition
     return engines.choose().Engine(recipe, tasks.build(recipe), spec, 10, 0, place)
 
 
 def _fetches(engine, training):
-    """What a step is asked for."""
+    """The tensors and operations that a step needs."""
     if tf.executing_eagerly():
         if training:
             graph = engine._compiled().get_concrete_function().graph
@@ -61,7 +61,7 @@ def _fetches(engine, training):
 
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 @pytest.mark.parametrize("name", CASES)
-def test_every_task_is_within_what_the_device_can_do(name, training, monkeypatch):
+def test_graphs_of_every_task_keep_the_rules(name, training, monkeypatch):
     monkeypatch.setattr(checkpoints, "fitting", lambda path, variables: variables)
     eager = tf.executing_eagerly()
     with contextlib.nullcontext() if eager else tf.Graph().as_default():
@@ -97,7 +97,7 @@ def _within_a_condition(x):
         (_within_a_condition, [2], ["Cast (Cast): it has no float64"]),
     ],
 )
-def test_a_node_that_breaks_a_rule_is_named_with_the_rule(function, shape, rules):
+def test_a_node_that_breaks_a_rule_is_reported_with_the_rule(function, shape, rules):
     with tf.Graph().as_default():
         x = v1.placeholder(tf.float32, shape)
         found = broken([function(x)])
@@ -109,8 +109,9 @@ def test_a_node_that_breaks_a_rule_is_named_with_the_rule(function, shape, rules
         ), found
 
 
-def test_a_graph_that_breaks_no_rule_has_nothing_to_tell():
+def test_a_graph_that_keeps_the_rules_gives_an_empty_report():
     with tf.Graph().as_default():
-        dataset = tf.data.Dataset.range(10).batch(2, drop_remainder=True)  # int64, by variants
+        # It gives an int64, through variants.
+        dataset = tf.data.Dataset.range(10).batch(2, drop_remainder=True)
         x = v1.data.make_initializable_iterator(dataset).get_next()
         assert broken([x + 1]) == []

@@ -36,7 +36,7 @@ def _assert_learned_alike(folder, other):
 
 @pytest.fixture(scope="module")
 def alone(shards, tmp_path_factory):
-    """A run of 5 steps in one process, 3 an epoch, with all its checkpoints."""
+    """A run of 5 steps in one process, 3 steps per epoch, with a checkpoint of each step."""
     folder = tmp_path_factory.mktemp("alone")
     with pytest.MonkeyPatch.context() as patch:
         tiny.register(patch.setitem)
@@ -62,15 +62,17 @@ def two_workers(shards, tmp_path_factory):
 
 
 @pytest.mark.parametrize("step", [1, 4])
-def test_two_workers_gradients_are_those_of_one_with_the_whole_batch(alone, two_workers, step):
-    # Without batch normalisation. After the first step the momentum is the gradient.
+def test_gradients_of_two_workers_equal_those_of_one_with_the_whole_batch(alone, two_workers, step):
+    # The network has no batch normalisation, and after the first step the momentum is the gradient.
     folder, _ = two_workers
     several.assert_equal_within(
         several.variables(folder, step), several.variables(alone, step), 1e-5
     )
 
 
-def test_two_workers_metrics_are_those_of_one_with_the_whole_batch(alone, two_workers, tmp_path):
+def test_metrics_of_two_workers_equal_those_of_one_with_the_whole_batch(
+    alone, two_workers, tmp_path
+):
     folder, _ = two_workers
     lines = learned(alone)[:4]
     for line, expected in zip(learned(folder), lines):
@@ -86,7 +88,7 @@ def test_workers_see_every_record_once_an_epoch(two_workers):
         assert len(seen) == len(set(seen)) and set(seen) <= set(range(36))
 
 
-def test_a_run_of_two_workers_is_taken_up_by_one(shards, alone, two_workers, tmp_path):
+def test_a_run_of_two_workers_is_resumed_by_one(shards, alone, two_workers, tmp_path):
     folder, _ = two_workers
     options = Options(shards, str(folder), steps=5, log_steps=1, device="cpu")
     pretrain(tiny.PLAIN, options, say=lambda line: None)
@@ -94,7 +96,7 @@ def test_a_run_of_two_workers_is_taken_up_by_one(shards, alone, two_workers, tmp
     several.assert_equal_within(several.variables(folder, 5), several.variables(alone, 5), 1e-5)
 
 
-def test_a_killed_worker_ends_all_and_all_go_on_from_the_checkpoint(shards, alone, tmp_path):
+def test_a_killed_worker_ends_all_and_the_run_resumes_from_the_checkpoint(shards, alone, tmp_path):
     command = several.command(shards, tmp_path, "--checkpoint-steps", "1")
     process = several.launch(3, [*command, "--steps", "1000000"])
     wait_for_step(tmp_path, 3, process)
@@ -103,7 +105,7 @@ def test_a_killed_worker_ends_all_and_all_go_on_from_the_checkpoint(shards, alon
     assert output.splitlines()[-1] == "launch: process 2 was killed by SIGKILL"
     assert "another worker is gone" in output and "Traceback" not in output
 
-    # Taken up by another number of workers, as on two machines: a launcher on each.
+    # Another number of workers resumes, on two machines with a launcher each.
     reached = read_metrics(str(tmp_path))[-1]["step"] + 4
     hosts = f"127.0.0.1:{several.port()},127.0.0.2:{several.port()}"
     command += ["--steps", str(reached)]
@@ -141,11 +143,11 @@ def _on_two_devices(shards, folder, *flags, **how):
     assert b"device    2 x CPU, TensorFlow" in output.stdout
 
 
-def test_a_checkpoint_has_the_means_of_the_devices_running_averages(shards, tmp_path):
+def test_a_checkpoint_has_the_mean_over_devices_of_the_running_averages(shards, tmp_path):
     _on_two_devices(shards, tmp_path / "two", "--steps", "1", recipe="tiny-rotation")
     options = Options(shards, str(tmp_path / "one"), steps=1, device="cpu")
     pretrain(tiny.ROTATION, options, say=lambda line: None)
-    # The mean of a batch is that of its halves' means, to begin with.
+    # In the first step, the mean of a batch is the mean of the means of its halves.
     found, expected = (
         several.variables(tmp_path / name, 1)["module/batch_normalization/moving_mean"]
         for name in ("two", "one")
@@ -153,7 +155,7 @@ def test_a_checkpoint_has_the_means_of_the_devices_running_averages(shards, tmp_
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-8)
 
 
-def test_two_devices_of_a_process_do_what_one_does(shards, alone, tmp_path):
+def test_two_devices_of_a_process_train_as_one_does(shards, alone, tmp_path):
     _on_two_devices(shards, tmp_path, "--steps", "2")
     several.assert_equal_within(several.variables(tmp_path, 2), several.variables(alone, 2), 1e-5)
 
@@ -169,7 +171,7 @@ def _batch(largest):
     return Batch(image, np.tile(np.arange(4, dtype=np.int32), (12, 1)), np.arange(12))
 
 
-def test_with_a_strategy_too_a_step_that_overflows_is_left_out_and_halves_the_scale():
+def test_an_overflowing_step_is_skipped_and_halves_the_scale_with_a_strategy_too():
     engines = [
         _engine(Place(), 8.0),
         _engine(Strategy(tf.distribute.MirroredStrategy(["CPU:0"]), "CPU"), 8.0),
@@ -185,7 +187,7 @@ def test_with_a_strategy_too_a_step_that_overflows_is_left_out_and_halves_the_sc
         assert np.allclose(value, states[1][name], rtol=1e-5, atol=1e-7), name
 
 
-def test_a_batch_that_devices_cannot_share_evenly_is_refused():
+def test_a_batch_size_that_devices_cannot_share_evenly_is_refused():
     place = Place(workers=2, replicas=2)
     assert share(64, place) == 32
     with pytest.raises(ValueError, match="66 counts the images of all 4 devices together"):
@@ -214,7 +216,7 @@ def test_a_batch_that_devices_cannot_share_evenly_is_refused():
         ),
     ],
 )
-def test_tf_config_says_which_worker_this_is(monkeypatch, config, found):
+def test_tf_config_gives_the_number_of_this_worker(monkeypatch, config, found):
     text = config if isinstance(config, str) else json.dumps(config)
     monkeypatch.setenv("TF_CONFIG", text)
     assert (cluster().worker, cluster().workers) == found
@@ -240,7 +242,7 @@ def test_tf_config_says_which_worker_this_is(monkeypatch, config, found):
         ),
     ],
 )
-def test_a_tf_config_that_says_something_else_is_refused(monkeypatch, text, message):
+def test_an_invalid_tf_config_is_refused(monkeypatch, text, message):
     monkeypatch.setenv("TF_CONFIG", text)
     with pytest.raises(ValueError, match=message):
         cluster()

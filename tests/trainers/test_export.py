@@ -22,13 +22,13 @@ VGG_POINTS = ["block1", "block2", "block3", "block4", "block5", "fc6", "pre_logi
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run of a small VGG with checkpoints of steps 3 and 12; not to be changed."""
+    """A run of a small VGG with checkpoints of steps 3 and 12, which tests must not change."""
     folder = tmp_path_factory.mktemp("run")
     trained.run(folder, steps=(3, 12))
     return str(folder)
 
 
-def test_an_export_gives_what_the_network_gives_for_images_of_any_size(tmp_path):
+def test_an_export_gives_the_networks_end_points_for_images_of_any_size(tmp_path):
     values = trained.run(tmp_path / "run")
     module = export_run(str(tmp_path / "run"), str(tmp_path / "out"))
     assert module == str(tmp_path / "out")
@@ -50,7 +50,7 @@ def test_tensorflow_2_loads_an_export(run, tmp_path):
     trained.assert_agree(served, {"logits": points["logits"]})
 
 
-def test_a_graph_names_nothing_that_tensorflow_1_does_not_know(run, tmp_path):
+def test_exported_graphs_have_only_what_tensorflow_1_knows(run, tmp_path):
     export_run(run, str(tmp_path / "out"))
     saved_model = SavedModel()
     saved_model.ParseFromString((tmp_path / "out" / "saved_model.pb").read_bytes())
@@ -62,7 +62,7 @@ def test_a_graph_names_nothing_that_tensorflow_1_does_not_know(run, tmp_path):
         assert set(node.attr) <= known
 
 
-def test_an_export_is_of_the_newest_checkpoint_or_of_the_one_that_is_asked_for(run, tmp_path):
+def test_an_export_has_the_newest_checkpoint_unless_a_step_is_given(run, tmp_path):
     for step, given in ((12, None), (3, 3)):
         module = export_run(run, str(tmp_path / str(step)), given)
         assert read_description(module).step == step
@@ -74,7 +74,7 @@ def test_an_export_is_of_the_newest_checkpoint_or_of_the_one_that_is_asked_for(r
             assert np.array_equal(stored.get_tensor(name), exported.get_tensor(name)), name
 
 
-def test_a_description_says_what_the_network_is(run, tmp_path):
+def test_the_description_says_what_the_network_is(run, tmp_path):
     description = read_description(export_run(run, str(tmp_path / "out")))
     recipe = dataclasses.asdict(trained.VGG)
     assert description.recipe == json.loads(json.dumps(recipe))
@@ -97,7 +97,7 @@ def test_a_description_says_what_the_network_is(run, tmp_path):
         ("exemplar", False, 6),
     ],
 )
-def test_whether_a_network_embeds_patches_is_its_tasks_matter(name, patches, outputs, tmp_path):
+def test_the_task_decides_whether_a_network_embeds_patches(name, patches, outputs, tmp_path):
     fields = {"architecture": "vgg19", "filters_factor": 0.125, "num_classes": 9, "embed_dim": 6}
     recipe = RECIPES[name].replace(**fields)
     trained.run(tmp_path / "run", recipe)
@@ -105,7 +105,7 @@ def test_whether_a_network_embeds_patches_is_its_tasks_matter(name, patches, out
     assert (source.description.patches, source.outputs) == (patches, outputs)
 
 
-def test_a_former_export_is_replaced_and_so_is_an_empty_folder(run, tmp_path):
+def test_exports_and_empty_folders_are_replaced(run, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     export_run(run, str(out), 3)
@@ -117,7 +117,7 @@ def test_a_former_export_is_replaced_and_so_is_an_empty_folder(run, tmp_path):
 
 
 @pytest.mark.parametrize("what", ["a folder", "a file", "a run"])
-def test_what_is_no_export_is_not_replaced(run, what, tmp_path):
+def test_other_files_and_folders_are_not_replaced(run, what, tmp_path):
     out = tmp_path / "out"
     if what == "a file":
         out.write_text("precious")
@@ -142,7 +142,7 @@ def test_a_full_disk_is_an_error_that_names_the_folder(run, tmp_path, monkeypatc
     assert not os.listdir(str(tmp_path))
 
 
-def test_an_export_that_fails_leaves_the_former_one(run, tmp_path, monkeypatch):
+def test_a_failing_export_keeps_the_previous_one(run, tmp_path, monkeypatch):
     export_run(run, str(tmp_path / "out"), 3)
 
     def full(path, text):
@@ -166,7 +166,7 @@ def test_an_export_that_fails_leaves_the_former_one(run, tmp_path, monkeypatch):
         ("pretexture.json", '{"end_points": {}, "color": 1}', "unexpected keyword.*color"),
     ],
 )
-def test_a_folder_that_is_no_export_is_said_to_be_none(name, text, message, tmp_path):
+def test_a_folder_without_an_export_is_an_error(name, text, message, tmp_path):
     (tmp_path / name).write_text(text)
     with pytest.raises(ExportError, match=message):
         read_description(str(tmp_path))
@@ -176,7 +176,7 @@ def test_a_folder_that_is_no_export_is_said_to_be_none(name, text, message, tmp_
                 read_description(str(tmp_path / path))
 
 
-def test_a_run_without_the_checkpoint_is_an_error(run, tmp_path):
+def test_a_run_without_that_checkpoint_is_an_error(run, tmp_path):
     out = str(tmp_path / "out")
     with pytest.raises(WorkdirError, match="holds no run"):
         export_run(str(tmp_path), out)
@@ -209,7 +209,7 @@ def test_a_damaged_checkpoint_is_named(damage, tmp_path):
     assert not list(tmp_path.glob("*out*"))
 
 
-# What Huawei's offline compiler takes of TensorFlow, as far as our networks need it.
+# Operations of TensorFlow that Huawei's offline compiler takes and our networks need.
 KNOWN = {
     "Placeholder", "Const", "Identity", "Pad", "Conv2D", "BiasAdd", "FusedBatchNormV3", "Relu",
     "AddV2", "MaxPool", "AvgPool", "Mean", "Squeeze", "Split", "ConcatV2",
@@ -232,7 +232,7 @@ def test_a_frozen_graph_has_fixed_shapes_and_plain_operations(architecture, tmp_
         for operation in graph.get_operations():
             for tensor in operation.outputs:
                 assert tensor.dtype in (tf.float32, tf.int32), operation
-                if operation.type != "FusedBatchNormV3":  # whose last outputs are for training
+                if operation.type != "FusedBatchNormV3":  # its last outputs are for training
                     assert tensor.shape.is_fully_defined(), operation
         image = graph.get_tensor_by_name("image:0")
         assert image.shape.as_list() == list(IMAGE.shape)

@@ -1,4 +1,4 @@
-"""Evaluation beside a training run: every checkpoint once, until the run is done."""
+"""Evaluation beside a training run: every checkpoint once, until the run ends."""
 
 import json
 import threading
@@ -14,7 +14,7 @@ from pretexture.trainers.run import Options, pretrain
 from pretexture.trainers.runs.checkpoints import CheckpointError, Checkpoints
 from pretexture.trainers.runs.folder import WorkdirError
 
-# One that can be exported.
+# A recipe whose network can be exported.
 SMALL = trained.VGG.replace(batch_size=4, eval_batch_size=5)
 
 
@@ -36,7 +36,7 @@ def test_each_checkpoint_of_a_run_is_evaluated_once_and_in_order(shards, tmp_pat
     alone = evaluation.evaluate(str(tmp_path), shards, "test", device="cpu")
     assert results[-1] == alone
 
-    assert list(_follow(shards, tmp_path)) == []  # all have been
+    assert list(_follow(shards, tmp_path)) == []  # all are evaluated already
     _train(shards, tmp_path, 8)
     assert [result["step"] for result in _follow(shards, tmp_path)] == [8]
     with open(tmp_path / "eval-test.jsonl") as file:
@@ -45,7 +45,7 @@ def test_each_checkpoint_of_a_run_is_evaluated_once_and_in_order(shards, tmp_pat
     assert json.loads((tmp_path / "eval-test.json").read_text()) == lines[3]
 
 
-def test_it_may_begin_before_the_run_and_ends_with_it(shards, tmp_path):
+def test_follow_may_begin_before_the_run_and_ends_with_it(shards, tmp_path):
     run = threading.Timer(0.3, _train, (shards, tmp_path / "run", 6))
     run.start()
     steps = [result["step"] for result in _follow(shards, tmp_path / "run", timeout=60)]
@@ -53,7 +53,7 @@ def test_it_may_begin_before_the_run_and_ends_with_it(shards, tmp_path):
     assert steps[-1] == 6 and steps == sorted(set(steps))
 
 
-def test_without_another_checkpoint_in_time_it_says_how_far_it_came(shards, tmp_path):
+def test_a_timeout_says_how_far_the_run_came(shards, tmp_path):
     with pytest.raises(WorkdirError, match=r"no checkpoint in .* for 0\.05 s, at all"):
         list(_follow(shards, tmp_path, timeout=0.05))
     _train(shards, tmp_path, 3)
@@ -63,7 +63,7 @@ def test_without_another_checkpoint_in_time_it_says_how_far_it_came(shards, tmp_
         list(_follow(shards, tmp_path, timeout=0.05))
 
 
-def test_a_checkpoint_that_the_run_removes_meanwhile_is_passed_over(shards, tmp_path, monkeypatch):
+def test_a_checkpoint_that_the_run_removes_meanwhile_is_skipped(shards, tmp_path, monkeypatch):
     _train(shards, tmp_path, 6)
     run = evaluation.Evaluation.run
 
@@ -85,7 +85,7 @@ def test_a_damaged_checkpoint_is_an_error(shards, tmp_path):
         list(_follow(shards, tmp_path))
 
 
-def test_exports_stand_beside_the_checkpoints_that_there_are(shards, tmp_path):
+def test_exports_of_removed_checkpoints_are_removed(shards, tmp_path):
     _train(shards, tmp_path, 2, SMALL)
     list(_follow(shards, tmp_path))
     _train(shards, tmp_path, 4, SMALL)

@@ -1,4 +1,4 @@
-"""Runs on a disk that fills up: what they say, and that they resume when there is room again."""
+"""Runs on a disk that fills up give a clear error, and resume when there is room again."""
 
 import os
 import re
@@ -25,7 +25,7 @@ def _train(shards, folder, **options):
 
 @pytest.fixture
 def full_after(small_disk, monkeypatch):
-    """full_after(step): the disk is full after that step, the first time that it is made."""
+    """full_after(step): fills the disk after that step, the first time that it is made."""
 
     def prepare(full_step):
         after = run_module._Loop.after
@@ -46,12 +46,12 @@ def full_after(small_disk, monkeypatch):
     "what,options,last",
     [
         (r"model\.ckpt-4", {"checkpoint_steps": 2}, "its last checkpoint is of step 2"),
-        # A last page of the files takes a few more lines.
+        # The last block of the files has room for a few more lines.
         (r"metrics\.jsonl|events\.out", {"steps": 400}, "without a checkpoint"),
     ],
     ids=["checkpoint", "metrics"],
 )
-def test_a_disk_that_fills_up_is_an_error_and_the_run_resumes_when_there_is_room(
+def test_a_full_disk_ends_the_run_which_resumes_when_there_is_room(
     shards, small_disk, full_after, tmp_path, what, options, last
 ):
     folder = small_disk / "run"
@@ -66,7 +66,7 @@ def test_a_disk_that_fills_up_is_an_error_and_the_run_resumes_when_there_is_room
     assert learned(folder) == learned(tmp_path / "whole")
 
 
-def test_a_disk_that_is_full_before_the_run_is_an_error_of_one_line(shards, small_disk):
+def test_a_disk_that_is_already_full_is_an_error_of_one_line(shards, small_disk):
     folder = small_disk / "run"
     folder.mkdir()
     fill(small_disk)
@@ -83,9 +83,7 @@ def _nothing(ranges):
 
 
 @pytest.mark.parametrize("reserve", [True, False], ids=["fallocate", "zeros"])
-def test_features_that_the_disk_cannot_hold_are_an_error_at_the_start(
-    small_disk, monkeypatch, reserve
-):
+def test_too_little_room_for_features_is_an_error_at_the_start(small_disk, monkeypatch, reserve):
     if not reserve:
         monkeypatch.delattr(os, "posix_fallocate")
     folder = small_disk / "features"
@@ -94,13 +92,13 @@ def test_features_that_the_disk_cannot_hold_are_an_error_at_the_start(
     ):
         features.extract(str(folder), 30, 5, 10_000, _nothing, {})
     assert not list(folder.glob("*.npy"))
-    with pytest.raises(AssertionError):  # a smaller set fits
+    with pytest.raises(AssertionError):  # fewer features fit
         features.extract(str(folder), 20, 5, 10_000, _nothing, {})
-    # All of its room is reserved: 512 bytes a block.
+    # All of its space is reserved, in blocks of 512 bytes.
     assert os.stat(str(folder / "features.npy")).st_blocks * 512 >= 20 * 10_000 * 4
 
 
-def test_an_extraction_goes_on_when_there_is_room_for_its_notes_again(small_disk):
+def test_an_extraction_resumes_when_there_is_room_for_its_notes(small_disk):
     calls = []
 
     def parts(ranges):
@@ -133,7 +131,7 @@ def test_an_extraction_goes_on_when_there_is_room_for_its_notes_again(small_disk
         (MemoryError("std::bad_alloc"), r"not enough memory \(std::bad_alloc\): lower --batch-"),
     ],
 )
-def test_a_full_disk_and_a_full_memory_are_told_apart(error, words):
+def test_a_full_disk_and_a_full_device_memory_are_distinguished(error, words):
     with pytest.raises(SystemExit) as exit, flags.short_errors(False):
         raise error
     assert re.match(f"error: .*{words}", exit.value.code)

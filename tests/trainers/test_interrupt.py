@@ -1,4 +1,4 @@
-"""Ctrl-C, also while compiled code keeps the main thread."""
+"""Ctrl-C, also while the main thread is in compiled code."""
 
 import os
 import signal
@@ -33,12 +33,12 @@ def test_the_first_signal_is_noted_and_the_second_one_kills():
     assert signal.getsignal(signal.SIGINT) == before
 
 
-# What compiled code does that no signal ends: for many minutes.
+# Compiled code that runs for many minutes and that no signal ends.
 COMPILED = "import hashlib; print('ready', flush=True); hashlib.pbkdf2_hmac('md5', b'', b'', 2**30)"
 
 
 def _interrupted(program, *numbers):
-    """The exit status of a program that gets signals once it is ready, and what it printed."""
+    """Sends signals to a program once it is ready; returns its exit status and its output."""
     process = subprocess.Popen(
         [sys.executable, "-c", program],
         stdout=subprocess.PIPE,
@@ -53,12 +53,12 @@ def _interrupted(program, *numbers):
     return process.returncode, output + errors
 
 
-def test_ctrl_c_ends_a_command_that_is_in_compiled_code():
+def test_ctrl_c_ends_a_command_in_compiled_code():
     program = "from pretexture.scripts.flags import short_errors\nwith short_errors(False):\n"
     assert _interrupted(f"{program}    {COMPILED}", signal.SIGINT) == (130, "")
 
 
-def test_ctrl_c_ends_a_command_that_is_in_python_as_ever():
+def test_ctrl_c_raises_keyboard_interrupt_in_python_code():
     program = (
         "import time\n"
         "from pretexture.scripts.flags import short_errors\n"
@@ -71,7 +71,7 @@ def test_ctrl_c_ends_a_command_that_is_in_python_as_ever():
     assert _interrupted(program, signal.SIGINT) == (130, "cleaned up\n")
 
 
-def test_a_handler_that_a_command_sets_itself_decides_alone_how_it_ends():
+def test_a_commands_own_signal_handler_is_respected():
     program = (
         "import signal, time\n"
         "from pretexture.scripts.flags import short_errors\n"
@@ -93,13 +93,13 @@ def test_ctrl_c_ends_a_step_that_waits_for_another_worker():
         assert _interrupted(program, number) == (128 + number, "")
 
 
-def test_a_second_signal_kills_also_in_compiled_code():
+def test_a_second_signal_kills_even_in_compiled_code():
     program = f"{STEPPING}  {COMPILED}"
     assert _interrupted(program, signal.SIGINT, signal.SIGINT) == (130, "")
 
 
 class _Stuck(Loader):
-    """A loader that gives some batches, after which none comes until it is closed."""
+    """A loader that gives some batches and then waits until it is closed."""
 
     def __init__(self, batches, *arguments, **how):
         super().__init__(*arguments, **how)

@@ -1,4 +1,4 @@
-"""The same seed, data and recipe learn the same on every TensorFlow, and on several in turn."""
+"""Runs with the same seed, data and recipe are the same on every TensorFlow, also in turns."""
 
 import concurrent.futures
 import itertools
@@ -17,7 +17,7 @@ from pretexture.trainers.networks import revnet
 from pretexture.trainers.runs import checkpoints
 from pretexture.trainers.runs.metrics import read_metrics
 
-# From TensorFlow 2.21; the same for every other.
+# Losses of TensorFlow 2.21, which all others must give, too.
 LOSSES = {
     "rotation": [
         *(1.616608, 1.602906, 1.588549, 1.560537, 1.524145),
@@ -47,9 +47,7 @@ def _losses(workdir):
 
 
 @pytest.mark.parametrize("recipe", lanes.GENTLE)
-def test_the_first_ten_losses_are_the_same_on_every_tensorflow(
-    recipe, shards, tmp_path, monkeypatch
-):
+def test_first_ten_losses_are_the_same_on_every_tensorflow(recipe, shards, tmp_path, monkeypatch):
     monkeypatch.setattr(revnet, "UNITS", lanes.UNITS)
     lanes.train(recipe, shards, str(tmp_path), 10)
     losses = _losses(tmp_path)
@@ -57,7 +55,7 @@ def test_the_first_ten_losses_are_the_same_on_every_tensorflow(
 
 
 def _do(jobs):
-    """Gives each interpreter its list of jobs, all at the same time."""
+    """Lets each interpreter do its list of jobs, all at the same time."""
 
     def process(python):
         program = os.path.join(os.path.dirname(__file__), "lanes.py")
@@ -71,7 +69,7 @@ def _do(jobs):
 
 @pytest.fixture
 def pythons():
-    """An interpreter for each TensorFlow, by a name for the folders of its runs."""
+    """An interpreter for each TensorFlow, by the name that the folders of its runs get."""
     if "PRETEXTURE_LANES" not in os.environ:
         pytest.skip("PRETEXTURE_LANES names no interpreters with other TensorFlows")
     named = dict(zip("abcdef", os.environ["PRETEXTURE_LANES"].split()))
@@ -79,7 +77,7 @@ def pythons():
     return named
 
 
-def test_a_run_goes_on_and_is_exported_on_another_tensorflow(pythons, shards, tmp_path):
+def test_a_run_is_resumed_and_exported_on_another_tensorflow(pythons, shards, tmp_path):
     recipes = ("adam", "reversible")
     runs = list(itertools.product(recipes, pythons, pythons))
 
@@ -118,7 +116,7 @@ def test_a_run_goes_on_and_is_exported_on_another_tensorflow(pythons, shards, tm
 
 
 def _loader_state(workdir):
-    """Of the checkpoint after ten steps, the third batch of the fourth epoch to come."""
+    """The loader's state after ten steps; its next batch is the second one of the fourth epoch."""
     path = checkpoints.checkpoint_path(str(workdir), 10)
     state = checkpoints.read(path, ["global_step"])[1]
     assert (state["epoch"], state["batch"]) == (3, 1)

@@ -17,7 +17,7 @@ from pretexture.trainers.networks.layers import (
 
 
 def _convolve(x, kernel, stride):
-    """A "fixed" convolution by its definition, in float64."""
+    """A convolution with fixed padding by its definition, in float64."""
     size = kernel.shape[0]
     before = (size - 1) // 2
     x = np.pad(x, [(0, 0), (before, size - 1 - before), (before, size - 1 - before), (0, 0)])
@@ -37,7 +37,7 @@ def test_a_convolution_pads_less_before_than_after_whatever_its_stride(size, str
 
 def test_max_pooling_pads_with_zeros():
     x = -np.ones((1, 4, 4, 1), np.float32)
-    expected = [[0, 0], [0, -1]]  # the pad is larger than every pixel
+    expected = [[0, 0], [0, -1]]  # the padding is larger than every pixel
     found = value(max_pool(tf.constant(x), 3, 2))
     np.testing.assert_array_equal(found[0, :, :, 0], expected)
 
@@ -66,7 +66,7 @@ def test_layers_are_named_and_numbered_by_kind_in_order_of_creation():
     assert len(trained) == 7 and not any("moving" in name for name in trained)
 
 
-def test_batch_norm_in_training_normalises_by_the_batch_and_updates_its_averages():
+def test_in_training_batch_norm_normalises_by_the_batch_and_updates_its_averages():
     x = np.random.RandomState(0).randn(6, 5, 4, 3) * [1, 2, 3] + [0, 5, -5]
     norm = BatchNorm(Scope(), 3, momentum=0.9, epsilon=1e-3)
     assign(norm.gamma, [1.0, 2.0, 0.5])
@@ -75,13 +75,13 @@ def test_batch_norm_in_training_normalises_by_the_batch_and_updates_its_averages
     expected = (x - mean) / np.sqrt(variance + 1e-3) * [1, 2, 0.5] + [0, 1, -1]
     found = value(norm(tf.constant(x, tf.float32), True))
     np.testing.assert_allclose(found, expected, atol=1e-5)
-    n = 6 * 5 * 4  # the running variance is that of a sample
+    n = 6 * 5 * 4  # the running variance is the sample variance
     found_mean, found_variance = value([norm.moving_mean, norm.moving_variance])
     np.testing.assert_allclose(found_mean, 0.1 * mean, atol=1e-5)
     np.testing.assert_allclose(found_variance, 0.9 + 0.1 * variance * n / (n - 1), rtol=1e-5)
 
 
-def test_batch_norm_in_evaluation_normalises_by_its_averages_and_leaves_them():
+def test_in_evaluation_batch_norm_normalises_by_its_averages_and_keeps_them():
     x = np.random.RandomState(0).randn(2, 3, 3, 2)
     norm = BatchNorm(Scope(), 2)
     assign(norm.moving_mean, [1.0, -1.0])
@@ -92,7 +92,7 @@ def test_batch_norm_in_evaluation_normalises_by_its_averages_and_leaves_them():
     np.testing.assert_array_equal(value(norm.moving_mean), [1, -1])
 
 
-def test_in_a_graph_without_functions_batch_norm_leaves_its_updates_to_update_ops():
+def test_in_a_tensorflow_1_graph_batch_norm_adds_its_updates_to_update_ops():
     with tf.Graph().as_default():
         norm = BatchNorm(Scope(), 2)
         norm(tf.ones([1, 2, 2, 2]), True)
@@ -110,10 +110,11 @@ def test_a_truncated_normal_stays_within_two_deviations():
     conv = Conv(Scope(), 30, 50, 3, initializer=truncated_normal(0.005))
     kernel = value(conv.kernel)
     assert 0.0095 < np.abs(kernel).max() <= 0.01
-    assert kernel.std() == pytest.approx(0.005 * 0.8796, rel=0.02)  # of a normal cut at 2 sigma
+    # The deviation of a normal distribution that is cut at 2 sigma.
+    assert kernel.std() == pytest.approx(0.005 * 0.8796, rel=0.02)
 
 
-def test_initial_values_depend_on_the_seed_and_the_name_alone():
+def test_initial_values_depend_only_on_seed_and_name():
     first, second, third = Scope(seed=1), Scope(seed=1), Scope(seed=2)
     BatchNorm(second, 4)
     scopes = [first, second, first, third, third]
@@ -123,7 +124,7 @@ def test_initial_values_depend_on_the_seed_and_the_name_alone():
     assert not np.array_equal(next_name, other_seed)
 
 
-def test_dropout_keeps_the_mean_and_repeats_with_its_key():
+def test_dropout_keeps_the_mean_and_depends_on_its_key():
     x = tf.ones([100, 100])
     key = tf.constant([1, 2, 0])
     dropped = value(dropout(x, 0.25, key))

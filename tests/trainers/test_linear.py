@@ -60,7 +60,7 @@ PATCHES = trained.VGG.replace(
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """A folder of shards: images of 40 pixels whose colour says their class."""
+    """A folder of shards of 40 x 40 images whose colour depends on their class."""
     folder = tmp_path_factory.mktemp("colours")
     random = np.random.RandomState(0)
     colours = 50 + 150 * np.array(list(itertools.product((0, 1), repeat=3)))
@@ -81,13 +81,13 @@ def _export(folder, recipe):
 
 @pytest.fixture(scope="module")
 def module(tmp_path_factory):
-    """An export of a small VGG; not to be changed."""
+    """An export of a small VGG, which tests must not change."""
     return _export(tmp_path_factory.mktemp("vgg"), trained.VGG)
 
 
 @pytest.fixture(scope="module")
 def patches_module(tmp_path_factory):
-    """An export of a small VGG of patches; not to be changed."""
+    """An export of a small VGG for patches, which tests must not change."""
     return _export(tmp_path_factory.mktemp("patches"), PATCHES)
 
 
@@ -109,7 +109,7 @@ def _cut(x, rows, columns, reduce):
 
 
 def _pool(x, mode, target):
-    """As `pool`, value by value, in NumPy."""
+    """The same as `pool`, value by value in NumPy."""
     _, height, width, channels = x.shape
     if x[0].size <= target:
         return x
@@ -132,8 +132,8 @@ def _pool(x, mode, target):
     return _cut(x, *cuts, reduce)
 
 
-# Shapes of maps, pooled to 9000 values by `adaptive_pool` of the published code on TensorFlow
-# 1.15.5: the side that comes out of adaptive pooling, and that of `max` and `avg`.
+# Shapes of maps, and their sides once they are pooled to 9000 values by `adaptive_pool` of the
+# published code on TensorFlow 1.15.5: with adaptive pooling, and with `max` or `avg`.
 PUBLISHED_SIDES = {
     (56, 56, 64): (12, 11),
     (56, 56, 256): (6, 5),
@@ -150,7 +150,7 @@ PUBLISHED_SIDES = {
 
 
 @pytest.mark.parametrize("shape", PUBLISHED_SIDES)
-def test_maps_are_pooled_to_the_sides_that_the_published_code_pools_to(shape):
+def test_pooled_maps_have_the_sides_of_the_published_code(shape):
     x = np.random.RandomState(0).randn(1, *shape).astype(np.float32)
     adaptive, plain = PUBLISHED_SIDES[shape]
     for mode, side in {
@@ -161,7 +161,7 @@ def test_maps_are_pooled_to_the_sides_that_the_published_code_pools_to(shape):
         assert found.shape == (1, side, side, shape[2]), mode
         published = value(published_code.pooled(tf.constant(x), 9000, mode))
         assert published.shape == found.shape
-        if not mode.startswith("adaptive") or shape[0] % side == 0:  # no cut is random
+        if not mode.startswith("adaptive") or shape[0] % side == 0:  # no cut is drawn at random
             np.testing.assert_allclose(found, published, atol=1e-5)
 
 
@@ -174,7 +174,7 @@ def test_maps_are_pooled_to_the_sides_that_the_published_code_pools_to(shape):
         ("vgg", 224),
     ],
 )
-def test_every_end_point_is_pooled_to_as_many_features_as_published(recipe, side, mode):
+def test_every_end_point_has_the_published_number_of_features(recipe, side, mode):
     vgg = RECIPES["supervised"].replace(architecture="vgg19", filters_factor=8.0)
     recipe = RECIPES.get(recipe, vgg)
     recipe = recipe.replace(reversible=False)
@@ -203,7 +203,7 @@ def test_every_end_point_is_pooled_to_as_many_features_as_published(recipe, side
         ((13, 2, 3), 4),
     ],
 )
-def test_each_value_is_of_its_part_of_the_map(mode, shape, target):
+def test_pooled_values_come_from_their_parts_of_the_map(mode, shape, target):
     x = np.random.RandomState(0).randn(2, *shape).astype(np.float32)
     found = value(pool(tf.constant(x), mode, target))
     expected = _pool(x, mode, target)
@@ -219,7 +219,7 @@ def test_adaptive_pooling_cuts_a_map_evenly():
 
 
 @pytest.mark.parametrize("how", ["avg_pool", "max_pool", "concat"])
-def test_the_maps_of_an_images_patches_are_made_one(how):
+def test_maps_of_patches_are_combined(how):
     x = np.random.RandomState(0).randn(2, 9, 3, 4, 5).astype(np.float32)
     recipe = RECIPE.replace(combine_patches=how)
     found = value(combine(tf.constant(x), recipe))
@@ -232,17 +232,17 @@ def test_the_maps_of_an_images_patches_are_made_one(how):
 
 
 def _points(module, *batches):
-    """The frozen network's end points for each batch."""
+    """The end points of the frozen network for each batch."""
     network = Representation(module).network
     return value([network()(tf.constant(batch)) for batch in batches])
 
 
 @pytest.mark.parametrize("recipe", [trained.VGG, RESNET], ids=["vgg19", "resnet50"])
-def test_the_frozen_network_is_that_of_the_export_in_inference_mode(recipe, tmp_path):
+def test_frozen_network_gives_the_exports_end_points_in_inference_mode(recipe, tmp_path):
     module = _export(tmp_path, recipe)
     frozen = Representation(module)
     images = trained.images(4, 32, 32, 3)
-    # One by one too, as batch normalisation by the batch would not have it.
+    # Also one image at a time: batch normalisation by the batch would give other values.
     points, *alone = _points(module, images, *np.split(images, 4))
     together = {name: np.concatenate([each[name] for each in alone]) for name in points}
     trained.assert_agree(points, trained.use(module, images)[0])
@@ -252,7 +252,7 @@ def test_the_frozen_network_is_that_of_the_export_in_inference_mode(recipe, tmp_
     assert frozen.pipeline == recipe.representation_pipeline
 
 
-def test_a_published_hub_module_is_a_module_too(tmp_path):
+def test_a_published_hub_module_can_be_evaluated(tmp_path):
     values = trained.run(tmp_path / "run")
     bare = {name.replace("module/", ""): value for name, value in values.items()}
     trained.checkpoint(tmp_path / "hub" / "variables" / "variables", bare)
@@ -278,7 +278,7 @@ def test_a_vgg_is_shown_larger_images_than_it_was_trained_on(module):
 
 
 def _by_hand(data, folder, step, module, recipe, end_points):
-    """What a run found, from its checkpoint and the SavedModel, in NumPy."""
+    """The results of a run, computed in NumPy from its checkpoint and the SavedModel."""
     with Loader(imagenet(data, "test"), recipe.pipeline, TEST, training=False) as loader:
         (batch,) = [Batch(*map(np.array, batch)) for batch in loader]
     images = batch.image
@@ -291,7 +291,7 @@ def _by_hand(data, folder, step, module, recipe, end_points):
         x = x if x.ndim == 4 else x[:, None, None]
         x = _pool(x, recipe.pooling, recipe.max_features)
         x = np.moveaxis(x.reshape(TEST, patches, *x.shape[1:]), 1, -1)
-        x = x.reshape(TEST, -1)  # the patches concatenated, if there are several
+        x = x.reshape(TEST, -1)  # several patches are concatenated
         layers = ["conv2d", "conv2d_1"] if recipe.hidden_units else ["conv2d"]
         for number, layer in enumerate(layers):
             x = np.maximum(x, 0) if number else x
@@ -319,16 +319,14 @@ def _assert_same(found, expected, tolerance=1e-4):
 
 @pytest.fixture(scope="module")
 def wider_module(tmp_path_factory):
-    """An export of a VGG whose first block has channels enough to tell colours."""
+    """An export of a VGG whose first block has enough channels to distinguish colours."""
     recipe = trained.VGG.replace(filters_factor=1.0)
     return _export(tmp_path_factory.mktemp("wider"), recipe)
 
 
 @pytest.mark.parametrize("cache", [False, True])
 @pytest.mark.parametrize("hidden", [0, 100])
-def test_heads_learn_and_the_results_are_those_of_numpy(
-    data, wider_module, tmp_path, hidden, cache
-):
+def test_heads_learn_and_results_agree_with_numpy(data, wider_module, tmp_path, hidden, cache):
     recipe = RECIPE.replace(hidden_units=hidden, epochs=20.0, lr=1.0, pooling="adaptive_avg")
     points = ("block1", "logits")
     results = _run(data, tmp_path, wider_module, recipe, points, cache)
@@ -336,20 +334,20 @@ def test_heads_learn_and_the_results_are_those_of_numpy(
     by_hand = _by_hand(data, tmp_path, steps, wider_module, recipe, points)
     _assert_same(results.end_points, by_hand)
     assert results.images == TEST and results.step == 7
-    assert results.end_points["block1"]["top1"] > 0.75  # by chance 1 / 7
+    assert results.end_points["block1"]["top1"] > 0.75  # chance is 1 / 7
     written = json.loads((tmp_path / "results.json").read_text())
     assert written == dataclasses.asdict(results)
     assert (written["data"], written["split"], written["module"]) == (data, "test", wider_module)
 
 
-# For `wider_module` after 42 steps: number of the 13 images whose class is the likeliest, number
-# whose class is among the five likeliest, and loss. From TensorFlow 2.21 without cache. With cache,
-# images come in the same order, and the pipeline draws nothing, so the figures are the same.
+# Results for `wider_module` after 42 steps on TensorFlow 2.21 without cache: numbers of images that
+# count for top-1 and for top-5, and loss. With cache, images have the same order, and the pipeline
+# draws nothing, so the results are the same.
 FOUND = {"block1": (9, 13, 0.933052), "block3": (6, 13, 1.595371), "logits": (2, 11, 1.889402)}
 
 
 @pytest.mark.parametrize("cache", [False, True])
-def test_linear_evaluation_finds_the_same_on_every_tensorflow(data, wider_module, tmp_path, cache):
+def test_results_are_the_same_on_every_tensorflow(data, wider_module, tmp_path, cache):
     recipe = RECIPE.replace(epochs=6.0, pooling="adaptive_avg")
     found = _run(data, tmp_path, wider_module, recipe, ("block1", "block3", "logits"), cache)
     for name, (top1, top5, loss) in FOUND.items():
@@ -358,7 +356,7 @@ def test_linear_evaluation_finds_the_same_on_every_tensorflow(data, wider_module
         assert values["loss"] == pytest.approx(loss, abs=1e-4), name
 
 
-def test_nothing_of_the_network_is_trained(data, module, tmp_path, monkeypatch):
+def test_the_network_is_not_trained(data, module, tmp_path, monkeypatch):
     scopes = []
     build = networks.build
 
@@ -369,7 +367,7 @@ def test_nothing_of_the_network_is_trained(data, module, tmp_path, monkeypatch):
     monkeypatch.setattr(networks, "build", remember)
     _run(data, tmp_path, module, steps=6)
     exported = tf.train.load_checkpoint(os.path.join(module, "variables", "variables"))
-    assert scopes  # one; or of each graph, whose variables end with its session
+    assert scopes  # one network, or one for each graph, because variables end with their session
     for scope in scopes:
         assert set(scope.variables) == set(exported.get_variable_to_shape_map())
         for name, variable in scope.variables.items():
@@ -382,18 +380,18 @@ def test_nothing_of_the_network_is_trained(data, module, tmp_path, monkeypatch):
     assert set(names) == heads | momenta | {"global_step", "loader_state"}
 
 
-def test_the_loss_is_the_sum_of_the_end_points_losses(data, module, tmp_path):
+def test_loss_is_the_sum_over_end_points(data, module, tmp_path):
     _run(data, tmp_path, module, steps=3)
     lines = read_metrics(str(tmp_path))
     assert len(lines) == 3
     for line in lines:
         assert line["loss"] == pytest.approx(sum(line[f"{name}/loss"] for name in POINTS))
         assert {f"{name}/{m}" for name in POINTS for m in ("accuracy", "top5")} <= set(line)
-    # Before any training all classes are alike to a head of small weights.
+    # Before training, a head with small weights gives all classes the same probability.
     assert lines[0]["loss"] > 0.5 * len(POINTS) * np.log(CLASSES)
 
 
-def test_weight_decay_is_of_all_heads_kernels():
+def test_weight_decay_covers_the_kernels_of_all_heads():
     recipe = RECIPE.replace(weight_decay=0.1, hidden_units=3)
     task = Linear(recipe, lambda image: {"a": image, "b": 2 * image}, {"a": 4, "b": 4})
 
@@ -409,7 +407,7 @@ def test_weight_decay_is_of_all_heads_kernels():
     assert float(found) == pytest.approx(expected, rel=1e-5)
 
 
-def test_hidden_units_are_dropped_in_training_by_the_key():
+def test_dropout_of_hidden_units_depends_on_the_key():
     recipe = RECIPE.replace(hidden_units=50)
     task = Linear(recipe, lambda image: {"a": image, "b": image}, {"a": 4, "b": 4})
 
@@ -424,12 +422,12 @@ def test_hidden_units_are_dropped_in_training_by_the_key():
     (first, again, other), calm = value(losses(tf.constant(image)))
     assert np.array_equal(first["loss"], again["loss"])
     assert not np.array_equal(first["loss"], other["loss"])
-    assert not np.array_equal(first["a/loss"], first["b/loss"])  # each head drops its own
+    assert not np.array_equal(first["a/loss"], first["b/loss"])  # each head drops other units
     assert np.array_equal(calm["a/loss"], calm["b/loss"])
 
 
 @pytest.mark.parametrize("cache", [False, True])
-def test_a_stopped_run_goes_on_to_the_same_results(data, module, tmp_path, monkeypatch, cache):
+def test_a_resumed_run_has_the_same_results(data, module, tmp_path, monkeypatch, cache):
     recipe = RECIPE.replace(hidden_units=5)
     whole = _run(data, tmp_path / "whole", module, recipe, ["block1"], cache)
     with monkeypatch.context() as patched:
@@ -447,7 +445,7 @@ def test_a_stopped_run_goes_on_to_the_same_results(data, module, tmp_path, monke
     assert learned[0] == learned[1] and len(learned[0]) == 14
 
 
-def test_with_and_without_cache_the_heads_learn_the_same(data, module, tmp_path):
+def test_heads_learn_the_same_with_and_without_cache(data, module, tmp_path):
     # All images in one batch, so that their order does not matter.
     recipe = RECIPE.replace(batch_size=TRAIN, epochs=20.0)
     pair = [_run(data, tmp_path / str(c), module, recipe, cache=c) for c in (False, True)]
@@ -456,7 +454,7 @@ def test_with_and_without_cache_the_heads_learn_the_same(data, module, tmp_path)
 
 @pytest.fixture
 def computed(monkeypatch):
-    """A list of how many images each call of the network had, while caching."""
+    """A list of the number of images in each call of the network during caching."""
     counts = []
     compute = representation.FrozenFeatures.compute
 
@@ -470,7 +468,7 @@ def computed(monkeypatch):
 
 def test_features_are_computed_once(data, module, tmp_path, computed):
     _run(data, tmp_path, module, cache=True, steps=2)
-    assert computed == [5] * 8 + [2] + [5, 5, 3]  # 42 and 13
+    assert computed == [5] * 8 + [2] + [5, 5, 3]  # 42 training and 13 evaluation images
     before = {path: path.read_bytes() for path in tmp_path.glob("features/*/*.npy")}
     assert len(before) == 4
     _run(data, tmp_path, module, cache=True, steps=4)
@@ -479,12 +477,14 @@ def test_features_are_computed_once(data, module, tmp_path, computed):
 
 
 @pytest.mark.parametrize("change", ["pipeline", "max_features", "module", "end_points"])
-def test_other_features_are_computed_anew(data, module, tmp_path, computed, change):
+def test_features_are_recomputed_if_what_decides_them_changes(
+    data, module, tmp_path, computed, change
+):
     folder = tmp_path / "work"
     _run(data, folder, module, cache=True, steps=0, end_points=["block1"])
     del computed[:]
     for path in folder.glob("[!f]*"):
-        path.unlink()  # another run in the same place
+        path.unlink()  # another run in the same workdir
     how = {"recipe": RECIPE, "module": module, "end_points": ["block1"]}
     if change == "module":
         how["module"] = _export(tmp_path, trained.VGG)
@@ -497,10 +497,10 @@ def test_other_features_are_computed_anew(data, module, tmp_path, computed, chan
     assert sum(computed) == TRAIN + TEST
 
 
-def test_features_of_another_export_at_the_same_place_are_computed_anew(
+def test_features_are_recomputed_for_another_export_at_the_same_path(
     data, module, tmp_path, computed
 ):
-    """Both have the same description, to the second."""
+    """Both exports have the same description."""
     used, folder = tmp_path / "module", tmp_path / "work"
     trained.run(tmp_path / "run", trained.VGG, steps=(8,))
     other = export_run(str(tmp_path / "run"), str(tmp_path / "other"))
@@ -515,7 +515,7 @@ def test_features_of_another_export_at_the_same_place_are_computed_anew(
     assert sum(computed) == TRAIN + TEST
 
 
-def test_a_machine_that_sees_another_export_is_told(module, data, tmp_path):
+def test_a_node_with_another_export_is_an_error(module, data, tmp_path):
     contents = remote_workdir.contents(module)
     job = extraction.Job(
         module, contents, ["block1"], RECIPE, data, "test", DEFAULT_STORAGE, 1, RecordOptions()
@@ -531,7 +531,7 @@ def test_a_machine_that_sees_another_export_is_told(module, data, tmp_path):
 
 
 class Killed(BaseException):
-    """What a test ends an extraction with."""
+    """An exception with which a test ends an extraction."""
 
 
 def _loader(data, batch_size):
@@ -547,7 +547,7 @@ def _loader(data, batch_size):
 
 @pytest.fixture(scope="module")
 def means(data):
-    """Of each training image, in file order, by channel."""
+    """The means of each training image by channel, in file order."""
     with _loader(data, TRAIN) as loader:
         return next(iter(loader)).image.mean((1, 2))
 
@@ -570,7 +570,7 @@ def _assert_means(arrays, means):
     assert arrays[1].tolist() == [i % CLASSES for i in range(TRAIN)]
 
 
-def test_a_stopped_extraction_goes_on_where_it_was(data, tmp_path, means):
+def test_a_stopped_extraction_is_resumed(data, tmp_path, means):
     calls = []
     with pytest.raises(Killed):
         _extract(data, tmp_path, calls, fail_after=4)
@@ -579,7 +579,7 @@ def test_a_stopped_extraction_goes_on_where_it_was(data, tmp_path, means):
     _assert_means(_extract(data, tmp_path, [], 0), means)
 
 
-def test_what_has_been_extracted_is_noted_now_and_then(data, tmp_path, monkeypatch):
+def test_progress_of_an_extraction_is_saved_regularly(data, tmp_path, monkeypatch):
     monkeypatch.setattr(features, "_SECONDS", -1.0)
     noted = []
 
@@ -593,7 +593,7 @@ def test_what_has_been_extracted_is_noted_now_and_then(data, tmp_path, monkeypat
     assert noted == [None] + [[[0, 5 * batches]] for batches in range(1, 9)]
 
 
-def test_only_the_batches_that_are_missing_are_extracted(data, tmp_path, means):
+def test_only_missing_batches_are_extracted(data, tmp_path, means):
     asked = []
 
     def parts(ranges, order):
@@ -611,7 +611,7 @@ def test_only_the_batches_that_are_missing_are_extracted(data, tmp_path, means):
     assert np.array_equal(found[0], means) and found[1].tolist() == list(range(TRAIN))
 
 
-def test_a_stopped_extraction_in_other_batches_starts_anew(data, tmp_path, means):
+def test_a_stopped_extraction_with_another_batch_size_starts_over(data, tmp_path, means):
     with pytest.raises(Killed):
         _extract(data, tmp_path, [], fail_after=4)
     calls = []
@@ -619,7 +619,7 @@ def test_a_stopped_extraction_in_other_batches_starts_anew(data, tmp_path, means
     assert calls == [4] * 10 + [2]
 
 
-def test_features_that_were_begun_to_be_replaced_are_not_taken_for_whole(data, tmp_path, means):
+def test_partly_replaced_features_do_not_count_as_complete(data, tmp_path, means):
     calls = []
     _extract(data, tmp_path, calls, key="a")
     with pytest.raises(Killed):
@@ -628,7 +628,7 @@ def test_features_that_were_begun_to_be_replaced_are_not_taken_for_whole(data, t
     assert len(calls) == 2 * 9
 
 
-def test_cached_features_come_in_another_order_each_epoch():
+def test_the_order_of_cached_features_changes_each_epoch():
     values = np.arange(10, dtype=np.float32)[:, np.newaxis]
     loader = features.FeatureLoader(values, np.arange(10, dtype=np.int32), 4, True, seed=3)
     epochs = [[batch.index.tolist() for batch in loader] for _ in range(3)]
@@ -640,7 +640,7 @@ def test_cached_features_come_in_another_order_each_epoch():
     (batch,) = again
     assert batch.index.tolist() == epochs[1][1]
     assert batch.image[:, 0].tolist() == batch.label.tolist() == epochs[1][1]
-    # A state of an earlier version, whose order was another one, has two entries.
+    # A state that an earlier version with another order wrote has two entries.
     again.load_state_dict({"epoch": 1, "batch": 1})
     assert [batch.index.tolist() for batch in again] == [epochs[1][1]]
     with pytest.raises(ValueError, match="the state was taken with seed=4, this Loader has 3"):
@@ -650,7 +650,7 @@ def test_cached_features_come_in_another_order_each_epoch():
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_cached_features_come_in_the_order_of_a_loader(data, training):
+def test_cached_features_have_the_order_of_a_loader(data, training):
     records = imagenet(data, "trainval")
     with Loader(records, "resize(32)", 4, training=training, seed=5) as loader:
         count = loader.num_records
@@ -690,29 +690,29 @@ def test_a_network_of_patches_is_evaluated_on_patches(data, patches_module, tmp_
         ({"pipeline": "resize(16)"}, {}, "images of 32 x 32 pixels or more, not 16 x 16"),
     ],
 )
-def test_what_cannot_be_evaluated_is_refused(data, module, tmp_path, fields, options, message):
+def test_impossible_evaluations_are_refused(data, module, tmp_path, fields, options, message):
     with pytest.raises(ValueError, match=message):
         _run(data, tmp_path, module, RECIPE.replace(**fields), **options)
 
 
-def test_patches_are_not_replaced_by_a_view(data, patches_module, tmp_path):
+def test_one_view_is_refused_for_a_network_of_patches(data, patches_module, tmp_path):
     with pytest.raises(ValueError, match="takes the patches of an image, as EVAL_PATCHES makes"):
         _run(data, tmp_path, patches_module)
 
 
-def test_gray_images_without_chance_may_be_cached(data, module, tmp_path):
+def test_gray_with_probability_1_can_be_cached(data, module, tmp_path):
     recipe = RECIPE.replace(pipeline="gray(1)|resize(32)|range(-1, 1)")
     assert _run(data, tmp_path, module, recipe, ["block1"], cache=True, steps=1).images == TEST
 
 
-def test_another_modules_run_is_not_taken_up(data, module, patches_module, tmp_path):
+def test_a_run_of_another_module_is_not_resumed(data, module, patches_module, tmp_path):
     _run(data, tmp_path, module, end_points=["logits"], cache=True, steps=1)
     recipe = RECIPE.replace(pipeline=PATCHES.representation_pipeline)
     with pytest.raises(WorkdirError, match=f"evaluates {module}: give another --workdir"):
         _run(data, tmp_path, patches_module, recipe, ["logits"], steps=2)
 
 
-def test_a_folder_that_is_no_export_is_refused(data, tmp_path):
+def test_a_folder_without_an_export_is_refused(data, tmp_path):
     with pytest.raises(ExportError, match=r"is not an export of pretexture export"):
         _run(data, tmp_path / "work", str(tmp_path))
     assert not (tmp_path / "work").exists()

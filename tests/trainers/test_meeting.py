@@ -26,7 +26,7 @@ def _addresses(count):
 
 
 def _start(addresses, worker, patience=60.0):
-    """Meets in a thread; returns it, and a list that gets True, or what was raised."""
+    """Starts `meet` in a thread; returns it, and a list that gets True or the exception."""
     outcome = []
 
     def run():
@@ -42,7 +42,7 @@ def _start(addresses, worker, patience=60.0):
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0)])
-def test_workers_go_on_when_all_are_there_and_not_before(order, no_hang):
+def test_workers_start_only_when_all_are_there(order, no_hang):
     addresses = _addresses(3)
     started = [_start(addresses, worker) for worker in order[:2]]
     started[0][0].join(1)
@@ -51,11 +51,11 @@ def test_workers_go_on_when_all_are_there_and_not_before(order, no_hang):
     for thread, outcome in started:
         thread.join(30)
         assert outcome == [True]
-    with socket.socket() as server:  # which TensorFlow does then
+    with socket.socket() as server:  # as TensorFlow does next
         server.bind(("127.0.0.1", int(addresses[0].rpartition(":")[2])))
 
 
-def test_a_worker_that_does_not_come_is_named(no_hang):
+def test_a_missing_worker_is_named(no_hang):
     addresses = _addresses(3)
     _start(addresses, 2)
     first, outcome = _start(addresses, 0, 1.0)
@@ -71,7 +71,7 @@ def test_a_worker_that_does_not_come_is_named(no_hang):
 
 
 def _connect(addresses):
-    """A connection to the first worker, as soon as it listens."""
+    """A connection to the first worker once it listens."""
     host, port = addresses[0].split(":")
     until = time.monotonic() + 60
     while True:
@@ -82,21 +82,21 @@ def _connect(addresses):
 
 
 def _answer(addresses, worker, secret, challenge, own=b"0" * 32):
-    """What `meeting` says that a worker answers to a challenge."""
+    """A worker's answer to a challenge, computed as `meeting` does."""
     words = b" ".join([b"other", challenge, own, b"%d" % worker, ",".join(addresses).encode()])
     proof = hmac.new(secret.encode(), words, hashlib.sha256).hexdigest()
     return b"%d %s %s\n" % (worker, own, proof.encode())
 
 
 def _come(addresses, worker, secret=SECRET):
-    """Introduces a worker; returns the connection, and what the first worker says to it."""
+    """Introduces a worker; returns the connection and the first worker's answer."""
     connection = _connect(addresses)
     lines = connection.makefile("rb")
     connection.sendall(_answer(addresses, worker, secret, lines.readline().strip()))
     return connection, lines.readline().strip()
 
 
-def test_a_worker_that_went_away_is_waited_for_again(no_hang):
+def test_a_worker_that_leaves_is_waited_for_again(no_hang):
     addresses = _addresses(3)
     started = [_start(addresses, 0)]
     connection, proof = _come(addresses, 1)
@@ -128,10 +128,10 @@ def test_strangers_at_the_port_do_not_count(no_hang):
     assert outcome == second_outcome == [True]
 
 
-def test_who_does_not_know_the_secret_is_not_admitted(no_hang):
+def test_a_worker_without_the_secret_is_not_admitted(no_hang):
     addresses = _addresses(2)
     thread, outcome = _start(addresses, 0, 1.0)
-    with _connect(addresses) as listening:  # what others say is of no use to who hears it
+    with _connect(addresses) as listening:  # an answer that was overheard is of no use
         challenge = listening.recv(100).strip()
         for secret in ("another secret, as long", ""):
             connection, answer = _come(addresses, 1, secret)
@@ -145,10 +145,10 @@ def test_who_does_not_know_the_secret_is_not_admitted(no_hang):
     assert outcome[0].startswith("worker 0 has waited 1 s for worker 1")
 
 
-def test_a_worker_of_another_secret_is_told_so(no_hang, monkeypatch):
+def test_a_worker_with_another_secret_gets_an_error(no_hang, monkeypatch):
     addresses = _addresses(2)
     first, _ = _start(addresses, 0, 2.0)
-    _connect(addresses).close()  # it has read its secret
+    _connect(addresses).close()  # it has read the secret by now
     monkeypatch.setenv("PRETEXTURE_SECRET", "another secret, as long")
     with pytest.raises(
         ConnectionError, match=r"for worker 0 at .*, which is of another run or has another PRETEX"
@@ -157,7 +157,7 @@ def test_a_worker_of_another_secret_is_told_so(no_hang, monkeypatch):
     first.join(30)
 
 
-def test_who_claims_to_be_the_first_worker_must_prove_it(no_hang):
+def test_the_first_worker_must_prove_that_it_knows_the_secret(no_hang):
     addresses = _addresses(2)
     host, port = addresses[0].split(":")
     with socket.socket() as server:
@@ -169,7 +169,7 @@ def test_who_claims_to_be_the_first_worker_must_prove_it(no_hang):
         with connection:
             connection.sendall(b"0" * 32 + b"\n")
             answer = connection.makefile("rb").readline()
-            # What the other one has just said, and then that all are there.
+            # The pretender repeats what it was told, and then says that all are there.
             connection.sendall(answer.split()[2] + b"\ngo")
             thread.join(0.5)
             assert not outcome
@@ -177,7 +177,7 @@ def test_who_claims_to_be_the_first_worker_must_prove_it(no_hang):
     assert outcome[0].startswith("worker 1 has waited 1 s for worker 0")
 
 
-def test_connections_that_say_nothing_hold_up_nobody(no_hang):
+def test_silent_connections_delay_nobody(no_hang):
     addresses = _addresses(3)
     started = [_start(addresses, 0, 20.0)]
     with contextlib.ExitStack() as stack:
@@ -189,7 +189,7 @@ def test_connections_that_say_nothing_hold_up_nobody(no_hang):
         assert all(len(connection.recv(100)) == 33 for connection in silent)
 
 
-def test_of_too_many_connections_that_say_nothing_the_oldest_end_at_once(no_hang, monkeypatch):
+def test_if_too_many_connections_are_silent_the_oldest_are_closed(no_hang, monkeypatch):
     monkeypatch.setattr(meeting, "_STRANGERS", 3)
     monkeypatch.setattr(meeting, "_SILENCE", 60.0)
     addresses = _addresses(2)
@@ -209,7 +209,7 @@ def test_of_too_many_connections_that_say_nothing_the_oldest_end_at_once(no_hang
             assert outcome == [True]
 
 
-def test_a_worker_that_comes_again_replaces_its_old_connection(no_hang):
+def test_a_reconnecting_worker_replaces_its_old_connection(no_hang):
     addresses = _addresses(3)
     first, _ = _start(addresses, 0, 3.0)
     old, _ = _come(addresses, 1)
@@ -224,7 +224,7 @@ def test_a_worker_that_comes_again_replaces_its_old_connection(no_hang):
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "localhost"])
-def test_workers_meet_at_the_named_address_only(host, no_hang):
+def test_the_first_worker_listens_only_at_the_named_address(host, no_hang):
     port = several.port()
     addresses = [f"{host}:{port}", "127.0.0.1:1"]
     thread, _ = _start(addresses, 0, 1.0)
@@ -243,13 +243,13 @@ def test_an_address_of_another_machine_is_an_error(no_hang):
     "secret,words",
     [("", "is not set"), ("short", "has 5 characters")],
 )
-def test_without_a_secret_that_nobody_guesses_workers_do_not_meet(monkeypatch, secret, words):
+def test_a_missing_or_short_secret_is_an_error(monkeypatch, secret, words):
     monkeypatch.setenv("PRETEXTURE_SECRET", secret)
     with pytest.raises(ValueError, match=f"^PRETEXTURE_SECRET {words}: several workers need a sec"):
         meet(_addresses(2), 0)
 
 
-def test_a_port_that_is_taken_is_an_error(no_hang):
+def test_a_taken_port_is_an_error(no_hang):
     with socket.socket() as taken:
         taken.bind(("", 0))
         taken.listen(1)
@@ -260,7 +260,7 @@ def test_a_port_that_is_taken_is_an_error(no_hang):
             meet([f"127.0.0.1:{port}", "127.0.0.1:1"], 0)
 
 
-def test_nobody_listens_at_the_port_when_the_others_are_let_go(no_hang):
+def test_the_port_is_free_before_the_workers_start(no_hang):
     addresses = _addresses(2)
     host, port = addresses[0].split(":")
     first, outcome = _start(addresses, 0)

@@ -20,7 +20,7 @@ def _build(outputs, image=(224, 224, 3), seed=0, **fields):
     return network, scope
 
 
-# Built as graphs: the sizes are the point, not the values.
+# The networks are only built as graphs, because the sizes matter and not the values.
 @pytest.mark.parametrize(
     "fields,outputs,parameters",
     [
@@ -32,7 +32,7 @@ def _build(outputs, image=(224, 224, 3), seed=0, **fields):
         ({"architecture": "vgg19", "filters_factor": 8.0}, 1000, 143_680_936),
     ],
 )
-def test_networks_have_the_published_number_of_parameters(fields, outputs, parameters):
+def test_networks_have_the_published_numbers_of_parameters(fields, outputs, parameters):
     with tf.Graph().as_default():
         _, scope = _build(outputs, **fields)
         sizes = [int(np.prod(v.shape.as_list())) for v in scope.variables.values() if v.trainable]
@@ -66,7 +66,7 @@ def test_variables_are_numbered_as_tf_layers_numbered_them(fields, convolutions,
 
 
 @pytest.mark.parametrize("mode,first_norm", [("v1", "batch_normalization_1"), ("v2", None)])
-def test_a_projected_shortcut_is_made_before_the_convolutions(mode, first_norm):
+def test_a_projected_shortcut_is_created_before_the_convolutions(mode, first_norm):
     with tf.Graph().as_default():
         _, scope = _build(7, filters_factor=1.0, mode=mode)
         shapes = {name: v.shape.as_list() for name, v in scope.variables.items()}
@@ -104,7 +104,7 @@ def test_end_points_have_the_strides_of_their_blocks(architecture, case):
     assert points["logits"] is logits and logits.shape.as_list() == [2, 7]
 
 
-def test_vgg19s_variables_come_in_the_order_of_its_layers():
+def test_vgg19_creates_its_variables_in_the_order_of_its_layers():
     with tf.Graph().as_default():
         _, scope = _build(7, (64, 64, 3), architecture="vgg19", filters_factor=0.25)
         shapes = [v.shape.as_list() for name, v in scope.variables.items() if "kernel" in name]
@@ -120,7 +120,7 @@ def test_vgg19s_variables_come_in_the_order_of_its_layers():
     "built,side,sides,fc6",
     [(224, 224, (224, 112, 56, 28, 14), 1), (95, 95, (95, 47, 23, 11, 5), 1), (32, 65, None, 2)],
 )
-def test_vgg19s_end_points_come_before_pooling_and_fc6_is_a_map_on_larger_images(
+def test_vgg19_end_points_come_before_pooling_and_fc6_is_a_map_on_larger_images(
     built, side, sides, fc6
 ):
     with tf.Graph().as_default():
@@ -135,19 +135,19 @@ def test_vgg19s_end_points_come_before_pooling_and_fc6_is_a_map_on_larger_images
     assert points["logits"] is logits and logits.shape.as_list() == [2, 7]
 
 
-def test_vgg19s_pre_logits_are_the_mean_of_fc7_over_places():
+def test_vgg19_pre_logits_are_the_spatial_mean_of_fc7():
     network, scope = _build(5, (32, 32, 3), architecture="vgg19", filters_factor=0.25)
     image = tf.random.stateless_normal([2, 64, 96, 3], seed=[1, 2])
     _, points = network(image, False)
     assert points["fc6"].shape.as_list() == [2, 2, 3, 128]
     fc6, pre_logits = value([points["fc6"], points["pre_logits"]])
     fc7 = fc6 @ value(scope.variables["module/conv2d_17/kernel"])[0, 0]
-    fc7 = np.maximum(fc7 / np.sqrt(1 + 1e-3), 0)  # the averages are those of a new network
+    fc7 = np.maximum(fc7 / np.sqrt(1 + 1e-3), 0)  # the averages of a new network
     assert fc7.max() > 0
     np.testing.assert_allclose(pre_logits, fc7.mean((1, 2)), rtol=1e-4, atol=1e-9)
 
 
-def test_vgg19_in_a_graph_of_free_sizes_is_built_for_the_recipes_training_views():
+def test_vgg19_with_free_image_sizes_is_built_for_the_recipes_training_views():
     vgg, scope = Network("vgg19", filters_factor=0.25), Scope()
     with tf.Graph().as_default():
         image = tf.compat.v1.placeholder(tf.float32, [None, None, None, 3])
@@ -161,7 +161,7 @@ def test_vgg19_in_a_graph_of_free_sizes_is_built_for_the_recipes_training_views(
                 assert values[0].shape == (shape[0], 5) and values[1].shape == fc6
 
 
-def test_vgg19_says_which_images_are_too_small():
+def test_vgg19_refuses_images_that_are_too_small():
     fields = {"architecture": "vgg19", "filters_factor": 0.25}
     with tf.Graph().as_default():
         with pytest.raises(ValueError, match="32 x 32 pixels or more, not 31 x 31"):
@@ -185,7 +185,7 @@ def test_v1_and_v2_end_in_a_relu_unless_told_otherwise():
         network, _ = _build(3, filters_factor=0.25, **fields)
         points = value(network(image, True)[1])
         assert (points["pre_logits"].min() >= 0) == smallest
-        # v1's blocks end in a ReLU, v2's in a sum.
+        # Blocks of v1 end in a ReLU, blocks of v2 in a sum.
         assert (points["block2"].min() >= 0) == (fields["mode"] == "v1")
 
 

@@ -1,4 +1,4 @@
-"""TensorFlow 1.15 on NPUs: what `npu_bridge` is asked for, and what comes of it."""
+"""TensorFlow 1.15 on NPUs: how `npu_bridge` is called, and what a run learns."""
 
 import dataclasses
 import json
@@ -33,7 +33,7 @@ FULL = NpuOptions(precision_mode="must_keep_origin_dtype")
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch):
-    """Nothing of a job, also afterwards."""
+    """Removes the variables of a job from the environment, also after a test."""
     for name in ("JOB_ID", "RANK_ID", "RANK_SIZE", "TF_CONFIG", "RESTORE_FROM"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
@@ -41,9 +41,9 @@ def environment(monkeypatch):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """The stand-in is installed; the list of what it is asked for, as (name, arguments)."""
+    """Installs the stand-in; the list of its calls, as (name, arguments)."""
     monkeypatch.syspath_prepend(several.PLUGINS)
-    # The plugin changes what a session is.
+    # The plugin changes the class of sessions.
     monkeypatch.setattr(BaseSession, "__init__", BaseSession.__init__)
     import calls
 
@@ -63,13 +63,13 @@ def _asked(calls, name):
     return [arguments for called, arguments in calls if called == name]
 
 
-def test_without_the_plugin_it_is_said_where_it_comes_from(shards, tmp_path):
+def test_a_missing_plugin_is_an_error_that_says_where_to_get_it(shards, tmp_path):
     message = "needs npu_bridge, Huawei's TF Adapter for TensorFlow 1.15.*not on PyPI.*CANN toolkit"
     with pytest.raises(ImportError, match=message):
         _train(shards, tmp_path, steps=1)
 
 
-def test_steps_are_made_by_an_npu_estimator_as_the_options_say(shards, tmp_path, calls):
+def test_an_npu_estimator_with_the_given_options_makes_the_steps(shards, tmp_path, calls):
     npu = NpuOptions(
         precision_mode="allow_mix_precision",
         iterations_per_loop=2,
@@ -78,7 +78,7 @@ def test_steps_are_made_by_an_npu_estimator_as_the_options_say(shards, tmp_path,
         dump_steps="0|5",
         dump_mode="all",
     )
-    # The stand-in fails if the folders are missing, as the plugin ends the process.
+    # The stand-in raises an error if the folders are missing; the plugin ends the process.
     _train(shards, tmp_path / "run", steps=2, npu=npu)
     (config,) = _asked(calls, "NPURunConfig")
     options = config.pop("profiling_options")
@@ -93,7 +93,7 @@ def test_steps_are_made_by_an_npu_estimator_as_the_options_say(shards, tmp_path,
         "dump_path": npu.dump_dir,
         "dump_step": "0|5",
         "dump_mode": "all",
-        "save_checkpoints_steps": 0,  # ours are the checkpoints
+        "save_checkpoints_steps": 0,  # the Estimator saves no checkpoints
     }
     assert json.loads(options) == {
         "output": npu.profiling_dir,
@@ -111,18 +111,18 @@ def test_steps_are_made_by_an_npu_estimator_as_the_options_say(shards, tmp_path,
     )
 
 
-def test_a_session_says_whether_it_is_on_the_npu(shards, tmp_path, calls):
+def test_every_session_says_whether_it_runs_on_the_npu(shards, tmp_path, calls):
     _train(shards, tmp_path / "run", steps=0)
     _train(shards, tmp_path / "run", steps=2, checkpoint_steps=1)
     evaluate(str(tmp_path / "run"), shards, device="npu")
     made = _asked(calls, "session")
     assert not any(session["by_default"] for session in made)
-    # A run from steps=0, one of two steps, an evaluation: their Estimators' are on the device.
+    # On the device are only the sessions of Estimators: of both runs and of the evaluation.
     assert sum(session["on_npu"] for session in made) == len(_asked(calls, "graph"))
-    assert sum(not session["on_npu"] for session in made) >= 2  # that write checkpoints
+    assert sum(not session["on_npu"] for session in made) >= 2  # those that write checkpoints
 
 
-def test_features_are_computed_in_the_precision_asked_for(calls):
+def test_features_are_computed_in_the_given_precision(calls):
     from npu_bridge import npu_init  # noqa: F401
     from pretexture.trainers.engines import sessions
 
@@ -137,14 +137,16 @@ def test_features_are_computed_in_the_precision_asked_for(calls):
     assert not host["on_npu"] and not host["by_default"]
 
 
-def test_a_job_s_own_checkpoint_is_not_started_from(shards, tmp_path, calls, monkeypatch):
+def test_checkpoints_named_by_the_jobs_environment_are_ignored(
+    shards, tmp_path, calls, monkeypatch
+):
     monkeypatch.setenv("LOCAL_CHECKPOINT_DIR", str(tmp_path / "other"))
     monkeypatch.setenv("RESTORE_FROM", str(tmp_path / "other"))
     _train(shards, tmp_path, steps=1)
     assert _asked(calls, "NPUEstimator")[0]["warm_start_from"] is None
 
 
-def test_in_full_precision_it_learns_what_a_cpu_does(shards, tmp_path, calls):
+def test_in_full_precision_an_npu_learns_what_a_cpu_does(shards, tmp_path, calls):
     _train(shards, tmp_path / "npu", steps=8, npu=FULL)
     _train(shards, tmp_path / "cpu", steps=8, device="cpu")
     assert learned(tmp_path / "npu") == learned(tmp_path / "cpu")
@@ -155,7 +157,7 @@ def test_in_full_precision_it_learns_what_a_cpu_does(shards, tmp_path, calls):
 
 
 @pytest.mark.parametrize("steps", [8, 10, 3])
-def test_a_device_that_loops_learns_what_one_that_does_not_does(shards, tmp_path, calls, steps):
+def test_loops_on_the_device_change_nothing_that_is_learned(shards, tmp_path, calls, steps):
     npu = dataclasses.replace(FULL, iterations_per_loop=4)
     _train(shards, tmp_path / "loops", steps=steps, npu=npu, checkpoint_steps=3)
     _train(shards, tmp_path / "plain", steps=steps, npu=FULL)
@@ -172,7 +174,7 @@ def test_a_device_that_loops_learns_what_one_that_does_not_does(shards, tmp_path
     assert sizes == [4] * (steps >= 4) + [1] * (steps % 4 > 0) + [1]
 
 
-def test_a_looping_run_is_taken_up_again(shards, tmp_path, calls):
+def test_a_run_with_loops_on_the_device_is_resumed(shards, tmp_path, calls):
     npu = dataclasses.replace(FULL, iterations_per_loop=3)
     _train(shards, tmp_path / "parts", steps=5, npu=npu)
     _train(shards, tmp_path / "parts", steps=12, npu=npu)
@@ -180,7 +182,7 @@ def test_a_looping_run_is_taken_up_again(shards, tmp_path, calls):
     assert learned(tmp_path / "parts")[-1] == learned(tmp_path / "whole")[-1]
 
 
-def test_gradients_of_16_bits_have_a_scale_that_is_part_of_the_checkpoint(shards, tmp_path, calls):
+def test_the_loss_scale_for_16_bits_is_part_of_the_checkpoint(shards, tmp_path, calls):
     _train(shards, tmp_path, steps=4)
     (manager,) = _asked(calls, "ExponentialUpdateLossScaleManager")
     assert manager["given"] == (2.0**15, 2000, 1, 2, 0.5)
@@ -193,12 +195,12 @@ def test_gradients_of_16_bits_have_a_scale_that_is_part_of_the_checkpoint(shards
 
     _train(shards, tmp_path, steps=6)
     assert several.variables(tmp_path, 6)["good_steps"] == 6
-    # Powers of two change no bit, so it learns what a CPU does.
+    # Scales that are powers of two change no bit, so the run learns what a CPU does.
     _train(shards, tmp_path / "cpu", steps=6, device="cpu")
     assert learned(tmp_path, "loss_scale") == learned(tmp_path / "cpu")
 
 
-def test_a_cpu_s_run_is_taken_up_by_an_npu_and_the_other_way_round(shards, tmp_path, calls):
+def test_a_run_moves_between_cpu_and_npu(shards, tmp_path, calls):
     _train(shards, tmp_path / "moved", steps=2, device="cpu")
     _train(shards, tmp_path / "moved", steps=4)
     assert several.variables(tmp_path / "moved", 4)["good_steps"] == 2
@@ -207,17 +209,15 @@ def test_a_cpu_s_run_is_taken_up_by_an_npu_and_the_other_way_round(shards, tmp_p
     assert learned(tmp_path / "moved", "loss_scale") == learned(tmp_path / "stayed")
 
 
-def test_a_scale_may_be_fixed(shards, tmp_path, calls):
+def test_the_loss_scale_may_be_fixed(shards, tmp_path, calls):
     _train(shards, tmp_path, RECIPE.replace(loss_scale=128.0), steps=2)
     assert _asked(calls, "FixedLossScaleManager") == [{"loss_scale": 128.0}]
     assert not _asked(calls, "ExponentialUpdateLossScaleManager")
     assert [line["loss_scale"] for line in learned(tmp_path)] == [128, 128]
 
 
-def test_a_step_that_overflows_is_left_out_and_halves_the_scale(
-    shards, tmp_path, calls, monkeypatch
-):
-    # Gradients of weight decay are some hundreds; times the scale, infinity.
+def test_an_overflowing_step_is_skipped_and_halves_the_scale(shards, tmp_path, calls, monkeypatch):
+    # Gradients of weight decay are some hundreds, and become infinite when they are scaled.
     recipe = RECIPE.replace(weight_decay=1e3, lr=1e-6, warmup_epochs=0.0)
     monkeypatch.setattr(LossScale, "INITIAL", 2.0**127)
     _train(shards, tmp_path, recipe, steps=3, checkpoint_steps=1)
@@ -253,7 +253,7 @@ def test_a_checkpoint_that_lacks_a_variable_is_refused(shards, tmp_path, calls, 
         _train(shards, tmp_path, adam, steps=4)
 
 
-def test_graphs_that_go_to_the_device_break_no_rule(shards, tmp_path, calls):
+def test_graphs_for_the_device_keep_the_rules(shards, tmp_path, calls):
     for recipe in (RECIPE, tiny.JIGSAW):
         folder = tmp_path / recipe.task
         _train(shards, folder, recipe, steps=1)
@@ -267,7 +267,7 @@ def test_graphs_that_go_to_the_device_break_no_rule(shards, tmp_path, calls):
         assert broken(fetches) == []
 
 
-def test_a_checkpoint_that_does_not_fit_is_told_in_one_line(shards, tmp_path, calls):
+def test_a_checkpoint_that_does_not_fit_is_an_error_of_one_line(shards, tmp_path, calls):
     _train(shards, tmp_path, steps=1)
     for path in tmp_path.glob("model.ckpt-1.data*"):
         path.write_bytes(path.read_bytes()[:-100])
@@ -282,14 +282,14 @@ def test_several_workers_need_npus(shards, tmp_path, monkeypatch):
         _train(shards, tmp_path, device="cpu", steps=1)
 
 
-def test_workers_that_tf_config_names_are_no_ranks(shards, tmp_path, calls, monkeypatch):
+def test_workers_in_tf_config_are_refused(shards, tmp_path, calls, monkeypatch):
     config = '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 0}}'
     monkeypatch.setenv("TF_CONFIG", config)
     with pytest.raises(ValueError, match="NPUs are found by RANK_ID and RANK_SIZE"):
         _train(shards, tmp_path, steps=1)
 
 
-def test_empty_variables_of_a_job_are_none(shards, tmp_path, calls, monkeypatch):
+def test_empty_environment_variables_count_as_unset(shards, tmp_path, calls, monkeypatch):
     for name in ("RANK_SIZE", "RANK_ID", "JOB_ID", "TF_CONFIG"):
         monkeypatch.setenv(name, "")
     assert _train(shards, tmp_path, steps=1).step == 1
@@ -314,7 +314,9 @@ def alone(shards, tmp_path_factory):
     return folder
 
 
-def test_two_ranks_average_their_gradients_and_start_from_the_first_one_s(shards, alone, tmp_path):
+def test_two_ranks_average_gradients_and_start_from_the_first_ranks_variables(
+    shards, alone, tmp_path
+):
     flags, environment, path = several.npus(tmp_path, 2)
     command = several.command(
         *(shards, tmp_path, "--steps", "3", "--checkpoint-steps", "1"),
@@ -329,7 +331,7 @@ def test_two_ranks_average_their_gradients_and_start_from_the_first_one_s(shards
     calls = several.read_calls(path)
     assert len(_asked(calls, "broadcast")) == len(_asked(calls, "NPUDistributedOptimizer")) == 2
     assert all(config["hcom_parallel"] for config in _asked(calls, "NPURunConfig"))
-    # Only the first one writes.
+    # Only the first rank writes.
     assert len(list(tmp_path.glob("events.*"))) == 1
 
 
@@ -343,7 +345,7 @@ def test_a_killed_rank_ends_the_run_with_an_error(shards, alone, tmp_path):
     os.kill(several.children(process.pid)[1], signal.SIGKILL)
     output = several.done(process, 128 + signal.SIGKILL)
     assert "launch: process 1 was killed by SIGKILL" in output
-    # The other one ends by itself: in a step that fails, or between two when it is asked to.
+    # The other rank ends by itself: its step fails, or it is asked to end between two steps.
     words = (
         "[0] error: another worker is gone, or this one failed",
         "[0] run the same command again",

@@ -1,6 +1,6 @@
-"""TensorFlow 2.6.5 on NPUs: what `npu_device` is asked for, and what comes of it.
+"""TensorFlow 2.6.5 on NPUs: how `npu_device` is called, and what a run learns.
 
-The device must be opened before anything else of TensorFlow, so each run has a process of its own.
+The device must be opened before TensorFlow is used, so each run has a process of its own.
 """
 
 import os
@@ -30,7 +30,7 @@ FULL = ("--precision-mode", "must_keep_origin_dtype")
 
 
 def _run(shards, folder, *flags, recipe="tiny-rotation", plugin=True):
-    """Trains in a process; returns its status and output, and what the plugin was asked for."""
+    """Trains in a process; returns its exit status, its output and the calls of the plugin."""
     folder.mkdir(exist_ok=True)
     calls = folder / "calls"
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "NPU_CALLS": str(calls)}
@@ -52,7 +52,7 @@ def _on_cpu(shards, folder, recipe=tiny.ROTATION, **options):
     return pretrain(recipe, Options(shards, str(folder), **options), say=lambda line: None)
 
 
-def test_without_the_plugin_it_is_said_where_it_comes_from(shards, tmp_path):
+def test_a_missing_plugin_is_an_error_that_says_where_to_get_it(shards, tmp_path):
     status, output, _ = _run(shards, tmp_path, plugin=False)
     assert status == 1
     assert output.splitlines()[-1].startswith(
@@ -61,11 +61,11 @@ def test_without_the_plugin_it_is_said_where_it_comes_from(shards, tmp_path):
     )
 
 
-def test_the_device_is_opened_first_as_the_options_say(shards, tmp_path):
+def test_the_device_is_opened_first_with_the_given_options(shards, tmp_path):
     profiles, dumps = str(tmp_path / "made" / "profiles"), str(tmp_path / "made" / "dumps")
     flags = ["--precision-mode", "allow_mix_precision", "--profiling-dir", profiles]
     flags += ["--dump-dir", dumps, "--dump-steps", "0|5", "--dump-mode", "all"]
-    # The stand-in fails if TensorFlow was used before, or if the folders are missing.
+    # The stand-in raises an error if TensorFlow was used before, or if the folders are missing.
     status, output, asked = _run(shards, tmp_path / "run", *flags, "--steps", "2")
     assert status == 0, output
     assert "device    Ascend NPU, allow_mix_precision, TensorFlow 2.6.5" in output
@@ -91,7 +91,7 @@ def test_the_device_is_opened_first_as_the_options_say(shards, tmp_path):
 
 @pytest.fixture
 def plugin(monkeypatch):
-    """The stand-in, with a device that is open."""
+    """The stand-in with an open device."""
     monkeypatch.syspath_prepend(several.PLUGINS)
     import npu_device
 
@@ -111,16 +111,16 @@ def test_every_optimizer_resumes(tmp_path, plugin, optimizer, loss_scale):
     resumed.assert_resumes(engine, tmp_path, optimizer)
 
 
-def test_the_graph_that_goes_to_the_device_breaks_no_rule(plugin):
+def test_the_graph_for_the_device_keeps_the_rules(plugin):
     place = places.Npu(plugin, NpuOptions())
     task = tasks.build(tiny.ROTATION)
     graph = tf2.Engine(tiny.ROTATION, task, tiny.specification(6), 6, 0, place)._compiled()
     graph = graph.get_concrete_function().graph
-    assert any(op.type == "If" for op in graph.get_operations())  # whether to leave the step out
+    assert any(op.type == "If" for op in graph.get_operations())  # whether the step is skipped
     assert broken([*graph.outputs, *graph.control_outputs]) == []
 
 
-def test_workers_that_tf_config_names_are_refused(shards, tmp_path, monkeypatch):
+def test_workers_in_tf_config_are_refused(shards, tmp_path, monkeypatch):
     config = '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 0}}'
     monkeypatch.setenv("TF_CONFIG", config)
     status, output, _ = _run(shards, tmp_path)
@@ -128,7 +128,7 @@ def test_workers_that_tf_config_names_are_refused(shards, tmp_path, monkeypatch)
     assert "NPUs are found by RANK_ID and RANK_SIZE" in output.splitlines()[-1]
 
 
-def test_empty_variables_of_a_job_are_none(shards, tmp_path, monkeypatch):
+def test_empty_environment_variables_count_as_unset(shards, tmp_path, monkeypatch):
     for name in ("RANK_SIZE", "RANK_ID", "JOB_ID", "TF_CONFIG"):
         monkeypatch.setenv(name, "")
     status, output, _ = _run(shards, tmp_path, "--steps", "1")
@@ -143,15 +143,15 @@ def test_runs_move_between_npu_and_cpu_with_the_same_losses(shards, tmp_path):
     assert status == 0, output
     found = several.variables(moved, 4)
     assert (found["loss_scale"], found["good_steps"]) == (2.0**15, 2)
-    assert found["good_steps"].dtype == "int32"  # as `npu_bridge` counts
+    assert found["good_steps"].dtype == "int32"  # the type with which `npu_bridge` counts
     status, output, _ = _run(shards, moved, "--steps", "5")
     assert status == 0 and several.variables(moved, 5)["good_steps"] == 3, output
     _on_cpu(shards, moved, steps=6)
-    # Powers of two change no bit.
+    # Scales that are powers of two change no bit.
     assert learned(moved, "loss_scale") == learned(tmp_path / "stayed")
 
 
-def test_in_full_precision_there_is_no_scale_and_otherwise_it_may_be_fixed(shards, tmp_path):
+def test_full_precision_has_no_loss_scale_and_others_may_have_a_fixed_one(shards, tmp_path):
     _, output, asked = _run(shards, tmp_path / "full", "--steps", "1", *FULL)
     assert "NpuLossScaleOptimizer" not in dict(asked), output
     _, output, asked = _run(shards, tmp_path / "fixed", "--steps", "1", "--loss-scale", "128")
@@ -172,7 +172,7 @@ def test_in_full_precision_there_is_no_scale_and_otherwise_it_may_be_fixed(shard
         (("--dump-steps", "1"), "say what goes to dump_dir"),
     ],
 )
-def test_flags_that_this_device_has_not_are_refused_in_one_line(shards, tmp_path, flags, message):
+def test_flags_for_other_devices_are_refused_in_one_line(shards, tmp_path, flags, message):
     status, output, _ = _run(shards, tmp_path, *flags)
     assert status == 1
     assert message in output.splitlines()[-1] and "Traceback" not in output
@@ -187,7 +187,9 @@ def alone(shards, tmp_path_factory):
     return folder
 
 
-def test_two_ranks_average_gradients_metrics_and_start_from_the_first_one(shards, alone, tmp_path):
+def test_two_ranks_average_gradients_and_metrics_and_start_from_the_first_ranks_variables(
+    shards, alone, tmp_path
+):
     flags, environment, path = several.npus(tmp_path, 2)
     command = several.command(
         *(shards, tmp_path, "--steps", "3", "--checkpoint-steps", "1", *FULL), device="npu"
@@ -215,10 +217,10 @@ def test_a_killed_rank_ends_the_run_with_an_error(shards, tmp_path):
     assert "[1] error: another worker is gone, or this one failed" in output
 
 
-def test_ranks_that_would_go_on_after_different_steps_are_told_so(shards, tmp_path):
+def test_ranks_that_would_resume_from_different_steps_are_an_error(shards, tmp_path):
     flags, environment, _ = several.npus(tmp_path, 2)
     _on_cpu(shards, tmp_path / "0", tiny.PLAIN, steps=2)
-    # Each rank has a workdir of its own, and only one of them has a run.
+    # Each rank has its own workdir, and only one of them holds a run.
     words = [f"'{word}'" for word in several.command(shards, "WORKDIR", device="npu")]
     line = f"{sys.executable} {' '.join(words)}".replace("'WORKDIR'", f"{tmp_path}/$RANK_ID")
     process = several.launch(

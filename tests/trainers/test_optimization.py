@@ -11,14 +11,14 @@ from pretexture.trainers.recipes import RECIPES
 
 
 def _published(step, base, steps_per_epoch, warmup, decays, factor):
-    """The published schedule: warm-up below its end, else a piecewise constant."""
+    """The published schedule: a linear warm-up, then piecewise constant."""
     if step < warmup * steps_per_epoch:
         return step * base / (warmup * steps_per_epoch)
     return base * factor ** sum(step > epoch * steps_per_epoch for epoch in decays)
 
 
 def _rates(rate, steps):
-    """The rates at some steps."""
+    """The rates at the given steps."""
     function = compiled(rate)
     return [function(np.int64(step)) for step in steps]
 
@@ -47,7 +47,7 @@ def test_the_rate_is_scaled_to_the_batch_size():
 
 
 def _updates(recipe, gradients):
-    """Values of a variable that starts at 1, after each of some gradients."""
+    """The values of a variable that starts at 1, after each of the gradients."""
     step = tf.compat.v1.Variable(0, trainable=False, dtype=tf.int64, use_resource=True)
     variable = tf.compat.v1.Variable(1.0, name="module/conv2d/kernel", use_resource=True)
     chosen = optimizer(recipe, schedule(recipe, 4), step)
@@ -83,7 +83,7 @@ def test_sgd_has_a_momentum_of_0_9_at_the_rate_of_each_step():
     assert names == ["module/conv2d/kernel/Momentum"]
 
 
-def test_adam_is_as_kingma_and_ba_have_it():
+def test_adam_follows_kingma_and_ba():
     values, names = _updates(RECIPE.replace(optimizer="adam"), GRADIENTS)
     weight, m, v, expected = 1.0, 0.0, 0.0, []
     for t, (rate, gradient) in enumerate(zip(RATES, GRADIENTS), 1):

@@ -34,7 +34,7 @@ def _engine(recipe=RECIPE, seed=0):
 
 
 def _train(engine, name, steps):
-    """Makes a step for each of the numbers; returns the values of that name."""
+    """Makes a step with the batch of each number; returns the values of that name."""
     return [values[name] for values in tiny.train(engine, [tiny.turned(step) for step in steps])]
 
 
@@ -46,7 +46,7 @@ def _values(engine):
 
 @pytest.fixture
 def half(monkeypatch):
-    """half(initial, interval): computes in float16, as on a GPU, with such a `LossScale`."""
+    """half(initial, interval): computes in float16 as on a GPU, with that `LossScale`."""
 
     def make(initial, interval):
         monkeypatch.setattr(
@@ -67,7 +67,7 @@ def test_on_a_cpu_mixed_is_bfloat16():
 
 @with_bfloat16
 @pytest.mark.parametrize("architecture", ["resnet50", "revnet50", "vgg19"])
-def test_variables_and_logits_are_float32_and_what_is_between_is_not(architecture):
+def test_only_activations_have_16_bits(architecture):
     side = 32
     recipe = RECIPE.replace(architecture=architecture, filters_factor=0.5, precision="mixed")
     logits = {}
@@ -80,7 +80,7 @@ def test_variables_and_logits_are_float32_and_what_is_between_is_not(architectur
         logits[precision] = model.logits(image, False)
         points = model.network(tf.cast(image, dtype), False)[1]
         blocks = {points[name].dtype for name in points if name.startswith("block")}
-        # The sums of a RevNet's units are float32, so that they can be undone.
+        # The sums in a RevNet's units are float32, so that the units can be undone.
         assert blocks == {tf.float32 if architecture == "revnet50" else dtype}
         assert points["logits"].dtype == tf.float32
         assert {v.dtype.base_dtype for v in scope.variables.values()} == {tf.float32}
@@ -100,7 +100,7 @@ def test_bfloat16_learns_as_float32_does():
 
 
 @with_bfloat16
-def test_a_mixed_run_is_taken_up_again_and_evaluated(shards, tmp_path):
+def test_a_run_in_mixed_precision_is_resumed_and_evaluated(shards, tmp_path):
     recipe = RECIPE.replace(precision="mixed")
 
     def train(folder, steps):
@@ -127,7 +127,7 @@ def test_float16_learns_as_float32_does(half):
     np.testing.assert_allclose(losses["mixed"], losses["float32"], rtol=0.02, atol=0.01)
 
 
-def test_the_scale_is_doubled_after_so_many_good_steps(half):
+def test_the_scale_is_doubled_after_a_number_of_good_steps(half):
     engine = _engine(half(8.0, 3))
     scales = _train(engine, "loss_scale", range(8))
     assert scales == [8, 8, 8, 16, 16, 16, 32, 32]
@@ -135,8 +135,8 @@ def test_the_scale_is_doubled_after_so_many_good_steps(half):
     assert engine.state()["good_steps"].numpy() == 2
 
 
-def test_a_step_whose_gradients_overflow_is_left_out_and_halves_the_scale(half):
-    engine = _engine(half(2.0**40, 5))  # far beyond float16's largest, 65504
+def test_an_overflowing_step_is_skipped_and_halves_the_scale(half):
+    engine = _engine(half(2.0**40, 5))  # far above 65504, the largest float16
     before = _values(engine)
     (first,) = tiny.train(engine, [tiny.turned(0)])
     after = _values(engine)
@@ -162,7 +162,7 @@ def test_a_step_whose_gradients_overflow_is_left_out_and_halves_the_scale(half):
     assert all(np.all(np.isfinite(value)) for value in trained.values())
 
 
-def test_a_good_step_after_a_bad_one_starts_the_count_anew():
+def test_a_bad_step_resets_the_count_of_good_ones():
     scale = LossScale(initial=8.0, interval=2)
     seen = []
     for finite in (True, False, True, True, False, False, False, False, False):

@@ -17,14 +17,14 @@ def clock(monkeypatch):
     return now
 
 
-def test_elsewhere_than_on_a_terminal_a_line_comes_now_and_then(clock):
+def test_without_a_terminal_a_line_is_printed_now_and_then(clock):
     shown = io.StringIO()
     bar = Bar(40, shown)
     for step in range(1, 41):
         bar.update(step, f"loss {step}")
         clock[0] += 1
     bar.close()
-    # The first step sets up, so the 39 others take a second each.
+    # The time left counts from the first step, so the other 39 take a second each.
     assert shown.getvalue().splitlines() == [
         "step  1/40  loss 1",
         "step 11/40  loss 11, 0:29 left",
@@ -34,7 +34,7 @@ def test_elsewhere_than_on_a_terminal_a_line_comes_now_and_then(clock):
     ]
 
 
-def test_on_a_terminal_one_line_is_drawn_over_and_over(clock, monkeypatch):
+def test_on_a_terminal_one_line_is_redrawn(clock, monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
     shown = _Terminal()
     bar = Bar(4, shown)
@@ -52,5 +52,5 @@ def test_on_a_terminal_one_line_is_drawn_over_and_over(clock, monkeypatch):
 @pytest.mark.parametrize(
     "seconds,text", [(0, "0:00"), (59.6, "1:00"), (125, "2:05"), (3723, "1:02:03")]
 )
-def test_durations_are_written_as_on_a_clock(seconds, text):
+def test_durations_look_like_a_clock(seconds, text):
     assert duration(seconds) == text

@@ -72,7 +72,7 @@ def test_the_published_code_reads_our_checkpoints(case, implementation, tmp_path
 
 @pytest.fixture(scope="module")
 def values():
-    """Of a published VGG19, with all that a checkpoint of it holds besides."""
+    """The variables of a published VGG19 and whatever else its checkpoint holds."""
     shapes = _network("vgg")[0].shapes
     weights = random_values(shapes)
     slots = {f"{name}/Momentum": value + 1 for name, value in weights.items() if "kernel" in name}
@@ -80,7 +80,7 @@ def values():
     return {**weights, **slots, **head}
 
 
-def test_the_folder_of_a_run_means_its_newest_checkpoint_and_a_file_its_own(values, tmp_path):
+def test_a_runs_folder_or_a_checkpoints_file_stands_for_the_checkpoint(values, tmp_path):
     trained.checkpoint(tmp_path / "model.ckpt-7", values)
     for name in ("", "model.ckpt-7.index", "model.ckpt-7.data-00000-of-00001"):
         assert _source(tmp_path / name, "vgg").weights.path == str(tmp_path / "model.ckpt-7")
@@ -89,7 +89,7 @@ def test_the_folder_of_a_run_means_its_newest_checkpoint_and_a_file_its_own(valu
 @pytest.mark.parametrize(
     "side,shown", [(64, "resize_small(73)|crop(64)|range(-1, 1)"), (224, str(presets.EVAL))]
 )
-def test_the_kernels_of_a_vgg_tell_the_size_of_its_images(side, shown, tmp_path):
+def test_the_kernels_of_a_vgg_give_the_size_of_its_images(side, shown, tmp_path):
     image = trained.images(2, side, side, 3)
     network = Network("plain", image.shape, architecture="vgg19", factor=0.25, classes=CLASSES)
     assert network.shapes["module/conv2d_16/kernel"][:2] == [side // 32] * 2
@@ -99,7 +99,7 @@ def test_the_kernels_of_a_vgg_tell_the_size_of_its_images(side, shown, tmp_path)
     module = export.write_saved_model(source, str(tmp_path / "module"))
     trained.assert_agree(trained.use(module, image)[0], network(image))
     assert str(Representation(module).pipeline) == shown
-    # Larger images are shown if that is asked for.
+    # A given pipeline may show larger images.
     larger = _source(path, "vgg", filters_factor=0.25, pipeline="resize(256)")
     module = export.write_saved_model(larger, str(tmp_path / "larger"))
     (points,) = trained.use(module, trained.images(2, 256, 256, 3))
@@ -114,7 +114,7 @@ def test_a_hub_module_names_variables_without_the_scope(values, tmp_path):
     module = export.write_saved_model(source, str(tmp_path / "module"))
     reader = tf.train.load_checkpoint(os.path.join(module, "variables", "variables"))
     names = reader.get_variable_to_shape_map()
-    assert len(names) == 19 + 18 * 4 + 1  # neither momenta nor the head
+    assert len(names) == 19 + 18 * 4 + 1  # without momenta and head
     for name in names:
         assert np.array_equal(reader.get_tensor(name), values[name]), name
 
@@ -138,7 +138,7 @@ def test_a_hub_module_names_variables_without_the_scope(values, tmp_path):
         (None, {"architecture": "resnet50"}, r"there is no variable|has shape"),
     ],
 )
-def test_what_does_not_fit_is_named(values, change, fields, message, tmp_path):
+def test_variables_that_do_not_fit_are_named(values, change, fields, message, tmp_path):
     kept = {name: value for name, value in values.items() if name != change}
     path = trained.checkpoint(tmp_path / "model.ckpt-7", kept)
     with pytest.raises(CheckpointError, match=message):
@@ -146,7 +146,7 @@ def test_what_does_not_fit_is_named(values, change, fields, message, tmp_path):
     assert not (tmp_path / "module").exists()
 
 
-def test_what_is_no_checkpoint_is_said_to_be_none(tmp_path):
+def test_a_path_without_a_checkpoint_is_an_error(tmp_path):
     (tmp_path / "model.ckpt-7.index").write_text("nothing of the kind")
     with pytest.raises(CheckpointError, match=r"model\.ckpt-7 is not a checkpoint"):
         _source(tmp_path / "model.ckpt-7", "v2")
@@ -156,7 +156,7 @@ def test_what_is_no_checkpoint_is_said_to_be_none(tmp_path):
         _source(tmp_path, "v2")
 
 
-def test_a_description_says_how_a_published_network_is_used(values, tmp_path):
+def test_the_description_says_how_a_published_network_is_used(values, tmp_path):
     path = trained.checkpoint(tmp_path / "model.ckpt-7", values)
     whole, patches = (_source(path, case).description for case in ("v1", "v1-patches"))
     assert whole.representation_pipeline == str(presets.EVAL)

@@ -1,4 +1,4 @@
-"""The recipes against the table of the paper's choices, written down a second time."""
+"""The recipes, compared with a second copy of the paper's choices."""
 
 import pytest
 
@@ -92,7 +92,7 @@ FOR_ALL = {
 
 
 @pytest.mark.parametrize("name", PAPER)
-def test_a_recipe_is_as_published(name):
+def test_recipes_are_as_published(name):
     recipe = LINEAR_EVAL if name == "linear" else RECIPES[name]
     wanted = {"task": name, "warmup_epochs": 5, "weight_decay": 1e-4, **FOR_ALL, **PAPER[name]}
     found = recipe.flat()
@@ -104,7 +104,7 @@ def test_whole_images_are_represented_as_published():
         assert RECIPES[name].representation_pipeline == str(presets.EVAL)
 
 
-def test_the_port_to_npu_is_as_it_says_and_as_its_code_is():
+def test_the_npu_recipes_follow_the_ports_readme_and_its_code():
     stated, code = RECIPES["supervised-npu"], RECIPES["supervised-npu-code"]
     assert (stated.batch_size, stated.eval_batch_size, stated.optimizer.decay_epochs) == (
         128,
@@ -124,7 +124,7 @@ def test_the_port_to_npu_is_as_it_says_and_as_its_code_is():
     assert code.pipeline == RECIPES["supervised-paper"].pipeline and not code.eval_pipeline
 
 
-# The flags of the published code's scripts, by recipe.
+# Flags of the published code's scripts, by recipe.
 LEGACY = {
     "supervised": ("inception_preprocess", {"resize_size": "224"}),
     "rotation": ("inception_preprocess,rotate", {"resize_size": "224"}),
@@ -151,7 +151,7 @@ LEGACY["relative_patch_location"] = LEGACY["jigsaw"]
 
 
 @pytest.mark.parametrize("name", LEGACY)
-def test_a_paper_recipe_is_preprocessed_as_the_published_code_did(name):
+def test_paper_recipes_preprocess_as_the_published_code(name):
     names, flags = LEGACY[name]
     paper = RECIPES[f"{name}-paper"]
     assert Pipeline(paper.pipeline) == Pipeline.from_legacy(names, **flags)
@@ -166,14 +166,14 @@ def test_a_paper_recipe_is_preprocessed_as_the_published_code_did(name):
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if not name.startswith("tiny")])
-def test_every_recipe_evaluates_on_what_it_did_not_train_on(name):
+def test_no_recipe_evaluates_on_its_training_split(name):
     recipe = RECIPES[name]
     assert {"train": "val", "trainval": "test"}[recipe.train_split] == recipe.eval_split
     assert name.split("-")[0] == recipe.task == tasks.build(recipe).name
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if name.endswith("-small")])
-def test_a_small_recipes_export_is_shown_views_of_the_size_that_it_trained_on(name):
+def test_exports_of_small_recipes_get_views_of_the_training_size(name):
     recipe = RECIPES[name]
     plan = Pipeline(recipe.pipeline).compile(training=True)
     shown = Pipeline(recipe.representation_pipeline).compile(training=False)
@@ -196,10 +196,10 @@ def test_a_small_recipes_export_is_shown_views_of_the_size_that_it_trained_on(na
         ({"combine_patches": "sum"}, "combine_patches must be avg_pool or .* not sum"),
     ],
 )
-def test_a_field_that_makes_no_sense_is_refused(fields, message):
+def test_impossible_values_of_fields_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         RECIPES["exemplar"].replace(**fields)
 
 
-def test_each_field_is_read_by_pretraining_or_linear_evaluation():
+def test_every_field_is_used_by_pretraining_or_linear_evaluation():
     assert set(PRETRAIN_FIELDS) | set(LINEAR_FIELDS) == set(FIELDS) - {"task"}

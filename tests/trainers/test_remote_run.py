@@ -1,4 +1,4 @@
-"""Runs whose data and folder are at URLs: the same run, wherever it goes on."""
+"""Runs whose data and workdir are at URLs, and which resume on any machine."""
 
 import functools
 import json
@@ -46,7 +46,7 @@ def storage(s3, tmp_path):
 
 
 def _elsewhere(storage, tmp_path):
-    """As on another machine: with nothing in its cache."""
+    """Stands for another machine, whose cache is empty."""
     return Storage(cache_dir=str(tmp_path / "new"), endpoint_url=storage.endpoint_url)
 
 
@@ -56,7 +56,7 @@ def _train(data, workdir, **options):
 
 
 def _train_locally(shards, folder, monkeypatch, **options):
-    """In the order that remote records have by default."""
+    """Trains in the order that remote records have by default."""
     windows = functools.partial(Loader, shuffle=WindowShuffle())
     with monkeypatch.context() as patch:
         patch.setattr(run_module, "Loader", windows)
@@ -69,7 +69,7 @@ def _names(s3, folder="run"):
     return sorted(name[len(root) :] for name in s3.fs.find(root))
 
 
-def test_a_run_at_urls_is_the_local_run_line_by_line(
+def test_a_run_at_urls_learns_what_a_local_run_does(
     s3, shards, data, storage, tmp_path, monkeypatch
 ):
     said = []
@@ -90,9 +90,7 @@ def test_a_run_at_urls_is_the_local_run_line_by_line(
     assert not any(name.startswith(".") for name in names)
 
 
-def test_a_checkpoint_is_listed_when_it_is_whole_and_gone_before_its_data(
-    s3, data, storage, monkeypatch
-):
+def test_a_reader_of_the_url_never_sees_an_incomplete_checkpoint(s3, data, storage, monkeypatch):
     monkeypatch.setattr(
         run_module, "Checkpoints", functools.partial(run_module.Checkpoints, newest=1)
     )
@@ -117,7 +115,7 @@ def test_a_checkpoint_is_listed_when_it_is_whole_and_gone_before_its_data(
     assert [name for name in _names(s3) if "ckpt-1" in name] == []
 
 
-def test_a_killed_run_goes_on_on_another_machine(s3, shards, data, storage, tmp_path, monkeypatch):
+def test_a_killed_run_resumes_on_another_machine(s3, shards, data, storage, tmp_path, monkeypatch):
     command = [sys.executable, os.path.join(ROOT, "drive.py"), "tiny-rotation", "--data", data]
     command += ["--workdir", f"{s3.bucket}/run", "--cache-dir", storage.cache_dir]
     command += ["--endpoint-url", storage.endpoint_url, "--device", "cpu", "--log-steps", "1"]
@@ -141,7 +139,7 @@ def test_a_killed_run_goes_on_on_another_machine(s3, shards, data, storage, tmp_
     assert learned(fetched(f"{s3.bucket}/run", storage, "plot")) == expected
 
 
-def test_a_run_outlives_an_outage_and_brings_everything_there_afterwards(
+def test_a_run_survives_an_outage_and_uploads_everything_afterwards(
     s3, data, storage, caplog, monkeypatch
 ):
     outages = []
@@ -162,18 +160,18 @@ def test_a_run_outlives_an_outage_and_brings_everything_there_afterwards(
     assert {"model.ckpt-2.index", "model.ckpt-4.index", "checkpoint"} <= set(outages[1])
 
 
-def test_a_run_that_cannot_be_brought_there_in_the_end_is_an_error(s3, data, storage):
+def test_a_final_upload_that_fails_is_an_error(s3, data, storage):
     s3.proxy.fail("503", "model.ckpt-", method="PUT")
     with pytest.raises(OSError, match=r"tries\)\. What is missing there is in .*run-.*-train; run"):
         _train(data, f"{s3.bucket}/run", storage=storage, steps=2)
     assert not any("model.ckpt" in name for name in _names(s3))
     s3.proxy.heal()
-    _train(data, f"{s3.bucket}/run", storage=storage, steps=2)  # which has nothing else to do
+    _train(data, f"{s3.bucket}/run", storage=storage, steps=2)  # the run has nothing else to do
     assert {"model.ckpt-2.index", "checkpoint", "metrics.jsonl"} <= set(_names(s3))
 
 
 @pytest.mark.skipif(not tf.executing_eagerly(), reason="several workers on CPUs need TensorFlow 2")
-def test_two_workers_at_urls_learn_what_one_does_here(
+def test_two_workers_at_urls_learn_what_one_local_worker_does(
     s3, shards, data, storage, tmp_path, monkeypatch
 ):
     flags = ["--cache-dir", storage.cache_dir, "--endpoint-url", storage.endpoint_url]
@@ -206,7 +204,9 @@ def test_two_workers_at_urls_learn_what_one_does_here(
         assert s3.proxy.count("PUT", f"/run/{name}") == (2 if name == "metrics.jsonl" else 1)
 
 
-def test_a_run_that_went_on_elsewhere_is_followed(s3, data, storage, tmp_path, caplog):
+def test_a_run_that_continued_elsewhere_replaces_the_local_copy(
+    s3, data, storage, tmp_path, caplog
+):
     url = f"{s3.bucket}/run"
     _train(data, url, storage=storage, steps=2)
     s3.proxy.fail("503", "model.ckpt-5", method="PUT")
@@ -222,7 +222,7 @@ def test_a_run_that_went_on_elsewhere_is_followed(s3, data, storage, tmp_path, c
     assert not any("model.ckpt-5" in name for name in _names(s3))
 
 
-def test_one_process_at_a_time_works_on_a_copy(s3, storage):
+def test_only_one_process_at_a_time_uses_a_copy(s3, storage):
     url = f"{s3.bucket}/run"
     with open_workdir(url, storage, "train"), pytest.raises(
         WorkdirError, match=r"another process on this machine is using s3://.*--cache-dir"
@@ -232,7 +232,7 @@ def test_one_process_at_a_time_works_on_a_copy(s3, storage):
         pass
 
 
-def test_who_only_reads_waits_for_others_and_brings_nothing_there(s3, storage, tmp_path):
+def test_readers_wait_for_each_other_and_upload_nothing(s3, storage, tmp_path):
     url = f"{s3.bucket}/run"
     (tmp_path / "metrics.jsonl").write_text("")
     s3.put([tmp_path / "metrics.jsonl"], "run")
@@ -249,7 +249,7 @@ def test_who_only_reads_waits_for_others_and_brings_nothing_there(s3, storage, t
     assert s3.proxy.count("PUT", "/run/") == 0
 
 
-def test_workers_other_than_the_first_have_only_what_they_go_on_from(s3, data, storage):
+def test_workers_other_than_the_first_download_only_what_they_resume_from(s3, data, storage):
     url = f"{s3.bucket}/run"
     _train(data, url, storage=storage, steps=3, checkpoint_steps=1)
     enough = ["config.json", "model.ckpt-3.data-00000-of-00001", "model.ckpt-3.index"]
@@ -262,7 +262,7 @@ def test_workers_other_than_the_first_have_only_what_they_go_on_from(s3, data, s
     assert "model.ckpt-3.index" in _names(s3)
 
 
-def test_where_nothing_can_be_written_is_found_out_before_training(s3, data, storage):
+def test_an_unwritable_url_is_an_error_before_training(s3, data, storage):
     with pytest.raises(OSError, match=r"^s3://nobody-has-it/run/.*no such bucket or folder"):
         _train(data, "s3://nobody-has-it/run", storage=storage, steps=1)
     s3.proxy.fail("503", "/run/", method="PUT")
@@ -276,7 +276,7 @@ def test_where_nothing_can_be_written_is_found_out_before_training(s3, data, sto
                 open_workdir(url, storage, use)
 
 
-def test_an_export_is_there_with_its_description(s3, storage):
+def test_an_export_appears_at_the_url_with_its_description(s3, storage):
     with open_workdir(f"{s3.bucket}/run", storage, "evaluate") as workdir:
         folder = os.path.join(workdir.folder, "exports", "3")
         os.makedirs(os.path.join(folder, "variables"))
@@ -305,7 +305,7 @@ def test_a_run_at_a_url_is_evaluated_followed_and_exported(s3, data, shards, sto
     assert alone == results[-1] and results[-1]["images"] == 13
     assert {"eval-test.json", "eval-test.jsonl"} <= set(_names(s3))
     before = _names(s3)
-    _train(data, url, storage=storage, steps=5)  # leaves what the evaluation wrote
+    _train(data, url, storage=storage, steps=5)  # the run keeps what the evaluation wrote
     assert set(before) < set(_names(s3))
     source = export.run_source(fetched(url, storage, "export"))
     assert source.description.step == 5 and "metrics.jsonl" not in os.listdir(
@@ -313,7 +313,7 @@ def test_a_run_at_a_url_is_evaluated_followed_and_exported(s3, data, shards, sto
     )
 
 
-def test_what_is_removed_from_a_copy_between_runs_is_fetched_again(s3, data, storage):
+def test_files_removed_from_the_copy_are_downloaded_again(s3, data, storage):
     url = f"{s3.bucket}/run"
     _train(data, url, storage=storage, steps=2)
     folder = remote_workdir.copy_of(url, storage, "train")
@@ -325,7 +325,7 @@ def test_what_is_removed_from_a_copy_between_runs_is_fetched_again(s3, data, sto
     assert set(before) <= set(_names(s3)) and os.path.exists(f"{folder}/model.ckpt-2.index")
 
 
-def test_a_checkpoint_that_is_removed_while_it_is_fetched_is_passed_over(s3, storage, tmp_path):
+def test_a_checkpoint_removed_during_its_download_is_skipped(s3, storage, tmp_path):
     url = f"{s3.bucket}/run"
     for name in ("config.json", "checkpoint", "model.ckpt-1.index", "model.ckpt-1.data-0"):
         (tmp_path / name).write_text(name)
@@ -337,7 +337,9 @@ def test_a_checkpoint_that_is_removed_while_it_is_fetched_is_passed_over(s3, sto
     assert sorted(names) == ["checkpoint", "config.json"]
 
 
-def test_a_file_that_changes_after_it_was_listed_is_fetched_as_it_is_then(s3, storage, monkeypatch):
+def test_a_file_that_changes_after_the_listing_is_downloaded_in_its_new_form(
+    s3, storage, monkeypatch
+):
     url = f"{s3.bucket}/run"
     s3.fs.pipe(f"{url}/checkpoint", b"old")
     entries = remote.Remote.entries
@@ -361,7 +363,7 @@ def test_a_file_that_changes_after_it_was_listed_is_fetched_as_it_is_then(s3, st
     assert s3.proxy.count("PUT", "/run/checkpoint") == 0
 
 
-def test_only_what_changed_is_brought_there(s3, storage):
+def test_only_changed_files_are_uploaded(s3, storage):
     url = f"{s3.bucket}/run"
     with open_workdir(url, storage, "train") as workdir:
         for name in ("a", "b/c", ".hidden", "d.tmp", "features/x"):
@@ -381,7 +383,7 @@ def test_only_what_changed_is_brought_there(s3, storage):
     assert _names(s3) == ["a"] and s3.fs.cat(f"{url}/a") == b"amore"
 
 
-def test_folders_made_in_a_console_are_no_files_of_a_run(s3, storage, tmp_path):
+def test_folder_markers_of_object_stores_are_ignored(s3, storage, tmp_path):
     (tmp_path / "config.json").write_text("{}")
     for folder in ("run", "run/features", "new"):
         s3.put_marker(folder)
@@ -394,7 +396,7 @@ def test_folders_made_in_a_console_are_no_files_of_a_run(s3, storage, tmp_path):
         assert remote_workdir.files_in(workdir.folder) == []
 
 
-def test_a_folder_that_cannot_be_listed_is_an_error_and_no_new_run(s3, data, storage):
+def test_a_url_that_cannot_be_listed_does_not_start_a_new_run(s3, data, storage):
     s3.proxy.fail("503", "prefix=run", method="GET")
     with pytest.raises(OSError, match=r"s3://.*/run: .*the last of 6 tries"):
         _train(data, f"{s3.bucket}/run", storage=storage, steps=1)
@@ -412,8 +414,8 @@ def test_a_server_that_does_not_answer_an_upload_is_an_error(s3, storage, monkey
         file.write("a")
 
 
-def test_keys_that_lead_elsewhere_write_and_delete_nothing(s3, storage, tmp_path, caplog):
-    """A listed key such as `runs/r//abs/path` names a file outside of the run's folder."""
+def test_unsafe_object_keys_write_and_delete_nothing(s3, storage, tmp_path, caplog):
+    """A key such as `runs/r//abs/path` names a file outside the run's folder."""
     victim = tmp_path / "victim"
     victim.write_bytes(b"precious")
     url = f"{s3.bucket}/runs/r"
@@ -425,7 +427,7 @@ def test_keys_that_lead_elsewhere_write_and_delete_nothing(s3, storage, tmp_path
         folder = fetched(url, storage, "module")
         assert os.listdir(folder).count("config.json") == 1
         assert victim.read_bytes() == b"precious"
-    # The state of an earlier version may name such a file as one that was fetched.
+    # The notes of an earlier version may list such a file.
     status = os.stat(str(victim))
     notes = {str(victim): [status.st_size, "", status.st_mtime_ns]}
     with open(os.path.join(folder, ".synced.json"), "w") as file:
@@ -434,7 +436,7 @@ def test_keys_that_lead_elsewhere_write_and_delete_nothing(s3, storage, tmp_path
     assert victim.read_bytes() == b"precious"
 
 
-def test_a_link_in_the_copy_is_not_followed_out_of_it(s3, storage, tmp_path):
+def test_links_out_of_the_copy_are_not_followed(s3, storage, tmp_path):
     url = f"{s3.bucket}/runs/r"
     s3.put_object("runs/r/config.json", b"{}")
     folder = fetched(url, storage, "module")

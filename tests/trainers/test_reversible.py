@@ -12,14 +12,14 @@ from pretexture.trainers.networks.layers import Scope, l2_penalty
 from pretexture.trainers.recipes import RECIPES
 
 RECIPE = RECIPES["rotation"].replace(filters_factor=0.5, small_root=True, weight_decay=0.1)
-N, SIDE = 10, 16  # N is no other size in the network
+N, SIDE = 10, 16  # no other size in the network is N
 
 eagerly = pytest.mark.skipif(not tf.executing_eagerly(), reason="TensorFlow 1 has no tapes")
 
 
 @pytest.fixture(autouse=True)
 def few_units(monkeypatch):
-    """A network that is made in a moment, with a block of one unit and one of several."""
+    """A network that is quick to build, with a block of one unit and one of several."""
     monkeypatch.setattr(revnet, "UNITS", (1, 3, 1, 2))
 
 
@@ -43,10 +43,10 @@ def _loss(logits, network):
 
 
 def _taped(reversible, function, dtype):
-    """Loss, gradients of image and variables, and averages after a step, with a tape.
+    """Loss, gradients of image and variables, and averages after a step, from a `GradientTape`.
 
     Args:
-        function: what is compiled as a `tf.function`: "step", "network" or None.
+        function: part that is compiled as a `tf.function`: "step", "network" or None.
     """
     network, trained, averages = _network(reversible)
 
@@ -69,7 +69,7 @@ def _taped(reversible, function, dtype):
 
 
 def _in_a_graph(reversible):
-    """As `_taped`, in a graph of TensorFlow 1."""
+    """The same as `_taped`, from a graph of TensorFlow 1."""
     with tf.Graph().as_default():
         network, trained, averages = _network(reversible)
         image = _image()
@@ -83,7 +83,7 @@ def _in_a_graph(reversible):
 
 
 def _difference(gradients, plain):
-    """The largest, as a share of the largest value, of the image's and the variables' gradients."""
+    """The largest difference of gradients, as a share of the largest gradient."""
     image = np.abs(gradients[0] - plain[0]).max() / np.abs(plain[0]).max()
     largest = max(np.abs(b).max() for b in plain[1:])
     others = max(np.abs(a - b).max() for a, b in zip(gradients[1:], plain[1:])) / largest
@@ -99,23 +99,23 @@ def _check(recomputed, kept, tolerance):
 
 @eagerly
 @pytest.mark.parametrize("function", [None, "step", "network"])
-def test_recomputing_changes_neither_loss_nor_averages_and_gradients_by_rounding(function):
+def test_recomputing_keeps_loss_and_averages_and_changes_gradients_by_rounding_only(function):
     results = [_taped(reversible, function, tf.float32) for reversible in (True, False)]
     _check(*results, tolerance=1e-5)
 
 
-def test_recomputing_works_in_a_graph_without_functions():
+def test_recomputing_works_in_a_tensorflow_1_graph():
     _check(_in_a_graph(True), _in_a_graph(False), tolerance=1e-5)
 
 
 @eagerly
-def test_in_16_bits_units_can_still_be_undone(bfloat16):
+def test_units_can_be_undone_in_16_bits(bfloat16):
     results = [_taped(reversible, "step", tf.bfloat16) for reversible in (True, False)]
-    _check(*results, tolerance=1e-2)  # bfloat16 resolves 2**-8
+    _check(*results, tolerance=1e-2)  # the resolution of bfloat16 is 2**-8
 
 
 def _graph(reversible):
-    """The operations of the forward and of the backward pass, and the gradient between them."""
+    """The operations of the forward and the backward pass, and the gradient of the logits."""
     graph = tf.Graph()
     with graph.as_default():
         network, trained, _ = _network(reversible)
@@ -127,7 +127,7 @@ def _graph(reversible):
 
 
 def _kept(reversible):
-    """Bytes of the activations that the backward pass takes from the forward pass."""
+    """Size of the activations of the forward pass that the backward pass needs, in bytes."""
     forward, backward, _ = _graph(reversible)
     made = {output.name: output.shape for op in forward for output in op.outputs}
     reading = [op for op in backward if op.type not in ("Shape", "ShapeN", "ZerosLike")]
@@ -136,7 +136,7 @@ def _kept(reversible):
     return 4 * sum(int(np.prod(shape)) for shape in shapes if shape[0] == N)
 
 
-def test_what_the_backward_pass_needs_does_not_grow_with_a_blocks_units(monkeypatch):
+def test_memory_of_the_backward_pass_does_not_grow_with_the_units_of_a_block(monkeypatch):
     plain, reversible = [], []
     for units in (2, 3, 4):
         monkeypatch.setattr(revnet, "UNITS", (units,) * 4)
@@ -144,15 +144,20 @@ def test_what_the_backward_pass_needs_does_not_grow_with_a_blocks_units(monkeypa
         reversible.append(_kept(True))
     assert plain[2] - plain[1] == plain[1] - plain[0] > 0
 
-    # Of each block both halves of its output and the first unit's x2; then the image, the last
-    # normalisation's input, its ReLU's output and the mean.
+    # Of each block, the backward pass needs both halves of its output and x2 of the first unit. It
+    # also needs the image, the last normalisation's input, its ReLU's output and the mean.
     blocks = sum((SIDE >> number) ** 2 * (32 << number) for number in range(4))
     last = (SIDE >> 3) ** 2 * 256
     assert reversible == [4 * N * (3 * blocks // 2 + SIDE**2 * 3 + 2 * last + 256)] * 3
 
 
 def _ancestors(op, known):
-    """Names of all operations that run before another; `known` by name is added to."""
+    """Names of all operations that must run before another one.
+
+    Args:
+        op: the other operation.
+        known: results by operation, to which new ones are added.
+    """
     todo = [op]
     while todo:
         before = [tensor.op for tensor in todo[-1].inputs] + list(todo[-1].control_inputs)
@@ -164,13 +169,13 @@ def _ancestors(op, known):
     return known[op.name]
 
 
-def test_a_graph_recomputes_a_unit_only_when_the_one_after_it_is_through():
+def test_a_graph_recomputes_one_unit_at_a_time():
     _, backward, gradient = _graph(True)
     kernels = {op.name for op in backward if op.type == "Conv2DBackpropFilter"}
     known = {}
     recomputed = [_ancestors(op, known) for op in backward if op.type == "Conv2D"]
     assert all(gradient.name in before for before in recomputed)
-    # A unit has three kernels, and there are seven units.
+    # There are seven units of three kernels each.
     through = sorted(len(kernels & before) for before in recomputed)
     assert through == [3 * unit for unit in range(7) for _ in range(3)]
 
@@ -182,7 +187,7 @@ def test_other_networks_cannot_be_reversible(architecture):
         networks.build(recipe.network, Scope(), (SIDE, SIDE, 3), 4, 1e-4)
 
 
-def test_the_flag_needs_no_value():
+def test_reversible_is_a_flag_without_a_value():
     parser = argparse.ArgumentParser()
     run_flags.add_recipe_flags(parser, ["reversible", "lr"], "")
     for words, expected in (

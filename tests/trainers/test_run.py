@@ -49,10 +49,10 @@ def test_a_narrow_resnet_learns_rotation(shards, tmp_path):
     assert names["module/conv2d/kernel"] == names["module/conv2d/kernel/Momentum"] == [7, 7, 3, 4]
     assert names["global_step"] == [] and names["module/conv2d_53/bias/Momentum"] == [4]
     trained = 54 + 1 + 2 * 49
-    assert len(names) == 2 * trained + 2 * 49 + 2  # values and momenta, averages, step and loader
+    assert len(names) == 2 * trained + 2 * 49 + 2  # values and momenta, averages, step, state
 
 
-def test_a_run_writes_what_it_was_and_how_it_went(shards, tmp_path):
+def test_a_run_writes_its_configuration_metrics_and_events(shards, tmp_path):
     said = []
     options = Options(shards, str(tmp_path), steps=7, log_steps=3, seed=5, device="cpu")
     pretrain(tiny.ROTATION, options, say=said.append)
@@ -67,7 +67,7 @@ def test_a_run_writes_what_it_was_and_how_it_went(shards, tmp_path):
     fields = ["step", "epoch", "loss", "accuracy", "lr", "images_per_second", "waiting"]
     assert list(lines[0]) == fields
     base = 2.0 * 6 / 256
-    assert lines[0]["lr"] == pytest.approx(np.mean([0, 1 / 3, 2 / 3]) * base)  # half an epoch of it
+    assert lines[0]["lr"] == pytest.approx(np.mean([0, 1 / 3, 2 / 3]) * base)  # the warm-up
     assert all(0 <= line["waiting"] <= 1 for line in lines)
 
     (events,) = tmp_path.glob("events.out.tfevents.*")
@@ -86,11 +86,11 @@ def test_a_run_writes_what_it_was_and_how_it_went(shards, tmp_path):
 
 
 @pytest.mark.parametrize("recipe", [tiny.ROTATION, tiny.JIGSAW], ids=["rotation", "jigsaw"])
-def test_a_run_that_is_taken_up_again_goes_on_bit_by_bit(shards, tmp_path, recipe):
+def test_a_resumed_run_is_bit_identical_to_one_never_stopped(shards, tmp_path, recipe):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     _train(shards, whole, recipe, steps=14)
     _train(shards, parts, recipe, steps=4, threads=2)
-    _train(shards, parts, recipe, steps=12, threads=1)  # 6 steps an epoch: ends with one
+    _train(shards, parts, recipe, steps=12, threads=1)  # ends with the second epoch
     _train(shards, parts, recipe, steps=14)
     assert learned(parts) == learned(whole)
     ends = [tf.train.load_checkpoint(str(folder / "model.ckpt-14")) for folder in (whole, parts)]
@@ -98,18 +98,18 @@ def test_a_run_that_is_taken_up_again_goes_on_bit_by_bit(shards, tmp_path, recip
         assert np.array_equal(*(end.get_tensor(name) for end in ends)), name
 
 
-def test_metrics_after_the_checkpoint_are_dropped_when_the_run_is_taken_up(shards, tmp_path):
+def test_metrics_after_the_checkpoint_are_dropped_on_resuming(shards, tmp_path):
     _train(shards, tmp_path, steps=6, checkpoint_steps=2)
     before = learned(tmp_path)
     for path in tmp_path.glob("model.ckpt-6.*"):
         path.unlink()
     with open(tmp_path / "metrics.jsonl", "a") as file:
-        file.write('{"step": 7, "lo')  # as if killed while writing
+        file.write('{"step": 7, "lo')  # as if the run had been killed while writing
     _train(shards, tmp_path, steps=6, checkpoint_steps=2)
     assert learned(tmp_path) == before
 
 
-def test_a_run_that_is_done_does_nothing_more(shards, tmp_path):
+def test_resuming_a_finished_run_does_nothing(shards, tmp_path):
     _train(shards, tmp_path, steps=3)
     files = {path: path.stat().st_mtime_ns for path in tmp_path.glob("model*")}
     said = []
@@ -137,7 +137,9 @@ def test_checkpoints_are_written_every_few_steps_or_seconds(shards, tmp_path):
         ({"train_split": "trainval"}, "trained on 36 records .* has 48"),
     ],
 )
-def test_another_recipe_is_refused_by_the_field(shards, tmp_path, change, message):
+def test_resuming_with_another_recipe_is_an_error_that_names_the_field(
+    shards, tmp_path, change, message
+):
     _train(shards, tmp_path, steps=1)
     options = {"steps": 2}
     if "seed" in change:
@@ -146,26 +148,26 @@ def test_another_recipe_is_refused_by_the_field(shards, tmp_path, change, messag
         _train(shards, tmp_path, tiny.ROTATION.replace(**change), **options)
 
 
-def test_what_no_step_depends_on_may_change(shards, tmp_path):
+def test_fields_that_no_step_depends_on_may_change(shards, tmp_path):
     _train(shards, tmp_path, steps=1)
     recipe = tiny.ROTATION.replace(epochs=0.5, eval_batch_size=2, eval_split="test")
     assert _train(shards, tmp_path, recipe, threads=1).step == 3
 
 
-def test_a_folder_with_foreign_checkpoints_is_refused(shards, tmp_path):
+def test_a_folder_of_checkpoints_without_a_configuration_is_refused(shards, tmp_path):
     _train(shards, tmp_path, steps=1)
     (tmp_path / "config.json").unlink()
     with pytest.raises(WorkdirError, match=r"holds no run: there is no config\.json"):
         _train(shards, tmp_path, steps=2)
 
 
-def test_a_loss_that_is_no_number_ends_the_run(shards, tmp_path):
+def test_a_loss_that_is_not_finite_ends_the_run(shards, tmp_path):
     recipe = tiny.ROTATION.replace(lr=1e30, warmup_epochs=0.0)
     with pytest.raises(DivergedError, match=r"the loss is (nan|inf) at step \d+: try a lower --lr"):
         _train(shards, tmp_path, recipe, steps=20)
 
 
-def test_evaluation_on_images_that_were_trained_on_is_warned_of(shards, tmp_path, capsys):
+def test_evaluating_on_training_images_gives_a_warning(shards, tmp_path, capsys):
     recipe = tiny.ROTATION.replace(train_split="trainval")
     said = []
     pretrain(recipe, Options(shards, str(tmp_path), steps=1, device="cpu"), say=said.append)
@@ -177,7 +179,7 @@ def test_evaluation_on_images_that_were_trained_on_is_warned_of(shards, tmp_path
 
 
 def _by_hand(shards, folder, step, recipe, pipeline):
-    """The means of loss and accuracy, from one image at a time, without padding."""
+    """The means of loss and accuracy, computed one image at a time, without padding."""
     task = tasks.build(recipe)
     weights = tf.train.load_checkpoint(str(folder / f"model.ckpt-{step}"))
     with Loader(imagenet(shards, "test"), pipeline, 1, training=False) as loader:
@@ -191,7 +193,7 @@ def _by_hand(shards, folder, step, recipe, pipeline):
 
 
 @pytest.mark.parametrize("recipe", [tiny.ROTATION, tiny.JIGSAW], ids=["rotation", "jigsaw"])
-def test_evaluation_counts_every_image_once_whatever_the_batch_size(shards, tmp_path, recipe):
+def test_evaluation_counts_every_image_once_with_any_batch_size(shards, tmp_path, recipe):
     _train(shards, tmp_path, recipe, steps=6)
     results = {
         size: evaluate(str(tmp_path), shards, "test", size, device="cpu") for size in (1, 5, 13, 20)
@@ -207,7 +209,7 @@ def test_evaluation_counts_every_image_once_whatever_the_batch_size(shards, tmp_
         assert results[5][name] == pytest.approx(by_hand[name], rel=1e-6)
 
 
-def test_evaluation_may_see_images_differently(shards, tmp_path):
+def test_evaluation_may_use_another_pipeline(shards, tmp_path):
     small = "resize(24)|crop(18)|range(-1, 1)|rotate"
     recipe = tiny.ROTATION.replace(eval_pipeline=small)
     _train(shards, tmp_path, recipe, steps=2)
@@ -249,8 +251,8 @@ def _process(shards, folder, *flags):
     )
 
 
-def test_a_run_killed_ten_times_gives_the_metrics_of_one_never_killed():
-    """Also while a checkpoint is written; see the script."""
+def test_a_run_killed_ten_times_has_the_metrics_of_one_never_killed():
+    """Some of the kills come while a checkpoint is written; see the script."""
     script = os.path.join(ROOT, "..", "kills", "training_kills.py")
     process = subprocess.run(
         [sys.executable, script, "--kills", "10"],

@@ -1,4 +1,4 @@
-"""Records that cannot be used: what training, evaluation and linear evaluation make of them."""
+"""Training, evaluation and linear evaluation on data with records that cannot be used."""
 
 import contextlib
 import dataclasses
@@ -26,12 +26,15 @@ from pretexture.trainers.transfer import features
 
 SKIP = RecordOptions(on_error="skip")
 BROKEN = b"no image"
-TRAIN_BROKEN = (3, 20)  # of 36
-TEST_BROKEN = (2, 12)  # of 13
+TRAIN_BROKEN = (3, 20)  # of 36 records
+TEST_BROKEN = (2, 12)  # of 13 records
 
 
 def _rewrite(path, out, change):
-    """Writes records again, each as `change(number, features)` gives it; None leaves it out."""
+    """Writes copies of shards with the features that `change(number, features)` returns.
+
+    A record for which it returns None is left out.
+    """
     with TFRecordWriter(out) as writer:
         for number, record in enumerate(TFRecords(path)):
             written = {"image/encoded": record.image, "image/class/label": record.label + 1}
@@ -49,7 +52,7 @@ def _breaking(*numbers, begin=0):
 
 @pytest.fixture(scope="module")
 def broken(shards, tmp_path_factory):
-    """The shards, with two training records and two for evaluation that hold no image."""
+    """The shards, in which two training and two evaluation records hold no image."""
     folder = tmp_path_factory.mktemp("broken")
     for name in os.listdir(shards):
         numbers, begin = TEST_BROKEN, 0
@@ -68,17 +71,15 @@ def _skipped(folder):
     return [line.get("skipped") for line in read_metrics(str(folder))]
 
 
-def test_a_record_that_cannot_be_used_ends_a_run_which_goes_on_with_skip(broken, tmp_path):
+def test_an_unusable_record_ends_a_run_that_can_be_resumed_with_skip(broken, tmp_path):
     with pytest.raises(RecordError, match="neither a JPEG"):
         _train(broken, tmp_path, steps=12, checkpoint_steps=1)
     outcome = _train(broken, tmp_path, steps=12, records=SKIP)
     assert outcome.step == 12
-    assert sum(filter(None, _skipped(tmp_path))) == 2 * len(TRAIN_BROKEN)  # two epochs of all 36
+    assert sum(filter(None, _skipped(tmp_path))) == 2 * len(TRAIN_BROKEN)  # two epochs
 
 
-def test_skipped_records_are_counted_the_same_whether_the_run_was_stopped_or_not(
-    broken, tmp_path, capsys
-):
+def test_a_stopped_run_counts_the_same_skipped_records(broken, tmp_path, capsys):
     said = []
     _train(broken, tmp_path / "whole", steps=14, records=SKIP, say=said.append)
     for steps in (4, 11, 14):
@@ -91,7 +92,7 @@ def test_skipped_records_are_counted_the_same_whether_the_run_was_stopped_or_not
     assert last_shown.endswith(f", {total} skipped")
 
 
-def test_without_such_records_a_run_with_skip_is_the_run_without(shards, tmp_path):
+def test_without_unusable_records_skip_changes_nothing(shards, tmp_path):
     said = []
     _train(shards, tmp_path / "raise", steps=4)
     _train(shards, tmp_path / "skip", steps=4, records=SKIP, say=said.append)
@@ -100,20 +101,20 @@ def test_without_such_records_a_run_with_skip_is_the_run_without(shards, tmp_pat
 
 
 @pytest.mark.skipif(not tf.executing_eagerly(), reason="workers on CPUs need TensorFlow 2")
-def test_two_workers_count_together_what_one_counts_alone(broken, tmp_path):
+def test_two_workers_together_count_what_one_counts(broken, tmp_path):
     flags = ("--steps", "6", "--on-error", "skip")
     process = several.launch(2, several.command(broken, tmp_path / "two", *flags))
     output = several.done(process)
     _train(broken, tmp_path / "one", tiny.PLAIN, steps=6, records=SKIP)
     assert _skipped(tmp_path / "two") == _skipped(tmp_path / "one")
-    total = sum(filter(None, _skipped(tmp_path / "two")))  # two epochs of three steps
+    total = sum(filter(None, _skipped(tmp_path / "two")))  # two epochs of three steps each
     assert total == 2 * len(TRAIN_BROKEN)
     assert f"[0] skipped {total} records" in output and "[1] skipped " not in output
 
 
-def test_evaluation_leaves_out_what_it_skips_and_counts_the_others_once(shards, broken, tmp_path):
+def test_evaluation_leaves_out_skipped_records_and_counts_all_others_once(shards, broken, tmp_path):
     _train(shards, tmp_path / "run", steps=3)
-    clean = tmp_path / "clean"  # without the records that are broken in `broken`
+    clean = tmp_path / "clean"  # the records that are broken in `broken` are missing here
     clean.mkdir()
     name = "validation-00000-of-00001"
     _rewrite(
@@ -134,7 +135,7 @@ def test_evaluation_leaves_out_what_it_skips_and_counts_the_others_once(shards, 
     assert json.loads((tmp_path / "run" / "eval-test.json").read_text()) == result
 
 
-def test_evaluation_says_that_a_part_of_a_shard_could_not_be_read(shards, tmp_path):
+def test_evaluation_reports_partly_unreadable_shards(shards, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(shards, str(data))
     shard = data / "validation-00000-of-00001"
@@ -145,13 +146,13 @@ def test_evaluation_says_that_a_part_of_a_shard_could_not_be_read(shards, tmp_pa
     assert (result["images"], result["broken_shards"]) == (12, 1) and "skipped" not in result
 
 
-def test_an_image_of_more_pixels_than_allowed_is_a_record_that_cannot_be_used(shards, tmp_path):
+def test_an_image_above_max_pixels_is_an_unusable_record(shards, tmp_path):
     with pytest.raises(RecordError, match="claims 36x36 pixels, more than max_pixels=1295"):
         _train(shards, tmp_path, steps=1, records=RecordOptions(max_pixels=36 * 36 - 1))
     assert _train(shards, tmp_path, steps=1, records=RecordOptions(max_pixels=36 * 36)).step == 1
 
 
-# Features on disk
+# Features on disk.
 
 
 def _loader(data, split, on_error, batch_size=5):
@@ -165,14 +166,14 @@ def _loader(data, split, on_error, batch_size=5):
 
 
 def _extract(data, folder, on_error="skip"):
-    """The features of the images of `test`, which are their means, as a loader in file order."""
+    """Computes "features" of the test images, their means, with a loader in file order."""
     with _loader(data, "test", on_error) as loader:
         parts = features.in_order(loader, lambda image: image.mean((1, 2)))
         arrays = features.extract(str(folder), 13, 5, 3, parts, {})
     return features.FeatureLoader(*arrays, 4, training=False)
 
 
-def test_features_and_labels_stay_together_when_records_are_skipped(shards, broken, tmp_path):
+def test_features_and_labels_match_when_records_are_skipped(shards, broken, tmp_path):
     with _loader(shards, "test", "raise", 13) as loader:
         whole = next(iter(loader))
     kept = [i for i in range(13) if i not in TEST_BROKEN]
@@ -187,18 +188,18 @@ def test_features_and_labels_stay_together_when_records_are_skipped(shards, brok
     np.testing.assert_allclose(image, whole.image[kept].mean((1, 2)), atol=1e-6)
 
 
-def test_records_that_were_skipped_are_tried_again_the_next_time(shards, broken, tmp_path):
+def test_skipped_records_are_tried_again_by_the_next_extraction(shards, broken, tmp_path):
     folder = tmp_path / "features"
     assert _extract(broken, folder).num_records == 11
     with pytest.raises(RecordError, match="neither a JPEG"):
         _extract(broken, folder, "raise")
-    assert _extract(shards, folder).num_records == 13  # mended meanwhile
+    assert _extract(shards, folder).num_records == 13  # the records are repaired meanwhile
     with _loader(shards, "test", "raise", 13) as loader:
         image = next(iter(loader)).image
     np.testing.assert_allclose(np.load(folder / "features.npy"), image.mean((1, 2)), atol=1e-6)
 
 
-def test_a_stopped_extraction_with_skipped_records_goes_on_where_it_was(broken, tmp_path):
+def test_a_stopped_extraction_with_skipped_records_is_resumed(broken, tmp_path):
     asked = []
 
     def parts(ranges, stop):
@@ -216,7 +217,7 @@ def test_a_stopped_extraction_with_skipped_records_goes_on_where_it_was(broken, 
     assert asked == [[(0, 3)], [(0, 3)], [(0, 1), (2, 3)]]
 
 
-# Data of other names and labels
+# Data with other features and labels.
 
 SUPERVISED = tiny.ROTATION.replace(
     task="supervised",
@@ -229,7 +230,7 @@ TFDS = RecordOptions(image_key="image", label_key="label", label_offset=0)
 
 @pytest.fixture(scope="module")
 def tfds(shards, tmp_path_factory):
-    """The same images under other names, with labels that count from 0."""
+    """The same images in other features, with labels that count from 0."""
     folder = tmp_path_factory.mktemp("tfds")
     for name in os.listdir(shards):
         _rewrite(
@@ -243,12 +244,12 @@ def tfds(shards, tmp_path_factory):
     return str(folder)
 
 
-def test_data_of_other_names_and_labels_train_the_same_network(shards, tfds, tmp_path):
+def test_data_with_other_features_and_labels_train_the_same_network(shards, tfds, tmp_path):
     _train(shards, tmp_path / "usual", SUPERVISED, steps=3)
     _train(tfds, tmp_path / "other", SUPERVISED, steps=3, records=TFDS)
     assert learned(tmp_path / "other") == learned(tmp_path / "usual")
     usual = evaluate(str(tmp_path / "usual"), shards, device="cpu")
-    other = evaluate(str(tmp_path / "other"), tfds, device="cpu")  # as the run was trained
+    other = evaluate(str(tmp_path / "other"), tfds, device="cpu")  # with the features of the run
     assert {**other, "data": shards} == usual
     with pytest.raises(WorkdirError, match="label_offset = 0, and now it is 1: give --label-off"):
         _train(
@@ -258,7 +259,7 @@ def test_data_of_other_names_and_labels_train_the_same_network(shards, tfds, tmp
         )
 
 
-def test_a_label_beyond_the_classes_names_record_label_and_flag(shards, tmp_path):
+def test_a_label_beyond_the_classes_is_an_error_that_names_record_label_and_flag(shards, tmp_path):
     recipe = SUPERVISED.replace(num_classes=2)
     with pytest.raises(
         ValueError, match=r"record \d+ is of class 2, .* --num-classes is 2: give --num-classes"
@@ -266,6 +267,6 @@ def test_a_label_beyond_the_classes_names_record_label_and_flag(shards, tmp_path
         _train(shards, tmp_path, recipe, steps=1)
 
 
-def test_recipes_know_nothing_of_how_records_are_read():
+def test_recipes_do_not_say_how_records_are_read():
     names = {field.name for field in dataclasses.fields(RecordOptions)}
     assert not names & {field.name for field in dataclasses.fields(recipes.Recipe)}

@@ -34,17 +34,17 @@ def _losses(recipe, data, steps, seed=0):
 
 
 class Learning(NamedTuple):
-    """How a recipe is trained for sixty steps, and what the loss must do.
+    """How a recipe is trained for sixty steps, and how much the loss must fall.
 
-    The mean loss of the last ten steps, as a share of that of the first ten, depends on rounding:
-    on the processor's vector instructions, the TensorFlow and the seed. `below` is so far from what
-    was seen that none of these decides. A network that does not learn keeps 1.00 of its loss.
+    The ratio of the mean loss of the last ten steps to that of the first ten depends on rounding:
+    on the processor's vector instructions, the version of TensorFlow and the seed. `below` is far
+    enough above the observed ratios for none of these to matter. Without learning the ratio is 1.
     """
 
-    rate: float  # times the recipe's; a gentler rate makes the result depend less on rounding
-    seeds: int  # whose shares are averaged
+    rate: float  # factor on the recipe's rate; at a lower rate rounding matters less
+    seeds: int  # number of seeds over which ratios are averaged
     below: float
-    seen: str  # means of the seeds, with SSE4.1 and AVX-512, with one thread and with several
+    seen: str  # observed means, with SSE4.1 and AVX-512, one thread and several
 
 
 LEARNING = {
@@ -57,13 +57,13 @@ LEARNING = {
 
 
 @pytest.mark.parametrize("name", LEARNING)
-def test_a_small_recipe_learns(name, data):
+def test_small_recipes_learn(name, data):
     learning, recipe = LEARNING[name], RECIPES[f"{name}-small"]
     recipe = recipe.replace(
         filters_factor=0.5,
         batch_size=8,
         lr=recipe.optimizer.lr * learning.rate,
-        # The same rate.
+        # The rate is the same.
         lr_scale_batch_size=recipe.optimizer.lr_scale_batch_size * 8 // recipe.batch_size,
         warmup_epochs=0.0,
         decay_epochs=(),
@@ -75,7 +75,7 @@ def test_a_small_recipe_learns(name, data):
     assert np.mean(shares) < learning.below, shares
 
 
-# Loss of a guess: of classes, of permutations, of positions; the margin for triplets.
+# Losses of guessing a class, a permutation or a position; for triplets, the margin.
 GUESSES = {
     "supervised": np.log(1000),
     "rotation": np.log(4),
@@ -86,16 +86,16 @@ GUESSES = {
 
 
 @pytest.mark.parametrize("name", GUESSES)
-def test_a_recipe_of_the_paper_trains_when_narrow(name, data):
+def test_paper_recipes_train_with_narrow_networks(name, data):
     narrow = {"filters_factor": 0.25, "embed_dim": 100, "head_units": 64, "batch_size": 2}
     losses = _losses(RECIPES[name].replace(**narrow), data, 2)
     assert np.all(np.isfinite(losses))
     assert 0.5 * GUESSES[name] < losses[0] < 2 * GUESSES[name]
 
 
-@pytest.mark.slow  # five minutes on two cores, and 9 GB
+@pytest.mark.slow  # takes five minutes on two cores, and 9 GB
 @pytest.mark.parametrize("name", GUESSES)
-def test_a_recipe_of_the_paper_trains_as_it_is(name, data):
+def test_paper_recipes_train_unchanged(name, data):
     losses = _losses(RECIPES[name].replace(batch_size=2), data, 3)
     assert np.all(np.isfinite(losses))
     assert 0.5 * GUESSES[name] < losses[0] < 2 * GUESSES[name]

@@ -19,7 +19,7 @@ KEY = np.array([3, 7, 0], np.int32)
 
 
 def _softmax_cross_entropy(logits, labels):
-    """By definition, in float64."""
+    """The loss by its definition, in float64."""
     logits = np.asarray(logits, np.float64)
     chosen = np.take_along_axis(logits, labels[..., np.newaxis], -1)[..., 0]
     return np.log(np.exp(logits).sum(-1)) - chosen
@@ -126,7 +126,7 @@ def test_jigsaw_trains_on_a_few_permutations_drawn_by_the_key():
     assert all(len(set(labels)) == 8 for labels in drawn)
     assert np.array_equal(drawn[5], value(task.questions(True, tf.constant([0, 5, 0]))))
     counts = np.bincount(np.concatenate(drawn), minlength=100)
-    assert counts.min() > 5 and counts.max() < 50  # 24 each, on average
+    assert counts.min() > 5 and counts.max() < 50  # on average 24 of each
 
 
 def test_jigsaw_takes_the_published_set_by_name():
@@ -148,7 +148,7 @@ def test_relative_patch_location_pairs_each_neighbour_with_the_centre():
 
 
 @pytest.mark.parametrize("name", ["jigsaw", "relative_patch_location"])
-def test_equal_keys_train_equally_and_others_do_not(name):
+def test_training_depends_on_the_key(name):
     task, model, _ = _model(name)
     batch = _batch((9,), np.zeros(4))
     first, again, other = (
@@ -190,7 +190,7 @@ def test_a_pipeline_that_does_not_fit_its_task_is_refused(name, pipeline, messag
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if not name.startswith("tiny")])
-def test_recipes_fit_their_tasks(name):
+def test_pipelines_of_recipes_fit_their_tasks(name):
     tasks.build(RECIPES[name]).check(Pipeline(RECIPES[name].pipeline))
 
 
@@ -208,10 +208,10 @@ def test_impossible_tasks_are_refused(fields, message):
 
 
 def _answering(values, labels=None, indexes=None):
-    """A model that answers with the values that stand in its image, and such a batch.
+    """A model whose logits are the values in its image, and a batch for it.
 
     Args:
-        values: [N, views…, outputs].
+        values: the logits, [N, views…, outputs].
     """
     values = np.asarray(values, np.float32)
     count = len(values)
@@ -253,18 +253,18 @@ def test_supervised_classifies_the_image():
         ([np.nan, 8, 7, 6, 5, 4, 3], 0, 0),
     ],
 )
-def test_ties_and_what_is_no_number_count_against_the_top_5(logits, label, right):
+def test_ties_and_nan_count_against_the_top_5(logits, label, right):
     model, batch = _answering([logits], [label])
     assert value(_supervised(7).loss(model, batch, False)["top5"]) == [right]
 
 
-def test_logits_that_are_no_numbers_are_wrong():
+def test_nan_logits_are_wrong_answers():
     model, batch = _answering(np.full((7, 7), np.nan), range(7))
     values = value(_supervised(7).loss(model, batch, False))
     assert not np.any(values["accuracy"]) and not np.any(values["top5"])
 
 
-def test_of_five_classes_there_is_no_top_5():
+def test_five_classes_have_no_top_5():
     model, batch = _answering(np.eye(5), range(5))
     assert set(_supervised(5).loss(model, batch, False)) == {"loss", "accuracy"}
 
@@ -276,7 +276,7 @@ def test_of_five_classes_there_is_no_top_5():
         ([0, 2, -1], "record 22 has no class label"),
     ],
 )
-def test_a_label_that_is_no_class_names_its_record(labels, message):
+def test_a_label_that_is_not_a_class_is_an_error_that_names_its_record(labels, message):
     with pytest.raises(ValueError, match=message):
         _supervised(3).check_labels(np.array(labels, np.int32), np.array([20, 21, 22]))
     _supervised(4).check_labels(np.array([0, 3, 2], np.int32), np.array([20, 21, 22]))
@@ -290,7 +290,9 @@ def test_a_label_that_is_no_class_names_its_record(labels, message):
         (0, r"\(record 5\): the label 0 less label_offset=1 is below 0"),
     ],
 )
-def test_training_and_evaluation_refuse_a_label_that_is_no_class(shards, tmp_path, stored, message):
+def test_training_and_evaluation_refuse_a_label_that_is_not_a_class(
+    shards, tmp_path, stored, message
+):
     recipe = RECIPES["supervised"].replace(
         pipeline="resize(12)",
         architecture="tiny",
@@ -304,7 +306,7 @@ def test_training_and_evaluation_refuse_a_label_that_is_no_class(shards, tmp_pat
         folder.mkdir()
         for name in ("train-00000-of-00001", "validation-00000-of-00001"):
             with TFRecordWriter(folder / name) as writer:
-                for label in (1, 7, 1, 7, 1, last):  # which count from 1
+                for label in (1, 7, 1, 7, 1, last):  # labels in the records count from 1
                     writer.write(example({"image/encoded": image, "image/class/label": label}))
 
     def train(data):
@@ -320,7 +322,7 @@ def test_training_and_evaluation_refuse_a_label_that_is_no_class(shards, tmp_pat
 
 
 def _triplets(embeddings, counted, margin):
-    """The semi-hard triplet loss and accuracy of each image, pair by pair, in float64."""
+    """The semi-hard triplet loss and accuracy of each image, computed pair by pair in float64."""
     embeddings = np.asarray(embeddings, np.float64)
     count, views, _ = embeddings.shape
     losses, right = np.zeros(count), np.zeros(count)
@@ -344,7 +346,7 @@ def _triplets(embeddings, counted, margin):
 
 
 def _close(random, count, views, channels, spread):
-    """Embeddings of length 1 whose views lie within `spread` of one another."""
+    """Embeddings of length 1; those of an image's views differ by at most about `spread`."""
     x = random.randn(count, 1, channels) + spread * random.randn(count, views, channels)
     return x / np.linalg.norm(x, axis=2, keepdims=True)
 
@@ -352,7 +354,7 @@ def _close(random, count, views, channels, spread):
 @pytest.mark.parametrize("margin", [0.5, 0.05])
 @pytest.mark.parametrize("spread", [0.3, 1, 5])
 @pytest.mark.parametrize("missing", [(), (1, 4)])
-def test_triplets_take_the_nearest_of_the_farther_negatives(margin, spread, missing):
+def test_triplets_use_the_nearest_of_the_farther_negatives(margin, spread, missing):
     embeddings = _close(np.random.RandomState(0), 6, 3, 4, spread)
     counted = np.array([image not in missing for image in range(6)], np.float32)
     tensors = tf.constant(embeddings, tf.float32), tf.constant(counted)
@@ -364,17 +366,17 @@ def test_triplets_take_the_nearest_of_the_farther_negatives(margin, spread, miss
         assert loss.max() > 0 and 0 < accuracy.mean() < 1
 
 
-def test_where_no_negative_is_farther_the_farthest_counts():
-    # The views of image 0 are opposite one another, those of image 1 between them.
+def test_if_no_negative_is_farther_the_farthest_one_is_used():
+    # The two views of image 0 are opposite each other, and those of image 1 lie between them.
     embeddings = np.array([[[1, 0], [-1, 0]], [[0.6, 0.8], [0, 1]]])
     found = value(exemplar.triplets(tf.constant(embeddings, tf.float32), tf.ones(2), 0.5))
-    # d(a, p) = 4; the farthest negatives are at 2 from the one and at 3.2 from the other.
+    # d(a, p) = 4; the farthest negatives are at distances 2 and 3.2 from the two views.
     assert found["loss"][0] == pytest.approx((4 - 2 + 0.5 + 4 - 3.2 + 0.5) / 2)
     np.testing.assert_allclose(found["loss"], _triplets(embeddings, [1, 1], 0.5)[0], atol=1e-6)
     assert found["accuracy"].tolist() == [0, 1]
 
 
-def test_an_image_without_others_has_no_loss():
+def test_an_image_alone_has_no_triplet_loss():
     embeddings = tf.constant(_close(np.random.RandomState(0), 3, 4, 5, 1), tf.float32)
     found = value(exemplar.triplets(embeddings, tf.constant([0.0, 1.0, 0.0]), 0.5))
     assert found["loss"][1] == 0
@@ -415,7 +417,7 @@ def test_exemplar_normalises_each_embedding_or_each_channel(axis, padding):
     if axis == 1:
         kept = kept / np.linalg.norm(kept, axis=2, keepdims=True)
     else:
-        rows = kept.reshape(-1, 5)  # all views of all images
+        rows = kept.reshape(-1, 5)  # the norm is over all views of all images
         kept = (rows / np.sqrt(np.sum(rows**2, axis=0))).reshape(kept.shape)
     loss, accuracy = _triplets(kept, np.ones(len(kept)), 0.5)
     np.testing.assert_allclose(found["loss"][: len(kept)], loss, atol=1e-5)
@@ -423,7 +425,7 @@ def test_exemplar_normalises_each_embedding_or_each_channel(axis, padding):
     assert np.all(np.isfinite(found["loss"]))
 
 
-def test_exemplar_reads_its_margin():
+def test_exemplar_uses_the_margin_of_the_recipe():
     values = np.random.RandomState(3).randn(6, 4, 5)
     model, batch = _answering(values)
     found = value(_exemplar(margin=0.1).loss(model, batch, training=False)["loss"])
@@ -448,12 +450,12 @@ def test_exemplar_is_evaluated_on_random_views_that_stay_the_same(shards, tmp_pa
     pretrain(recipe, options, say=lambda line: None)
     first, again = (evaluate(str(tmp_path), shards, "test", device="cpu") for _ in range(2))
     assert first == again and first["images"] == 13
-    assert first["loss"] > 0.05  # as equal views would have, were nothing drawn
+    assert first["loss"] > 0.05  # the loss of equal views, which would mean that nothing is drawn
     assert 0 < first["accuracy"] < 1
 
 
 @pytest.mark.parametrize("flag", ["batch_size", "eval_batch_size"])
-def test_a_batch_of_one_is_refused_in_words(shards, tmp_path, flag):
+def test_runs_of_exemplar_refuse_a_batch_of_one(shards, tmp_path, flag):
     recipe = RECIPES["exemplar-small"].replace(
         pipeline="inception(12, views=3)|standardize",
         architecture="tiny",

@@ -1,4 +1,4 @@
-"""What a run reads that others may have written: its files, and its environment."""
+"""Files and environment variables of a run that others may have written."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def test_a_whole_number_is_read_from_the_environment(monkeypatch, text, found):
 
 
 @pytest.mark.parametrize("text", ["abc", "-1", "1.5", " 3", "²", "٣", "1e3", "9" * 5000, "2"])
-def test_what_is_no_such_number_is_an_error_that_names_the_variable(monkeypatch, text):
+def test_other_text_is_an_error_that_names_the_variable(monkeypatch, text):
     monkeypatch.setenv("NUMBER", text)
     message = re.escape(
         f"NUMBER in the environment must be a whole number from 0 to 1, not {text!r}"
@@ -39,7 +39,7 @@ def test_what_is_no_such_number_is_an_error_that_names_the_variable(monkeypatch,
         environment.whole("NUMBER", 0, 0, 2)
 
 
-def test_ranks_that_are_no_numbers_are_errors_that_name_the_variable(monkeypatch):
+def test_ranks_that_are_not_numbers_are_errors_that_name_the_variable(monkeypatch):
     monkeypatch.setenv("RANK_SIZE", "abc")
     for ask in (ascend.ranks, ascend.several_ranks, lambda: require_one_process("evaluation")):
         with pytest.raises(ValueError, match=r"^RANK_SIZE in the environment .* not 'abc'$"):
@@ -78,7 +78,7 @@ def test_ranks_that_are_no_numbers_are_errors_that_name_the_variable(monkeypatch
         ),
     ],
 )
-def test_a_tf_config_that_makes_no_sense_is_one_short_sentence(monkeypatch, text, words):
+def test_an_invalid_tf_config_is_an_error_of_one_short_sentence(monkeypatch, text, words):
     monkeypatch.setenv("TF_CONFIG", text)
     with pytest.raises(ValueError, match=words) as caught:
         devices.cluster()
@@ -123,7 +123,9 @@ def test_a_configuration_is_read_as_it_was_written(tmp_path):
         ({"color": "red"}, "it: .*unexpected keyword argument 'color'"),
     ],
 )
-def test_a_configuration_of_other_values_is_an_error_that_names_the_field(tmp_path, changes, words):
+def test_a_configuration_with_invalid_values_is_an_error_that_names_the_field(
+    tmp_path, changes, words
+):
     path = _config(tmp_path, **changes)
     with pytest.raises(
         workdir.WorkdirError, match=f"^{path} is not a run's configuration: .*{words}"
@@ -132,7 +134,7 @@ def test_a_configuration_of_other_values_is_an_error_that_names_the_field(tmp_pa
 
 
 @pytest.mark.parametrize("text", [DEEP, "{", "[1]", b"\xff"], ids=["deep", "cut", "array", "latin"])
-def test_damaged_files_of_a_run_are_errors_of_one_line_that_name_the_file(tmp_path, text):
+def test_damaged_files_are_errors_of_one_line_that_name_the_file(tmp_path, text):
     data = text if isinstance(text, bytes) else text.encode()
     for name in ("config.json", "pretexture.json"):
         (tmp_path / name).write_bytes(data)
@@ -160,7 +162,7 @@ def test_damaged_files_of_a_run_are_errors_of_one_line_that_name_the_file(tmp_pa
         ('{"step": 1, "loss": 1.0, "waiting": "long"}', "waiting"),
     ],
 )
-def test_a_line_of_metrics_without_its_numbers_is_an_error_that_names_it(tmp_path, line, field):
+def test_a_line_of_metrics_without_numbers_is_an_error_that_names_it(tmp_path, line, field):
     good = '{"step": 1, "loss": NaN, "images_per_second": 3.0, "waiting": 0}\n'
     path = tmp_path / "metrics.jsonl"
     path.write_text(good + line + "\n")
@@ -168,7 +170,7 @@ def test_a_line_of_metrics_without_its_numbers_is_an_error_that_names_it(tmp_pat
         metrics.read_metrics(str(tmp_path))
 
 
-def test_a_loader_s_state_in_a_checkpoint_that_is_not_one_is_an_error(tmp_path, monkeypatch):
+def test_an_invalid_loader_state_in_a_checkpoint_is_an_error(tmp_path, monkeypatch):
     checkpoints = Checkpoints(str(tmp_path))
     monkeypatch.setattr(json, "dumps", lambda value: DEEP)
     path = checkpoints.save(1, {"a": np.float32(1)}, {})

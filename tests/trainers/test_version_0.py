@@ -1,4 +1,4 @@
-"""Files that the version with all of a recipe's fields side by side wrote are still read."""
+"""Files of version 0.1, which wrote all fields of a recipe side by side, are still read."""
 
 import json
 
@@ -15,7 +15,7 @@ from pretexture.trainers.run import Options, pretrain
 from pretexture.trainers.runs.folder import read_config
 from pretexture.trainers.transfer.representation import Representation
 
-# As a run by `tiny.ROTATION` wrote it.
+# The configuration of a run with `tiny.ROTATION`.
 RECIPE = {
     "task": "rotation",
     "pipeline": "inception_crop(area=(0.5, 1))|resize(12)|range(-1, 1)|rotate",
@@ -69,7 +69,7 @@ CONFIG = {
     "label_key": "image/class/label",
     "label_offset": 1,
 }
-# As `export` wrote them for a run and, of a hub module or checkpoint, for a published network.
+# Descriptions of the exports of a run and of a published network.
 RUN = {
     "recipe": {
         **RECIPE,
@@ -115,7 +115,7 @@ def test_a_configuration_is_read(tmp_path):
     assert config.recipe == tiny.ROTATION
     assert config.recipe.optimizer == Optimizer("sgd", 2.0, 256, 0.5, (2.0,), 0.1, 0.0001)
     assert (config.steps_per_epoch, config.parameters, config.label_offset) == (6, 364, 1)
-    # Every field has a place of its own.
+    # Every field has its own value, so that none is taken for another.
     changed = {**RECIPE, "optimizer": "adam", "mode": "v1", "margin": 2.5}
     _write(tmp_path, "config.json", {**CONFIG, "recipe": changed})
     recipe = read_config(str(tmp_path)).recipe
@@ -130,7 +130,7 @@ def test_a_run_is_resumed(shards, tmp_path):
     train(2)
     _write(tmp_path, "config.json", CONFIG)
     assert train(4).step == 4
-    # The names of variables are those that it wrote.
+    # The variables have the names of that version.
     names = {
         "module/batch_normalization/beta",
         "module/batch_normalization/gamma",

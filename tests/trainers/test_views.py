@@ -12,7 +12,7 @@ def _decode(data):
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (7, 5), (40, 300)])
-def test_a_picture_decodes_to_the_same_pixels(shape):
+def test_pictures_are_encoded_without_loss(shape):
     pixels = np.random.RandomState(0).randint(0, 256, (*shape, 3)).astype(np.uint8)
     found = _decode(png(pixels))
     assert found.shape == (*shape, 3) and np.array_equal(found, pixels)
@@ -24,7 +24,7 @@ def _stretched(view):
 
 
 def _assert_grid(grid, cells):
-    """`cells` [rows][columns] of views, or None; two white pixels between them."""
+    """The grid of the views in `cells`, [rows][columns], with two white pixels between them."""
     height, width = cells[0][0].shape[:2]
     left = np.ones(grid.shape[:2], bool)
     assert grid.shape == (len(cells) * (height + 2) - 2, len(cells[0]) * (width + 2) - 2, 3)
@@ -41,25 +41,25 @@ def _assert_grid(grid, cells):
     assert np.all(grid[left] == 255)
 
 
-def test_views_of_an_image_stand_in_a_row():
+def test_views_of_an_image_form_a_row():
     image = np.random.RandomState(0).randn(5, 3, 4, 6, 3).astype(np.float32)
     _assert_grid(view_grid(image), image)
     _assert_grid(view_grid(image, images=2), image[:2])
 
 
-def test_single_views_stand_in_two_columns():
+def test_single_views_form_two_columns():
     image = np.random.RandomState(0).randn(9, 4, 6, 3).astype(np.float32)
     cells = [[image[2 * row], image[2 * row + 1]] for row in range(4)]
     _assert_grid(view_grid(image), [*cells, [image[8], None]])
     _assert_grid(view_grid(image, images=3), cells[:3])
 
 
-def test_rows_and_columns_of_views_stand_in_one_row():
+def test_a_grid_of_views_forms_one_row():
     image = np.random.RandomState(0).randn(2, 4, 9, 4, 6, 3).astype(np.float32)
     _assert_grid(view_grid(image), image.reshape(2, 36, 4, 6, 3))
 
 
-def test_whole_numbers_and_sixteen_bits_are_shown_too():
+def test_integers_and_float16_are_shown_too():
     image = np.random.RandomState(0).randint(0, 200, (2, 2, 4, 6, 3))
     _assert_grid(view_grid(image.astype(np.uint8)), image)
     _assert_grid(view_grid(image.astype(np.float16)), image)
@@ -67,7 +67,7 @@ def test_whole_numbers_and_sixteen_bits_are_shown_too():
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("value", [0, 0.5, -3, 255])
-def test_a_view_of_one_value_is_black(value):
+def test_a_constant_view_is_black(value):
     image = np.full((1, 2, 4, 6, 3), value, np.float32)
     image[0, 1, 0] += 1
     grid = view_grid(image)

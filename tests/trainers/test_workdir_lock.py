@@ -38,7 +38,7 @@ def test_a_second_run_ends_with_an_error_until_the_first_is_killed(shards, tmp_p
     first = _start(shards, folder, 1000000)
     try:
         wait_for_step(folder, 8, first)
-        first.send_signal(signal.SIGSTOP)  # its checkpoints stay as they are
+        first.send_signal(signal.SIGSTOP)  # its checkpoints are unchanged
         second = _start(shards, folder, 8)
         _, said = second.communicate()
         assert second.returncode == 1
@@ -46,7 +46,7 @@ def test_a_second_run_ends_with_an_error_until_the_first_is_killed(shards, tmp_p
         assert error.startswith(f"error: another run is using {folder}: ")
         assert "Traceback" not in said and first.poll() is None
 
-        # Commands that only read are not kept out.
+        # Commands that only read may still use the workdir.
         how = {"split": "test", "device": "cpu"}
         assert next(follow(str(folder), shards, timeout=60, poll=0.01, **how))["images"] == 13
         assert evaluate(str(folder), shards, **how)["images"] == 13
@@ -61,7 +61,7 @@ def test_a_second_run_ends_with_an_error_until_the_first_is_killed(shards, tmp_p
     assert pretrain(tiny.ROTATION, options, say=lambda line: None).step == made + 5
 
 
-def test_only_the_first_worker_locks(tmp_path):
+def test_only_the_first_worker_locks_the_workdir(tmp_path):
     with _open(tmp_path), _open(tmp_path, worker=1), _open(tmp_path, worker=2):
         with pytest.raises(WorkdirError, match=f"another run is using {tmp_path}: .*--workdir"):
             _open(tmp_path).__enter__()
@@ -72,7 +72,7 @@ def test_only_the_first_worker_locks(tmp_path):
         pass
 
 
-def test_the_lock_is_not_a_file_of_the_run(tmp_path):
+def test_the_lock_file_does_not_belong_to_the_run(tmp_path):
     with _open(tmp_path):
         assert os.listdir(tmp_path) and files_in(str(tmp_path)) == []
 

@@ -1,4 +1,4 @@
-"""A network of one convolution, for tests of what goes on around a network."""
+"""A network of one convolution, for tests in which the network does not matter."""
 
 import numpy as np
 import tensorflow as tf
@@ -29,13 +29,13 @@ JIGSAW = Recipe(
 )
 
 
-# Without batch normalisation, a batch's gradient is the mean of its parts'. Gentle, so that
-# rounding does not grow.
+# Without batch normalisation, a batch's gradient is the mean of the gradients of its parts. The rate
+# is low, so that rounding errors stay small.
 PLAIN = ROTATION.replace(architecture="tiny-plain", batch_size=12, lr=0.5, warmup_epochs=0.0)
 
 
 def specification(images):
-    """Of the batches that ROTATION's and PLAIN's loaders give, of so many images."""
+    """The specification of the batches of ROTATION and PLAIN, with that number of images."""
     return Batch(
         ArraySpec((images, 4, 12, 12, 3), "float32"),
         ArraySpec((images, 4), "int32"),
@@ -44,7 +44,7 @@ def specification(images):
 
 
 def turned(seed):
-    """A batch of `specification(6)`: images that are bright on one side, in their four turns."""
+    """A batch of `specification(6)`: images that are bright on one side, each in four turns."""
     random = np.random.RandomState(seed)
     image = random.uniform(-0.3, 0.3, (6, 12, 12, 3)) + np.linspace(1, -1, 12)[:, None, None]
     turns = np.stack([np.rot90(image, k, (1, 2)) for k in range(4)], 1).astype(np.float32)
@@ -74,7 +74,7 @@ class _Collector(Follower):
 
 
 class Tiny(tf.Module):
-    """Convolution, perhaps normalisation, ReLU, mean, logits."""
+    """Convolution, normalisation if `norm`, ReLU, means of the quadrants, logits."""
 
     def __init__(self, scope, channels, outputs, weight_decay, norm=True):
         super().__init__()
@@ -85,8 +85,8 @@ class Tiny(tf.Module):
     def __call__(self, image, training):
         x = self._conv(image)
         x = tf.nn.relu(self._norm(x, training) if self._norm else x)
-        # Quadrants apart, so that a turned image looks turned.
-        # An export takes images of any size.
+        # A mean for each quadrant, so that the network can see how an image is turned. Sizes may be
+        # unknown, because an export takes images of any size.
         known = zip(x.shape.as_list()[1:3], tf.unstack(tf.shape(x)[1:3]))
         height, width = ((side if side else found) // 2 for side, found in known)
         quadrants = [x[:, :height, :width], x[:, :height, width:]]
@@ -98,7 +98,7 @@ class Tiny(tf.Module):
 
 
 def register(setitem):
-    """Makes networks and recipes known by name; `setitem(mapping, key, value)` does it."""
+    """Registers the networks and recipes by name, with `setitem(mapping, key, value)`."""
     for name, norm in (("tiny", True), ("tiny-plain", False)):
         setitem(
             networks.ARCHITECTURES,

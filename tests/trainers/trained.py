@@ -1,4 +1,4 @@
-"""Runs and checkpoints that nobody trained, and the networks that they are of.
+"""Runs and checkpoints with random weights, and their networks.
 
 Works on TensorFlow 1 too.
 """
@@ -21,7 +21,7 @@ v1 = tf.compat.v1
 
 
 def write_config(folder, recipe):
-    """Writes the config.json of a run by a recipe."""
+    """Writes the config.json of a run with a recipe."""
     counts = ("seed", "records", "steps_per_epoch", "steps", "parameters")
     config = workdir.Config(
         recipe, **dict.fromkeys(counts, 1), data="shards", tensorflow=tf.__version__
@@ -29,7 +29,7 @@ def write_config(folder, recipe):
     workdir.write_config(str(folder), config)
 
 
-# The quickest to build.
+# The network that is quickest to build.
 VGG = RECIPES["rotation"].replace(
     pipeline="resize(32)|range(-1, 1)|rotate",
     architecture="vgg19",
@@ -47,7 +47,7 @@ def _build(recipe, scope):
 def run(folder, recipe=VGG, steps=(7,)):
     """Makes a run's folder with a checkpoint for each of the steps.
 
-    Returns: the values of the last one, by name.
+    Returns: the values of the last checkpoint, by name.
     """
     write_config(folder, recipe)
     with tf.Graph().as_default():
@@ -70,7 +70,7 @@ def checkpoint(path, values):
 
 
 def end_points(recipe, values, *images):
-    """What the network gives for each batch in inference mode, by name."""
+    """The end points of the network for each batch, by name, in inference mode."""
     with tf.Graph().as_default(), v1.Session() as session:
         scope = Scope(values=lambda name, shape: values[name], frozen=True)
         network = _build(recipe, scope)
@@ -81,7 +81,7 @@ def end_points(recipe, values, *images):
 
 
 def use(module, *images, signature="representation"):
-    """What a signature of a SavedModel gives for each batch, by name."""
+    """The outputs of a SavedModel's signature for each batch, by name."""
     with tf.Graph().as_default(), v1.Session() as session:
         signatures = v1.saved_model.load(session, ["serve"], str(module)).signature_def
         inputs, outputs = signatures[signature].inputs, signatures[signature].outputs
@@ -90,7 +90,7 @@ def use(module, *images, signature="representation"):
 
 
 def interrupt_after(monkeypatch, steps):
-    """Lets runs be interrupted after so many steps, as by Ctrl-C."""
+    """Interrupts runs after that number of steps, as Ctrl-C does."""
     wishes = run_module._Loop.wishes
 
     def interrupting(self):
@@ -102,7 +102,7 @@ def interrupt_after(monkeypatch, steps):
 
 
 def jpeg(pixels, quality=95):
-    """Pixels of [H, W, 3] from 0 to 255 as a JPEG."""
+    """A JPEG of pixels [H, W, 3] from 0 to 255."""
     with tf.Graph().as_default(), v1.Session() as session:
         image = tf.constant(pixels.clip(0, 255), tf.uint8)
         return session.run(tf.io.encode_jpeg(image, quality=quality))
@@ -113,7 +113,7 @@ def images(*shape):
 
 
 def assert_agree(found, expected, tolerance=1e-4):
-    """Same names and shapes, values equal within a share of the largest."""
+    """Names and shapes are equal, and values differ by at most a share of the largest one."""
     assert set(found) == set(expected)
     for name, value in expected.items():
         assert found[name].shape == value.shape, name

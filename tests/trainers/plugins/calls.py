@@ -1,4 +1,4 @@
-"""What a test's plugin was asked for: a list, and lines of JSON in the file NPU_CALLS names."""
+"""The calls of a test's plugin: a list, and lines of JSON in the file that NPU_CALLS names."""
 
 import json
 import os

@@ -1,6 +1,6 @@
-"""Collective operations between the ranks of a test, in place of HCCL.
+"""Collective operations between the ranks of a test, instead of HCCL.
 
-Rank 0 is at the port HCCL_IF_BASE_PORT of the loopback. A rank that is gone is an error for all.
+Rank 0 listens at the loopback's port HCCL_IF_BASE_PORT. If a rank is gone, all others get an error.
 """
 
 import os
@@ -21,7 +21,7 @@ def rank():
 
 
 def mean(arrays):
-    """The means of all ranks' arrays, the same bits everywhere, rounded as `npu_device` does it."""
+    """The means over all ranks, bit-identical on each, rounded as `npu_device` does."""
     share = np.float32(1.0 / size())
     return _exchange(
         arrays, lambda all_ranks: [np.sum(same, 0) * share for same in zip(*all_ranks)]
@@ -29,12 +29,12 @@ def mean(arrays):
 
 
 def total(arrays):
-    """The sums of all ranks' arrays, the same bits everywhere."""
+    """The sums over all ranks, bit-identical on each."""
     return _exchange(arrays, lambda all_ranks: [np.sum(same, 0) for same in zip(*all_ranks)])
 
 
 def first(arrays):
-    """Rank 0's arrays."""
+    """The arrays of rank 0."""
     return _exchange(arrays, lambda all_ranks: all_ranks[0])
 
 

@@ -1,8 +1,8 @@
-"""The names and signatures of the plugin's sources, as far as Pretexture uses them, on the CPU.
+"""The names and signatures of the plugin's sources that Pretexture uses, on the CPU.
 
-What it is given is checked as the plugin does, and recorded in `calls.CALLS`; the work is that of
-the Estimator. Where the plugin is surprising (a checkpoint every 100 steps unless told otherwise,
-a job read from the environment, every session of the process one on the NPU), this is, too.
+Arguments are checked as in the plugin, and recorded in `calls.CALLS`; the Estimator does the work.
+Like the plugin, it saves a checkpoint every 100 steps unless told otherwise, reads the job from the
+environment, and puts every session of the process on the NPU.
 """
 
 import json
@@ -27,7 +27,7 @@ _make_session = sessions.BaseSession.__init__
 
 
 def _session(self, target="", graph=None, config=None):
-    """Makes a session, on the NPU unless its configuration says `use_off_line` = false."""
+    """Makes a session; it is on the NPU unless its configuration has `use_off_line` = false."""
     kept = tf.compat.v1.ConfigProto()
     kept.CopyFrom(config or kept)
     optimizers = kept.graph_options.rewrite_options.custom_optimizers
@@ -35,7 +35,7 @@ def _session(self, target="", graph=None, config=None):
     chosen = [parameters["use_off_line"].b for parameters in npu]
     modes = [parameters["precision_mode"].s.decode() for parameters in npu]
     record("session", on_npu=all(chosen), by_default=not chosen, precision_modes=modes)
-    del optimizers[:]  # which this TensorFlow does not know
+    del optimizers[:]  # TensorFlow without the plugin does not know it
     _make_session(self, target, graph, kept)
 
 
@@ -58,7 +58,8 @@ def npu_config_proto(config_proto=None):
 class ProfilingConfig:
     def __init__(self, enable_profiling=False, profiling_options=None):
         assert isinstance(enable_profiling, bool)
-        assert os.path.isdir(json.loads(profiling_options)["output"])  # else the process is aborted
+        # Without this folder the plugin ends the process.
+        assert os.path.isdir(json.loads(profiling_options)["output"])
         self.given = {"enable_profiling": enable_profiling, "profiling_options": profiling_options}
 
 
@@ -157,7 +158,8 @@ class NPUEstimator(tf.estimator.Estimator):
             raise ValueError(
                 "Load job info failed, please check whether `JOB_ID` is set in environment variable"
             )
-        index = os.environ.get("POD_NAME") or os.environ.get("RANK_ID", "")  # stays a string
+        # The number stays a string, as in the plugin.
+        index = os.environ.get("POD_NAME") or os.environ.get("RANK_ID", "")
         if model_dir and config.model_dir and model_dir != config.model_dir:
             raise ValueError("`model_dir` are set both in constructor and `NPURunConfig`")
         rewriting = config.session_config.graph_options.rewrite_options
@@ -193,7 +195,7 @@ class NPUEstimator(tf.estimator.Estimator):
 
 
 class _Loop(tf.compat.v1.train.SessionRunHook):
-    """A call of the session makes several steps; what is fetched is of the last one."""
+    """A call of the session makes several steps and returns the fetches of the last one."""
 
     def __init__(self, steps, train_op):
         self._steps, self._train_op = steps, train_op
@@ -245,7 +247,7 @@ class NPUDistributedOptimizer(tf.compat.v1.train.Optimizer):
 
 
 def _sums(values):
-    """Over all ranks."""
+    """The reduction over all ranks."""
     sums = tf.compat.v1.py_func(
         lambda *arrays: hccl_world.total(arrays), values, [value.dtype for value in values]
     )
@@ -287,7 +289,7 @@ class NPULossScaleOptimizer(loss_scale_optimizer.LossScaleOptimizer):
         manager = self._loss_scale_manager
         finite = tf.constant(True)
         if getattr(manager, "checks", True):
-            # The device's float status: what has overflowed since it was cleared.
+            # The device's float status: whether something has overflowed since it was cleared.
             gradients = [gradient for gradient, _ in grads_and_vars if gradient is not None]
             sound = tf.reduce_all([tf.reduce_all(tf.math.is_finite(g)) for g in gradients])
             status = tf.zeros([8]) + (1.0 - tf.cast(sound, tf.float32))

@@ -1,6 +1,6 @@
 """A stand-in for Huawei's plugin for TensorFlow 2.6.5, with the names of its sources, on the CPU.
 
-What it is given is checked and recorded in `calls.CALLS`; the work is that of eager TensorFlow.
+Arguments are checked and recorded in `calls.CALLS`; eager TensorFlow does the work.
 """
 
 import json
@@ -16,7 +16,7 @@ _opened = False
 
 
 class _Options:
-    """Options with fixed names and, for some, fixed values, as the plugin's."""
+    """Options that have fixed names and sometimes fixed values, like those of the plugin."""
 
     def __init__(self, prefix="", **choices):
         self.__dict__.update(_prefix=prefix, _choices=choices)
@@ -24,7 +24,8 @@ class _Options:
     def __setattr__(self, name, value):
         if name not in self._choices:
             raise ValueError(f"NpuConfig has no option {name}, all options {list(self._choices)}")
-        if name == "dump_path" or name == "profiling_options":  # else the process is aborted
+        if name == "dump_path" or name == "profiling_options":
+            # Without these folders the plugin ends the process.
             folder = value if name == "dump_path" else json.loads(value)["output"]
             assert os.path.isdir(folder)
         choices = self._choices[name]
@@ -105,7 +106,7 @@ class _NpuLossScaleOptimizer(tf.keras.mixed_precision.LossScaleOptimizer):
 
     def apply_gradients(self, grads_and_vars, name=None, experimental_aggregate_gradients=True):
         pairs = tuple(grads_and_vars)
-        # The device's float status: what has overflowed since it was cleared.
+        # The device's float status: whether something has overflowed since it was cleared.
         sound = tf.reduce_all([tf.reduce_all(tf.math.is_finite(g)) for g, _ in pairs])
         (status,) = _all_reduce([tf.zeros([8]) + (1.0 - tf.cast(sound, tf.float32))], "sum", 0)
         finite = tf.reduce_all(tf.equal(status, 0.0))
