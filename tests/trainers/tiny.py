@@ -29,7 +29,7 @@ JIGSAW = Recipe(
 )
 
 
-# Without batch normalisation, a batch's gradient is the mean of the gradients of its parts. The rate
+# Without batch normalisation, a batch's gradient is the mean of those of its parts. The rate
 # is low, so that rounding errors stay small.
 PLAIN = ROTATION.replace(architecture="tiny-plain", batch_size=12, lr=0.5, warmup_epochs=0.0)
 
