@@ -16,9 +16,8 @@ import re
 import sys
 from typing import List, Optional, Sequence, Tuple
 
-from pretexture.loader.console.json_text import parse_object
-from pretexture.scripts import flags, pretrain
-from pretexture.trainers.engines import environment
+from pretexture.scripts import flags, pretrain, run_flags
+from pretexture.trainers import engines
 from pretexture.trainers.recipes import RECIPES
 from pretexture.trainers.runs import moxing
 
@@ -38,9 +37,10 @@ def main(arguments: Optional[List[str]] = None) -> int:
         # Without their values, some of which are secrets.
         names = [argument.partition("=")[0] for argument in ignored if argument.startswith("-")]
         print(f"not known to pretexture pretrain, and ignored: {' '.join(names)}")
-    # Several processes on a machine would copy to the same folders.
     with flags.short_errors("--traceback" in known):
-        files = None if _processes() > 1 else moxing.find()
+        run_flags.import_tensorflow()
+        # Several processes on a machine would copy to the same folders.
+        files = None if engines.several_processes() else moxing.find()
         if files is not None:
             cache = args.cache_dir or CACHE
             data = moxing.fetch(files, args.data_url, os.path.join(cache, "data"))
@@ -49,17 +49,6 @@ def main(arguments: Optional[List[str]] = None) -> int:
         return pretrain.main([*command, *known])
     local = [*command, "--data", data, "--workdir", workdir.folder, *known]
     return pretrain.main(local, workdir)
-
-
-def _processes() -> int:
-    """The number of processes that train together, as `pretexture launch` sets it."""
-    try:
-        config = parse_object(os.environ.get("TF_CONFIG") or "{}", "TF_CONFIG")
-        cluster = config.get("cluster", {})
-        workers = sum(len(cluster.get(role, ())) for role in ("chief", "worker"))
-    except (ValueError, AttributeError, TypeError):
-        workers = 0  # training reports what is wrong
-    return max(environment.whole("RANK_SIZE", 1, 1), workers)
 
 
 def _known(command: Sequence[str], rest: Sequence[str]) -> Tuple[List[str], List[str]]:

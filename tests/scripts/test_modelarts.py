@@ -193,15 +193,18 @@ def test_unknown_flags_are_reported_and_ignored(moxing, tmp_path, capsys):
     assert "steps of 4 an epoch" in said
 
 
+def _cluster(**workers):
+    return json.dumps({"cluster": workers, "task": {"type": "worker", "index": 0}})
+
+
 @pytest.mark.parametrize(
     "environment, several",
     [
         ({}, False),
         ({"TF_CONFIG": "{}"}, False),
-        ({"TF_CONFIG": '{"cluster": {"worker": ["a:1"]}}'}, False),
-        ({"TF_CONFIG": '{"cluster": {"worker": ["a:1", "a:2"]}}'}, True),
-        ({"TF_CONFIG": '{"cluster": {"chief": ["a:1"], "worker": ["a:2"]}}'}, True),
-        ({"TF_CONFIG": "no JSON"}, False),
+        ({"TF_CONFIG": _cluster(worker=["a:1"])}, False),
+        ({"TF_CONFIG": _cluster(worker=["a:1", "a:2"])}, True),
+        ({"TF_CONFIG": _cluster(chief=["a:1"], worker=["a:2"])}, True),
         ({"TF_CONFIG": "{}", "RANK_SIZE": "2"}, True),
     ],
 )
@@ -216,6 +219,13 @@ def test_with_several_processes_moxing_is_not_used(
     monkeypatch.setattr(pretrain, "main", lambda *arguments: started.append(arguments) or 0)
     _job(tmp_path)
     assert (len(started[0]) == 1) == several == (not moxing.calls)
+
+
+def test_an_invalid_tf_config_is_an_error_before_anything_is_copied(moxing, tmp_path, monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", "no JSON")
+    with pytest.raises(SystemExit, match="error: TF_CONFIG must be as"):
+        _job(tmp_path)
+    assert not moxing.calls
 
 
 def test_without_moxing_urls_are_read_as_in_pretraining(s3, tmp_path, images, monkeypatch):

@@ -14,9 +14,17 @@ def choose() -> Any:
     return engine
 
 
-def require_one_process(what: str) -> None:
-    """Raises ValueError if the environment says that this process is one of several."""
+def several_processes() -> bool:
+    """Whether the environment says that this process is one of several.
+
+    Raises: ValueError for a TF_CONFIG or RANK_SIZE that is not valid.
+    """
     from . import ascend, devices
 
-    if devices.cluster().workers > 1 or ascend.several_ranks():
+    return devices.cluster().workers > 1 or ascend.several_ranks()
+
+
+def require_one_process(what: str) -> None:
+    """Raises ValueError if this process is one of several; see `several_processes`."""
+    if several_processes():
         raise ValueError(f"{what} runs in one process: start it without pretexture launch")

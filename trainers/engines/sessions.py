@@ -5,34 +5,30 @@ says otherwise. So each session that is opened here says where it runs.
 """
 
 import sys
-from typing import Any, Optional
+from typing import Any
 
 import tensorflow as tf
 
-from .npu_options import DEFAULTS, NpuOptions
+from .npu_options import NpuOptions
 
 _BRIDGE = "npu_bridge.npu_init"
 
 
-def on_host(graph: Optional[tf.Graph] = None) -> Any:
-    """A session on the CPU, to read and write variables.
-
-    Args:
-        graph: the graph; None for the default graph.
-    """
+def on_host() -> Any:
+    """A session of the default graph on the CPU, to read and write variables."""
     config = tf.compat.v1.ConfigProto(device_count={"GPU": 0})
     if _BRIDGE in sys.modules:
         optimizer = config.graph_options.rewrite_options.custom_optimizers.add()
         optimizer.name = "NpuOptimizer"
         optimizer.parameter_map["use_off_line"].b = False
-    return tf.compat.v1.Session(graph=graph, config=config)
+    return tf.compat.v1.Session(config=config)
 
 
-def on_device(graph: Optional[tf.Graph] = None, npu: NpuOptions = DEFAULTS) -> Any:
+def on_device(graph: tf.Graph, npu: NpuOptions) -> Any:
     """A session on the NPU if `npu_bridge` is in use, otherwise on a GPU if there is one.
 
     Args:
-        graph: the graph; None for the default graph.
+        graph: the graph.
         npu: holds the precision mode of an NPU.
     """
     bridge: Any = sys.modules.get(_BRIDGE)

@@ -10,11 +10,11 @@ import time
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from typing import IO, Any, Deque, Dict, List, Optional, Sequence, Tuple
 
-_TAIL = 20  # lines of standard error that are said again at the end
+_TAIL = 20  # lines of standard error that are repeated at the end
 _PATIENCE = 30.0  # seconds from a request to end to a kill
-_NOTICE = 3.0  # seconds in which workers notice by themselves that one of them is gone, and say so
+_NOTICE = 3.0  # seconds in which workers notice by themselves, and report, that one of them is gone
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# How processes end that were asked to, and saved what they had.
+# Exit statuses of processes that were asked to end, and have saved a checkpoint.
 _ON_REQUEST = tuple(128 + number for number in _SIGNALS)
 _WRONG_FLAGS = 2
 
@@ -23,8 +23,8 @@ class Group:
     """Runs a command several times at once.
 
     Args:
-        command: to run.
-        environments: what is set for each process, besides what this process has.
+        command: program and arguments.
+        environments: variables of each process, which are added to those of this one.
         first: number of the first process, for the prefixes.
     """
 
@@ -44,8 +44,8 @@ class Group:
     def run(self) -> Tuple[int, bool]:
         """Starts the processes and waits for all of them.
 
-        Ctrl-C and SIGTERM are passed on, a closed terminal as SIGTERM; a second signal kills. Where
-        a process fails, the others are asked to end, and killed if they do not.
+        Ctrl-C and SIGTERM are passed on, a closed terminal as SIGTERM; a second signal kills. If a
+        process fails, the others are asked to end, and killed if they do not.
 
         Returns: the exit status, that of the process that failed first (128 and the signal's number
             for one that was killed), and whether it makes sense to start again.
@@ -55,7 +55,7 @@ class Group:
             for number, environment in enumerate(self._environments):
                 self._start(number, environment)
             self._started = True
-            if self._signal:  # that came meanwhile
+            if self._signal:  # it came meanwhile
                 self._send(_asking(self._signal))
             failed = self._wait()
         finally:
@@ -71,13 +71,13 @@ class Group:
         status = self._processes[failed].returncode
         if self._signal:
             return 128 + self._signal, False
-        if status in _ON_REQUEST:  # somebody's who asked it, or a worker's of another machine
+        if status in _ON_REQUEST:  # a user or a worker on another machine has asked it to end
             return status, False
         self._tell(failed, status)
         return (status if status > 0 else 128 - status), status != _WRONG_FLAGS
 
     def _start(self, number: int, environment: Dict[str, str]) -> None:
-        # In a session of its own, so that a terminal's Ctrl-C reaches it once: from here.
+        # It gets its own session, so that Ctrl-C reaches it only once, from this process.
         process = subprocess.Popen(
             self._command,
             env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
@@ -118,7 +118,7 @@ class Group:
                     if failed is None and status:
                         failed = number
                         deadline = time.monotonic() + _PATIENCE
-                        # Those that know already are left to save what they have.
+                        # Processes that were asked to end get the time to save a checkpoint.
                         if not self._signal and status not in _ON_REQUEST:
                             asked = time.monotonic() + _NOTICE
                 if time.monotonic() > asked:
@@ -139,7 +139,7 @@ class Group:
         self._signal = number
 
     def _tell(self, number: int, status: int) -> None:
-        """Says which process failed, and its last words once more."""
+        """Says which process failed, and repeats the end of its standard error."""
         how = f"ended with status {status}"
         if status < 0:
             how = f"was killed by {signal.Signals(-status).name}"
@@ -153,5 +153,5 @@ class Group:
 
 
 def _asking(number: int) -> int:
-    """The signal by which processes are asked to end: they do not know of terminals."""
+    """The signal that asks processes to end; they handle SIGTERM, but not SIGHUP."""
     return signal.SIGTERM if number == signal.SIGHUP else number

@@ -173,8 +173,8 @@ def _read(folder: str, name: str, field: str) -> Dict[str, Any]:
     return values
 
 
-def _values(runs: Sequence[Dict[str, Any]], end_point: str, metric: str = "top1") -> List[float]:
-    return [run["end_points"][end_point][metric] for run in runs]
+def _values(runs: Sequence[Dict[str, Any]], end_point: str) -> List[float]:
+    return [run["end_points"][end_point]["top1"] for run in runs]
 
 
 def _deviation(values: Sequence[float]) -> float:
