@@ -61,8 +61,8 @@ def _parser() -> argparse.ArgumentParser:
         type=_names,
         default=PAPER,
         metavar="A,B,…",
-        help=f"of {', '.join(TASKS)} (default: all but {SMALL}, which is for images of about 32 x "
-        "32 pixels)",
+        help=f"of {', '.join(TASKS)} (default: those of the paper; {SMALL} is for images of about "
+        "32 x 32 pixels)",
     )
     parser.add_argument(
         "--against",

@@ -49,9 +49,10 @@ class _Pipeline(Source):
 
     def __iter__(self) -> Iterator[Tuple[Any, Any]]:
         while True:
-            image, label = self._pipeline.run()
+            *images, label = self._pipeline.run()
             # Views of DALI's own memory, without a copy.
-            yield np.asarray(image.as_tensor()), np.asarray(label.as_tensor())
+            arrays = tuple(np.asarray(image.as_tensor()) for image in images)
+            yield arrays if len(arrays) > 1 else arrays[0], np.asarray(label.as_tensor())
 
 
 def _write_indexes(paths: Tuple[str, ...], folder: pathlib.Path) -> List[str]:
@@ -67,7 +68,7 @@ def _write_indexes(paths: Tuple[str, ...], folder: pathlib.Path) -> List[str]:
 
 
 @dali.pipeline_def(enable_conditionals=True)
-def _graph(job: Job, indexes: List[str]) -> Tuple[Any, Any]:
+def _graph(job: Job, indexes: List[str]) -> Tuple[Any, ...]:
     record = fn.readers.tfrecord(
         path=list(job.paths),
         index_path=indexes,
@@ -81,7 +82,8 @@ def _graph(job: Job, indexes: List[str]) -> Tuple[Any, Any]:
     label = fn.squeeze(fn.cast(record["image/class/label"], dtype=types.INT32) - 1, axes=0)
     if job.task == "rotation":
         label = types.Constant(np.arange(4, dtype=np.int32))
-    return _VIEWS[job.task](record["image/encoded"]), label
+    images = _VIEWS[job.task](record["image/encoded"])
+    return (*images, label) if isinstance(images, tuple) else (images, label)
 
 
 def _crop(encoded: Any, side: int = 224) -> Any:
@@ -188,6 +190,79 @@ def _resize_centre(encoded: Any, smaller: int, side: int) -> Any:
     return fn.resize_crop_mirror(image, resize_shorter=smaller, crop=(side, side))
 
 
+def _contrastive(
+    view: Any, side: int, jitter: Tuple[float, ...], blur: float, solarize: float = 0
+) -> Any:
+    """The colours of a view of SimCLR or DINO, with the probabilities of blur and solarize."""
+    brightness, contrast, saturation, hue = jitter
+    if fn.random.coin_flip(probability=0.8, dtype=types.BOOL):
+        view = fn.color_twist(
+            view,
+            brightness=fn.random.uniform(range=(1 - brightness, 1 + brightness)),
+            contrast=fn.random.uniform(range=(1 - contrast, 1 + contrast)),
+            saturation=fn.random.uniform(range=(1 - saturation, 1 + saturation)),
+            hue=fn.random.uniform(range=(-360 * hue, 360 * hue)),
+        )
+    if fn.random.coin_flip(probability=0.2, dtype=types.BOOL):
+        view = fn.hsv(view, saturation=0)
+    if fn.random.coin_flip(probability=blur, dtype=types.BOOL):
+        size = side // 10 // 2 * 2 + 1
+        view = fn.gaussian_blur(view, sigma=fn.random.uniform(range=(0.1, 2.0)), window_size=size)
+    if solarize:  # noqa: SIM102  # the second condition is DALI's, on each image
+        if fn.random.coin_flip(probability=solarize, dtype=types.BOOL):
+            bright = fn.cast(view >= 128, dtype=types.UINT8)
+            view = fn.cast(view * (1 - bright) + (255 - view) * bright, dtype=types.UINT8)
+    return view
+
+
+def _resized_crop(image: Any, side: int, area: Tuple[float, float], method: Any) -> Any:
+    return fn.random_resized_crop(
+        image,
+        size=(side, side),
+        random_aspect_ratio=ASPECT,
+        random_area=area,
+        num_attempts=10,
+        interp_type=method,
+        antialias=True,
+    )
+
+
+def _simclr(encoded: Any) -> Any:
+    image = fn.decoders.image(encoded, output_type=types.RGB)
+    views = []
+    for _ in range(2):
+        view = _resized_crop(image, 224, (0.08, 1.0), types.INTERP_LINEAR)
+        view = _contrastive(view, 224, (0.8, 0.8, 0.8, 0.2), 0.5)
+        views.append(_normalized(view, [0.0] * 3, [255.0] * 3))
+    return fn.stack(*views)
+
+
+def _normalized(view: Any, mean: List[float], std: List[float]) -> Any:
+    """Normalised by channel and mirrored at random."""
+    return fn.crop_mirror_normalize(
+        view,
+        dtype=types.FLOAT,
+        output_layout="HWC",
+        mean=mean,
+        std=std,
+        mirror=fn.random.coin_flip(),
+    )
+
+
+def _dino(encoded: Any) -> Tuple[Any, ...]:
+    image = fn.decoders.image(encoded, output_type=types.RGB)
+    mean, std = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
+
+    def view(side: int, area: Tuple[float, float], blur: float, solarize: float = 0) -> Any:
+        crop = _resized_crop(image, side, area, types.INTERP_CUBIC)
+        return _normalized(
+            _contrastive(crop, side, (0.4, 0.4, 0.2, 0.1), blur, solarize), mean, std
+        )
+
+    small = [view(96, (0.05, 0.4), 0.5) for _ in range(6)]
+    return view(224, (0.4, 1.0), 1.0), view(224, (0.4, 1.0), 0.1, 0.2), fn.stack(*small)
+
+
 def _eval(encoded: Any) -> Any:
     return _finish(_resize_centre(encoded, 256, 224))
 
@@ -203,5 +278,7 @@ _VIEWS: Dict[str, Any] = {
     "jigsaw": _jigsaw,
     "eval": _eval,
     "eval_patches": _eval_patches,
+    "simclr": _simclr,
+    "dino": _dino,
     "small": _small,
 }

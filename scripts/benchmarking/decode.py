@@ -12,6 +12,7 @@ from pretexture.loader import TFRecords, presets
 from pretexture.loader._core import decode_jpeg
 from pretexture.loader.epoch import draws
 from pretexture.loader.language import ops
+from pretexture.loader.language.check import Plan
 
 from .jobs import TASKS, Job, Source
 
@@ -38,9 +39,7 @@ class _Regions(Source):
         for epoch in range(EPOCHS):
             for place in range(count):
                 number = draws.permute(job.seed, epoch, draws.ORDER_RECORDS, 0, count, place)
-                region = needed_region(
-                    plan.ops, draws.Draws(job.seed, epoch, number), *sizes[number]
-                )
+                region = needed_region(plan, job.seed, epoch, number, *sizes[number])
                 self._work.append((images[number], region))
 
     def __iter__(self) -> Iterator[Tuple[Any, Any]]:
@@ -84,11 +83,17 @@ class _View:
         return _View(self.rows.resize(height), self.columns.resize(width))
 
 
-def needed_region(plan: Tuple[ops.Op, ...], draw: draws.Draws, height: int, width: int) -> Region:
+def needed_region(
+    plan: Plan, seed: int, epoch: int, record: int, height: int, width: int
+) -> Region:
     """Top, left, height and width of the smallest part of an image that holds all its views."""
-    views = [_View(_Span(0, 1, height), _Span(0, 1, width))]
-    for op in plan:
-        views = [part for n, view in enumerate(views) for part in _apply(op, view, n, draw)]
+    views: List[_View] = []
+    for number, branch in enumerate(plan.branches):
+        draw = draws.Draws(seed, epoch, record, number)
+        drawn = [_View(_Span(0, 1, height), _Span(0, 1, width))]
+        for op in branch.ops:
+            drawn = [part for n, view in enumerate(drawn) for part in _apply(op, view, n, draw)]
+        views += drawn
     top = math.floor(min(view.rows.begin for view in views))
     left = math.floor(min(view.columns.begin for view in views))
     bottom = min(height, math.ceil(max(view.rows.end for view in views)))
@@ -106,6 +111,13 @@ def _apply(op: ops.Op, view: _View, number: int, draw: draws.Draws) -> List[_Vie
             view.crop(
                 *draws.inception_crop(draw, op.stream, number, height, width, op.area, op.aspect)
             )
+        ]
+    if isinstance(op, ops.RandomResizedCrop):
+        ranges = (op.area, op.aspect, op.log_aspect)
+        return [
+            view.crop(
+                *draws.random_resized_crop(draw, op.stream, number, height, width, *ranges)
+            ).resize(op.height, op.width)
         ]
     if isinstance(op, ops.Resize):
         return [view.resize(op.height, op.width)]

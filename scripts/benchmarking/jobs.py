@@ -7,6 +7,10 @@ lets any other library start threads.
 import dataclasses
 from typing import Any, Dict, Iterator, Mapping, NamedTuple, Optional, Tuple
 
+_COLORS = "|flip|color_jitter(0.4, 0.4, 0.2, 0.1, p=0.8)|gray(0.2, weights='luma')"
+_LARGE = f"random_resized_crop(224, area=(0.4, 1), method='bicubic'){_COLORS}"
+_SMALL = f"random_resized_crop(96, area=(0.05, 0.4), method='bicubic'){_COLORS}"
+
 
 class Task(NamedTuple):
     """A pipeline, in training or in evaluation.
@@ -28,10 +32,18 @@ TASKS = {
     "relative_patch_location": Task("PATCHES", True),
     "eval": Task("EVAL", False),
     "eval_patches": Task("EVAL_PATCHES", False),
+    "simclr": Task("SIMCLR", True),
+    # DINO with six small views instead of eight.
+    "dino": Task(
+        f"({_LARGE}|blur|normalize) + ({_LARGE}|blur(p=0.1)|solarize(p=0.2)|normalize) "
+        f"+ 6*({_SMALL}|blur(p=0.5)|normalize)",
+        True,
+    ),
     "small": Task("inception(32)", True),
 }
 SMALL = "small"  # for images of about 32 x 32 pixels
-PAPER = tuple(name for name in TASKS if name != SMALL)
+MULTI_VIEW = ("simclr", "dino")
+PAPER = tuple(name for name in TASKS if name not in (SMALL, *MULTI_VIEW))
 
 
 class Contender(NamedTuple):
@@ -64,6 +76,7 @@ _FFCV = {"ffcv": ("ffcv",), "torch": ("torch",)}
 _ONE_VIEW = ("supervised", "eval", SMALL)
 
 OURS = "pretexture"
+PILLOW = "torch-pillow"
 FIRST_EPOCH = "first-epoch"
 CONTENDERS = {
     OURS: Contender(
@@ -82,12 +95,14 @@ CONTENDERS = {
         "tfdata",
         _TENSORFLOW,
         "tf.data, the published pipeline: whole decode, float conversion, then crop and resize",
+        tasks=(*PAPER, SMALL),
     ),
     "tfdata-fused": Contender(
         "tfdata",
         _TENSORFLOW,
         "tf.data written for speed: `decode_and_crop_jpeg`, no whole-image conversion, vectorised "
         "standardisation",
+        tasks=(*PAPER, SMALL),
     ),
     "dali": Contender(
         "dali",
@@ -106,10 +121,18 @@ CONTENDERS = {
         "PyTorch's `DataLoader` over torchvision's `decode_image` and transforms v2 on tensors, "
         "worker processes for threads",
     ),
+    PILLOW: Contender(
+        "torchvision_loader",
+        {"torch": ("torch",), "torchvision": ("torchvision",), "PIL": ("pillow",)},
+        "the same on Pillow's images, with Pillow's blur (two box filters), as the published code "
+        "of DINO and others has it",
+        tasks=MULTI_VIEW,
+    ),
     "spdl": Contender(
         "spdl_loader",
         {"spdl.io": ("spdl-io",), "spdl.pipeline": ("spdl-core",), "torch": ("torch",)},
         "SPDL, a pipeline of threads, with FFmpeg's filters for crops and colours",
+        tasks=(*PAPER, SMALL),
     ),
     "ffcv": Contender(
         "ffcv_loader",
@@ -182,7 +205,8 @@ class Outcome:
         seconds: by the clock.
         cpu_seconds: of all threads and processes.
         peak_bytes: largest resident memory of the process and its workers, libraries included.
-        shape: shape of a batch's images; () if the contender makes no images.
+        shape: shape of a batch's images; of several arrays the shapes one after the other; () if
+            the contender makes no images.
         label_shape: of its labels.
         dtype: of its images.
         times: seconds within the loader, by name; see `pretexture.loader.Stats`.
@@ -213,7 +237,8 @@ class Outcome:
 class Source:
     """Batches without end, shuffled anew each epoch: pairs of images and labels.
 
-    Both have a shape and a dtype, or are None if nothing is kept.
+    Both have a shape and a dtype, or are None if nothing is kept. Images of several branches are a
+    tuple of arrays.
     """
 
     def __iter__(self) -> Iterator[Tuple[Any, Any]]:

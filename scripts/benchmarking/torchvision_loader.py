@@ -5,16 +5,18 @@ each handing over its batches through shared memory. Channels come first, as PyT
 them; a batch's shape is that of a view.
 """
 
+import io
 from typing import Any, Iterator, List, Tuple
 
 import torch
+from PIL import Image, ImageFilter
 from pretexture.loader import TFRecords
 from torch.utils.data import DataLoader, Dataset
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-from .jobs import Job, Source
+from .jobs import PILLOW, Job, Source
 
 GRAY = 0.66
 VIEWS = 8
@@ -42,7 +44,10 @@ class _Batches(Source):
     def __iter__(self) -> Iterator[Tuple[Any, Any]]:
         while True:
             for image, label in self._loader:
-                yield image.movedim(-3, -1), label
+                if isinstance(image, list):  # of several branches
+                    yield tuple(views.movedim(-3, -1) for views in image), label
+                else:
+                    yield image.movedim(-3, -1), label
 
 
 def _inception(side: int) -> List[Any]:
@@ -56,6 +61,65 @@ def _inception(side: int) -> List[Any]:
 _TO_RANGE = [v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5] * 3, [0.5] * 3)]
 
 
+_TO_IMAGENET = [
+    v2.ToDtype(torch.float32, scale=True),
+    v2.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+]
+
+
+class _PillowBlur(torch.nn.Module):
+    """Pillow's blur, as the published code of SimCLR's and DINO's successors has it."""
+
+    def forward(self, image: Image.Image) -> Image.Image:
+        radius = 0.1 + 1.9 * torch.rand(()).item()
+        return image.filter(ImageFilter.GaussianBlur(radius))
+
+
+class _Contrastive:
+    """Makes the views of SimCLR and DINO."""
+
+    def __init__(self, pillow: bool):
+        self._pillow = pillow
+        crop = v2.RandomResizedCrop(224)
+        self._simclr = self._view(crop, (0.8, 0.8, 0.8, 0.2), 0.5, 0, _TO_IMAGENET[:1])
+        self._dino = [
+            self._of_dino(224, (0.4, 1), 1, 0),
+            self._of_dino(224, (0.4, 1), 0.1, 0.2),
+            self._of_dino(96, (0.05, 0.4), 0.5, 0),
+        ]
+
+    def simclr(self, image: Any) -> torch.Tensor:
+        return torch.stack([self._simclr(image) for _ in range(2)])
+
+    def dino(self, image: Any) -> Tuple[torch.Tensor, ...]:
+        first, second, small = self._dino
+        return first(image), second(image), torch.stack([small(image) for _ in range(6)])
+
+    def _of_dino(self, side: int, scale: Tuple[float, float], blur: float, solarize: float) -> Any:
+        crop = v2.RandomResizedCrop(side, scale=scale, interpolation=v2.InterpolationMode.BICUBIC)
+        return self._view(crop, (0.4, 0.4, 0.2, 0.1), blur, solarize, _TO_IMAGENET)
+
+    def _view(
+        self, crop: Any, jitter: Tuple[float, ...], blur: float, solarize: float, end: List[Any]
+    ) -> Any:
+        """A view, with the probabilities of blur and solarize."""
+        gauss: Any = _PillowBlur()
+        if not self._pillow:
+            gauss = v2.GaussianBlur(crop.size[0] // 10 // 2 * 2 + 1, (0.1, 2.0))
+        return v2.Compose(
+            [
+                crop,
+                v2.RandomHorizontalFlip(),
+                v2.RandomApply([v2.ColorJitter(*jitter)], p=0.8),
+                v2.RandomGrayscale(0.2),
+                v2.RandomApply([gauss], p=blur),
+                v2.RandomSolarize(128, p=solarize),
+                *([v2.ToImage()] if self._pillow else []),
+                *end,
+            ]
+        )
+
+
 class _Images(Dataset):
     def __init__(self, job: Job):
         self._records = TFRecords(job.paths)
@@ -65,6 +129,9 @@ class _Images(Dataset):
         self._small_steps = v2.Compose([*_inception(32), *_TO_RANGE])
         self._eval_steps = v2.Compose([v2.Resize(256), v2.CenterCrop(224), *_TO_RANGE])
         self._square = v2.Compose([v2.Resize(224), v2.CenterCrop(192)])
+        self._pillow = job.contender == PILLOW
+        contrastive = _Contrastive(self._pillow)
+        self._simclr, self._dino = contrastive.simclr, contrastive.dino
         self._window = v2.Compose([v2.Resize((292, 292)), v2.RandomGrayscale(GRAY)])
 
     def __len__(self) -> int:
@@ -72,8 +139,12 @@ class _Images(Dataset):
 
     def __getitem__(self, number: int) -> Tuple[torch.Tensor, Any]:
         record = self._records[number]
-        encoded = torch.frombuffer(bytearray(record.image), dtype=torch.uint8)
-        views = getattr(self, "_" + self._task)(decode_image(encoded, ImageReadMode.RGB))
+        if self._pillow:
+            image: Any = Image.open(io.BytesIO(record.image)).convert("RGB")
+        else:
+            encoded = torch.frombuffer(bytearray(record.image), dtype=torch.uint8)
+            image = decode_image(encoded, ImageReadMode.RGB)
+        views = getattr(self, "_" + self._task)(image)
         label = list(range(4)) if self._task == "rotation" else record.label
         return views, torch.tensor(label, dtype=torch.int32)
 

@@ -70,11 +70,15 @@ def measure(job: Job) -> Outcome:
 
 
 def _shape(array: Any) -> Tuple[int, ...]:
+    if isinstance(array, tuple):
+        return tuple(side for each in array for side in _shape(each))
     return () if array is None else tuple(int(side) for side in array.shape)
 
 
 def _dtype(array: Any) -> str:
     """A NumPy, TensorFlow or PyTorch dtype's plain name."""
+    if isinstance(array, tuple):
+        return _dtype(array[0])
     if array is None:
         return ""
     return getattr(array.dtype, "name", None) or str(array.dtype).split(".")[-1]

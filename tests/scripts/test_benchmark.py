@@ -16,7 +16,6 @@ from PIL import Image
 from pretexture.loader import presets
 from pretexture.loader.backends.reference import renderer as reference
 from pretexture.loader.console.marked import replace_marked
-from pretexture.loader.epoch import draws
 from pretexture.loader.shards.writer import TFRecordWriter, example
 from pretexture.scripts import bench_instructions, benchmark
 from pretexture.scripts.benchmarking import comparison, decode, report
@@ -30,6 +29,8 @@ SHAPES = {
     "jigsaw": ((4, 9, 64, 64, 3), (4,)),
     "eval": ((4, 224, 224, 3), (4,)),
     "eval_patches": ((4, 9, 64, 64, 3), (4,)),
+    "simclr": ((4, 2, 224, 224, 3), (4,)),
+    "dino": ((4, 224, 224, 3, 4, 224, 224, 3, 4, 6, 96, 96, 3), (4,)),
     "small": ((4, 32, 32, 3), (4,)),
 }
 
@@ -37,6 +38,7 @@ SHAPES = {
 # because some libraries cannot be set up twice in a process.
 DRIVER = """
 import dataclasses, importlib, json, sys
+from pretexture.scripts.benchmarking import worker
 from pretexture.scripts.benchmarking.jobs import CONTENDERS, Job
 job = Job(**json.loads(sys.argv[1]))
 module = importlib.import_module(
@@ -46,8 +48,7 @@ for task in sys.argv[2:]:
     batches = iter(module.open(dataclasses.replace(job, task=task)))
     for _ in range(2):
         image, label = next(batches)
-    name = getattr(image.dtype, "name", str(image.dtype))
-    print(task, tuple(image.shape), tuple(label.shape), name.replace("torch.", ""), sep=";")
+    print(task, worker._shape(image), worker._shape(label), worker._dtype(image), sep=";")
 sys.stdout.flush()
 import os; os._exit(0)
 """
@@ -298,12 +299,11 @@ def test_decoded_region_is_exactly_what_the_views_need(task, monkeypatch):
 
     def views(changed, record):
         monkeypatch.setattr(reference, "decode_image", lambda *_: changed)
-        return renderer.views(b"", 0, record, 1)[0]
+        made = renderer.views(b"", 0, record, 1)[0]
+        return np.concatenate([np.ravel(each) for each in made])
 
     for record in range(3):
-        top, left, height, width = decode.needed_region(
-            plan.ops, draws.Draws(3, 1, record), *image.shape[:2]
-        )
+        top, left, height, width = decode.needed_region(plan, 3, 1, record, *image.shape[:2])
         expected = views(image, record)
         outside = 255 - image
         outside[top : top + height, left : left + width] = image[
