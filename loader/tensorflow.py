@@ -5,7 +5,7 @@ import inspect
 import weakref
 from typing import Any, Callable, Iterator, List, NamedTuple
 
-from .loader import ArraySpec, Batch, Loader
+from .loader import Batch, Loader
 
 
 class Example(NamedTuple):
@@ -89,9 +89,9 @@ def dataset(loader: Loader, *, index: bool = False) -> Any:
     return made
 
 
-def _map(make: Callable[[ArraySpec], Any], spec: Batch) -> List[Any]:
-    """What `make` makes of each `ArraySpec`; of an image with several branches a tuple."""
-    return [make(s) if isinstance(s, ArraySpec) else tuple(map(make, s)) for s in spec]
+def _map(make: Callable[[Any], Any], spec: Batch) -> List[Any]:
+    """What `make` makes of each specification; of an image with several branches a tuple."""
+    return [tuple(map(make, s)) if type(s) is tuple else make(s) for s in spec]
 
 
 class _Iteration:

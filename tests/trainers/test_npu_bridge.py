@@ -130,7 +130,7 @@ def test_features_are_computed_in_the_given_precision(calls):
         two = tf.constant(1.0) + 1.0
     with sessions.on_device(graph, FULL) as session:
         assert session.run(two) == 2
-    with sessions.on_host(graph) as session:
+    with graph.as_default(), sessions.on_host() as session:
         assert session.run(two) == 2
     device, host = _asked(calls, "session")
     assert device["on_npu"] and device["precision_modes"] == ["must_keep_origin_dtype"]
