@@ -76,8 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         "--pipeline",
         metavar="TEXT",
         help="pipeline that makes the views, a preset's name or step(args)|… (default: the "
-        "recipe's); "
-        "the result is printed but not written",
+        "recipe's); the result is printed but not written",
     )
     parser.add_argument(
         "--follow", action="store_true", help="evaluate and export checkpoints as they appear"

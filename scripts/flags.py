@@ -83,8 +83,7 @@ def add_record_flags(parser: argparse.ArgumentParser, default: str = "") -> None
         "--on-error",
         choices=("raise", "skip"),
         help="what to do with a record that cannot be used: raise ends the run, skip leaves the "
-        "record "
-        "out and counts it (default: raise)",
+        "record out and counts it (default: raise)",
     )
     group.add_argument(
         "--max-pixels",
@@ -131,9 +130,8 @@ def add_ray_flag(parser: argparse.ArgumentParser, what: str) -> None:
         const="",
         type=_address,
         metavar="ADDRESS",
-        help=f"{what}: the one at HOST:PORT, or else in RAY_ADDRESS, or else one that is "
-        f"started on "
-        "this machine",
+        help=f"{what}: the one at HOST:PORT, or else in RAY_ADDRESS, or else one that is started "
+        "on this machine",
     )
 
 

@@ -64,8 +64,8 @@ def _parser() -> argparse.ArgumentParser:
         "--cache",
         action="store_true",
         help="compute the features of each image once, from the views of evaluation, and keep "
-        "them in "
-        "WORKDIR; without it, training uses random views and runs the network in every step",
+        "them in WORKDIR; without it, training uses random views and runs the network in every "
+        "step",
     )
     parser.add_argument(
         "--paper",

@@ -96,8 +96,7 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
         default=0,
         metavar="N",
         help="random seed for the initial weights, the order of images and every other draw "
-        "(default: "
-        "0)",
+        "(default: 0)",
     )
     parser.add_argument(
         "--checkpoint-seconds",
@@ -202,8 +201,7 @@ def add_devices_flag(parser: argparse.ArgumentParser) -> None:
         default=1,
         metavar="N",
         help="number of GPUs of this process that share each batch (default: 1); for several "
-        "machines "
-        "or NPUs use pretexture launch",
+        "machines or NPUs use pretexture launch",
     )
 
 

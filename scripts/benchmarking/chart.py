@@ -7,7 +7,7 @@ from pretexture.loader.pyplot import pyplot
 from .jobs import OURS
 from .report import Key, Summary
 
-# Ours first; those of Okabe and Ito, and some more for many loaders at once.
+# Okabe and Ito's colours, ours first, and some more for many loaders at once.
 _COLORS = (
     *("#0072b2", "#e69f00", "#f0c566", "#009e73", "#cc79a7", "#999999"),
     *("#56b4e9", "#d55e00", "#6a3d9a", "#8c6d31"),

@@ -27,7 +27,7 @@ def _to_stderr(text: str) -> None:
 
 
 class Comparison(NamedTuple):
-    """What a benchmark found.
+    """The results of a benchmark.
 
     Attributes:
         about: settings, machine, versions and contenders left out; see `report.markdown`.
@@ -41,7 +41,7 @@ class Comparison(NamedTuple):
 
     @property
     def summaries(self) -> Dict[report.Key, report.Summary]:
-        """What all rounds of a contender at a task give together."""
+        """The results of all rounds, by contender, task and number of threads."""
         return report.summarize(self.runs)
 
     def markdown(self) -> str:

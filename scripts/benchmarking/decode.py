@@ -1,7 +1,7 @@
-"""libjpeg-turbo and nothing else: the ceiling of every loader that leaves JPEGs to it.
+"""libjpeg-turbo alone: the limit of every loader that leaves decoding to it.
 
-For each image, the region that our views of it would need, drawn as the Loader draws it, from
-records that are in memory already.
+Decodes the region of each image that our views need, drawn as the Loader draws it, from records in
+memory.
 """
 
 import dataclasses
@@ -54,7 +54,7 @@ class _Regions(Source):
 
 @dataclasses.dataclass(frozen=True)
 class _Span:
-    """One axis of a view: where it begins in the image, pixels of the image to one of its own."""
+    """One axis of a view: its beginning in the image, image pixels per view pixel, its length."""
 
     begin: float
     step: float
@@ -129,7 +129,7 @@ def _apply(op: ops.Op, view: _View, number: int, draw: draws.Draws) -> List[_Vie
         return [view.crop(top, left, op.height, op.width)]
     if isinstance(op, ops.Patches):
         return [_patch(op, view, number, patch, draw) for patch in range(op.n**2)]
-    # The others change neither where a view lies nor, for more than one, the region of all.
+    # The others change neither the place of a view nor the region of all views together.
     return [view]
 
 

@@ -16,7 +16,7 @@ class Task(NamedTuple):
     """A pipeline, in training or in evaluation.
 
     Attributes:
-        pipeline: its text, or the name of a preset of `pretexture.loader.presets`.
+        pipeline: text of the pipeline, or the name of a preset in `pretexture.loader.presets`.
         training: whether random steps are random.
     """
 
@@ -50,12 +50,12 @@ class Contender(NamedTuple):
     """Something that makes batches.
 
     Attributes:
-        module: of this package, with a function `open(job)` that returns a `Source`.
-        requires: modules and the distributions that they come from.
-        about: what it is, in a line.
-        dtypes: those that it can make.
+        module: module of this package whose function `open(job)` returns a `Source`.
+        requires: modules that it needs, each with the distributions that may hold it.
+        about: description in a line.
+        dtypes: types of images that it can make.
         most_threads: largest number of threads that it can use; None if there is no limit.
-        tasks: those that it can do.
+        tasks: tasks that it can do.
         converts: whether it first converts the shards to a file of its own: the module then runs
             as a program with its name, the file, a number of processes and the shards as
             arguments, and prints how many seconds that took.
@@ -167,16 +167,16 @@ class Job:
     """One measurement.
 
     Attributes:
-        contender: a name of CONTENDERS.
-        task: a name of TASKS.
-        paths: of the shards.
-        batch_size: images a batch.
-        threads: that the contender may use.
-        dtype: of the images that it makes.
-        seconds: how long to measure.
+        contender: name in CONTENDERS.
+        task: name in TASKS.
+        paths: paths of the shards.
+        batch_size: images per batch.
+        threads: number of threads that the contender may use.
+        dtype: type of the images.
+        seconds: length of the measurement.
         cpus: numbers of the processors to run on; () if they cannot be chosen.
-        seed: of the random draws.
-        converted: the file that the contender has converted the shards to, if it does.
+        seed: random seed for every draw.
+        converted: path of the file to which the contender has converted the shards; "" if none.
     """
 
     contender: str
@@ -198,17 +198,17 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What a measurement gave.
+    """The result of a measurement.
 
     Attributes:
-        images: made in `seconds`.
-        seconds: by the clock.
-        cpu_seconds: of all threads and processes.
+        images: number of images made in `seconds`.
+        seconds: length of the measurement by the clock.
+        cpu_seconds: processor time of all threads and processes.
         peak_bytes: largest resident memory of the process and its workers, libraries included.
         shape: shape of a batch's images; of several arrays the shapes one after the other; () if
             the contender makes no images.
-        label_shape: of its labels.
-        dtype: of its images.
+        label_shape: shape of its labels.
+        dtype: type of its images.
         times: seconds within the loader, by name; see `pretexture.loader.Stats`.
         thread_seconds: processor time of the consumer's thread.
     """
@@ -235,10 +235,10 @@ class Outcome:
 
 
 class Source:
-    """Batches without end, shuffled anew each epoch: pairs of images and labels.
+    """Endless batches, pairs of images and labels, in another order each epoch.
 
-    Both have a shape and a dtype, or are None if nothing is kept. Images of several branches are a
-    tuple of arrays.
+    Both have a shape and a dtype, or are None if the contender keeps nothing. Images of several
+    branches are a tuple of arrays.
     """
 
     def __iter__(self) -> Iterator[Tuple[Any, Any]]:

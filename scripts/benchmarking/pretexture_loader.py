@@ -16,7 +16,7 @@ def open(job: Job) -> "_Batches":
 class _Batches(Source):
     def __init__(self, job: Job):
         first = job.contender == FIRST_EPOCH
-        # A cache of its own, so that no run depends on what other runs have found out.
+        # A cache of its own, so that no run depends on the row indexes of other runs.
         self._cache = tempfile.TemporaryDirectory(prefix="pretexture-benchmark-")
         self._loader = Loader(
             TFRecords(job.paths, row_index="off" if first else "auto", cache_dir=self._cache.name),
@@ -39,7 +39,7 @@ class _Batches(Source):
                 yield batch.image, batch.label
 
     def times(self) -> Dict[str, float]:
-        """The Loader's own record of where its time goes, and the records that it stands for."""
+        """How long the Loader's stages have taken so far, and for how many records."""
         stats = self._loader.stats._asdict()
         times = {name: value for name, value in stats.items() if name.endswith("_seconds")}
         return {"records": stats["records"], **times}

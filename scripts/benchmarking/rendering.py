@@ -2,8 +2,8 @@
 
     python -m pretexture.scripts.benchmarking.rendering SHARD PRESET BATCHES
 
-Two runs that differ in BATCHES alone differ by the work for those batches, whatever else the
-process does: beyond them it makes `PREFETCH` more, no matter how the threads are scheduled.
+Two runs that differ only in BATCHES differ by the work for these batches: every run makes exactly
+`PREFETCH` more batches, no matter how the threads are scheduled.
 """
 
 import sys
@@ -15,7 +15,7 @@ BATCH_SIZE, PREFETCH = 4, 1
 
 
 def main() -> None:
-    """Takes the batches, then waits until what is prefetched is there."""
+    """Takes the batches, then waits until the prefetched ones are complete."""
     shard, preset, batches = sys.argv[1], sys.argv[2], int(sys.argv[3])
     training = not preset.startswith("EVAL")
     loader = Loader(

@@ -15,7 +15,7 @@ _STAGES = (
 
 
 class Run(NamedTuple):
-    """One measurement and what it gave."""
+    """A measurement and its result."""
 
     job: Job
     outcome: Outcome
@@ -30,16 +30,16 @@ class Spread(NamedTuple):
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Spread":
-        """Of at least one value."""
+        """The spread of one or more values."""
         return cls(statistics.median(values), min(values), max(values))
 
 
 class Conversion(NamedTuple):
-    """What it took a contender to convert the shards to its own format.
+    """The conversion of the shards to a contender's own format.
 
     Attributes:
-        seconds: by the clock.
-        processes: that it used.
+        seconds: length of the conversion by the clock.
+        processes: number of processes that it used.
         bytes: size of the converted file.
         shard_bytes: size of the shards.
     """
@@ -54,16 +54,16 @@ Key = Tuple[str, str, int]  # contender, task, threads
 
 
 class Summary(NamedTuple):
-    """What all rounds of a contender at a task give together.
+    """The results of all rounds of a contender at a task.
 
     Attributes:
-        rounds: how many there were.
-        rate: images a second.
-        cpu_rate: images a CPU-second.
-        peak_bytes: the largest peak of memory.
+        rounds: number of rounds.
+        rate: images per second.
+        cpu_rate: images per CPU-second.
+        peak_bytes: largest peak of memory.
         stages: shares of the loader's threads' time, by stage; empty if unknown.
-        record_seconds: of one thread, for each image.
-        waiting: share of the consumer's time in which it waits for batches.
+        record_seconds: seconds of one thread per image.
+        waiting: share of the time in which the consumer waits for batches.
         consumer: processor time of the consumer's thread, as a share of the time.
     """
 
@@ -110,12 +110,12 @@ def markdown(summaries: Dict[Key, Summary], titles: Dict[str, str], about: Dict[
     """The whole report.
 
     Args:
-        summaries: of all measurements.
-        titles: of the tasks, in the order of their columns.
+        summaries: summaries of all measurements.
+        titles: titles of the tasks, in the order of their columns.
         about: `settings`, with `rounds`, `seconds`, `batch_size`, `dtype`, `data` (its name),
             `records` and `cpus` (those of the largest number of threads); `machine`, see
             `machine.description`; `versions`; `conversions`, the fields of a Conversion for each
-            contender that made one; `left_out`, a line a contender that was.
+            contender that made one; `left_out`, a line for each contender that was left out.
     """
     parts = []
     threads = sorted({key[2] for key in summaries})
@@ -147,7 +147,7 @@ def markdown(summaries: Dict[Key, Summary], titles: Dict[str, str], about: Dict[
 
 
 class _Grid:
-    """The summaries of one number of threads as a table: a row a contender, a column a task."""
+    """The summaries of one number of threads, with a row per contender and a column per task."""
 
     def __init__(self, summaries: Dict[Key, Summary], titles: Dict[str, str], threads: int):
         self._summaries, self._titles, self.threads = summaries, titles, threads
@@ -175,7 +175,7 @@ class _Grid:
         return _table(["", *self._titles.values()], rows)
 
     def ours(self, rows: Sequence[Tuple[str, Callable[[Summary], str]]]) -> str:
-        """A table of the Loader alone, one row a figure."""
+        """A table of the Loader alone, with a row for each figure."""
         summaries = [self._summaries.get((OURS, task, self.threads)) for task in self._titles]
         return _table(
             ["", *self._titles.values()],
@@ -258,7 +258,7 @@ def _scaling(
 
 
 def _conversions(conversions: Dict[str, Dict[str, Any]]) -> List[str]:
-    """What contenders did with the shards before any measurement."""
+    """The conversions of shards, which contenders make before the measurements."""
     rows = [
         [
             name,

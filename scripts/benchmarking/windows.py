@@ -1,4 +1,4 @@
-"""Random windows for contenders that bring none of their own."""
+"""Random windows for contenders that have none of their own."""
 
 import math
 import random
@@ -28,7 +28,7 @@ def random_window(draw: random.Random, height: int, width: int) -> Window:
 
 
 def random_patch(draw: random.Random, patch: int, cell: int, jitter: int) -> Window:
-    """Where patch number `patch` of 3 x 3 lies, somewhere in its cell."""
+    """The place of patch number `patch` of 3 x 3, drawn within its cell."""
     top, left = (cell * place for place in divmod(patch, 3))
     side = cell - jitter
     return Window(top + draw.randint(0, jitter), left + draw.randint(0, jitter), side, side)

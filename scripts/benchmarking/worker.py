@@ -30,15 +30,15 @@ def main() -> None:
     outcome = measure(job)
     sys.stdout.flush()
     print("\n" + json.dumps(dataclasses.asdict(outcome)), flush=True)
-    # Some libraries take long to stop, or never do.
+    # Some libraries take long to stop, or never stop.
     os._exit(0)
 
 
 def measure(job: Job) -> Outcome:
     """Runs the contender until it is warm, then for the job's time.
 
-    Both ends of the measured time stand right after a batch has been handed over, when what is
-    prefetched is the same.
+    The measured time begins and ends right after a batch has been handed over, when equally many
+    batches are prefetched.
     """
     source = importlib.import_module(f".{CONTENDERS[job.contender].module}", __package__).open(job)
     batches = iter(source)
@@ -85,7 +85,7 @@ def _dtype(array: Any) -> str:
 
 
 def _cpu_seconds() -> float:
-    """Of this process and of its workers."""
+    """The processor time of this process and its workers."""
     own = resource.getrusage(resource.RUSAGE_SELF)
     total = own.ru_utime + own.ru_stime
     ticks = os.sysconf("SC_CLK_TCK")
@@ -95,7 +95,7 @@ def _cpu_seconds() -> float:
 
 
 def _peak_bytes() -> int:
-    """Largest resident memory, of this process and its workers together."""
+    """The largest resident memory of this process and its workers together."""
     if not os.path.isdir("/proc/self"):
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
