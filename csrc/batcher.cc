@@ -7,8 +7,6 @@
 #include <system_error>
 #include <utility>
 
-#include "tfrecord.h"
-
 namespace pretexture {
 namespace {
 
@@ -56,7 +54,8 @@ struct Batcher::ThreadState {
 
   Renderer renderer;
   std::vector<uint8_t*> out;  // where the views of a record go, by branch
-  Scratch record;
+  Scratch buffer;
+  Record record;
   std::vector<int32_t> labels;
   RowPoints rows;
   Stats stats;  // not yet added to the Batcher's
@@ -228,7 +227,7 @@ void Batcher::Run(ThreadState* state) {
     for (uint32_t i = 0; i < task.count; ++i) {
       Fill(task.batch.get(), task.place + i, state);
       state->renderer.Settle();
-      state->record.Settle();
+      state->buffer.Settle();
     }
     lock.lock();
     AddUp(state);
@@ -281,8 +280,9 @@ void Batcher::Fill(Batch* batch, uint32_t place, ThreadState* state) {
     } catch (const std::exception& error) {
       reason = error.what();
     }
-    RecordFault fault{records_.paths[records_.ShardOf(record)], records_.offsets[record], record,
-                      std::move(reason)};
+    const std::string& name = state->record.name;
+    RecordFault fault{name.empty() ? records_.PathOf(record) : name, records_.OffsetOf(record),
+                      record, std::move(reason)};
     if (!replaceable) {
       if (attempt > 0) {
         fault.reason += " (the last of " + std::to_string(attempt) +
@@ -311,19 +311,16 @@ void Batcher::RenderRecord(uint32_t record, Batch* batch, uint32_t place, Thread
     return;
   }
   const auto begin = Clock::now();
-  const size_t shard = records_.ShardOf(record);
-  const std::shared_ptr<File> file = files_.Get(shard);
-  const uint32_t length = records_.lengths[record];
-  const Span data =
-      ReadRecord(*file, records_.offsets[record], length, records_.verify_crc, &state->record);
-  const Example example = ParseExample(data, records_.image_key, records_.label.key);
+  const Record& read = state->record;
+  records_.Read(record, &files_, &state->buffer, &state->record);
   stats.read += Nanoseconds(Clock::now() - begin);
 
-  // The data are those that the row index knows only if their checksum is right.
   RowPoints* rows = nullptr;
   uint32_t image = 0;
-  if (rows_ && records_.verify_crc) {
-    image = ImageKey(StoredCrc(data), data, example.image);
+  size_t shard = 0;
+  if (rows_ && records_.CanBeIndexed()) {
+    image = records_.ImageKeyOf(read);
+    shard = records_.ShardOf(record);
     if (rows_->Read(shard, record, image, &state->rows)) rows = &state->rows;
   }
 
@@ -334,16 +331,16 @@ void Batcher::RenderRecord(uint32_t record, Batch* batch, uint32_t place, Thread
   }
   const Draws draws{options_.order.seed, batch->epoch, record};
   renderer.times = {};
-  renderer.Render(example.image, draws, state->out.data(), &state->labels, rows);
+  renderer.Render(read.example.image, draws, state->out.data(), &state->labels, rows);
   if (rows != nullptr && rows->changed) rows_->Add(shard, record, image, *rows);
   if (state->labels.empty()) {
-    state->labels.push_back(ClassLabel(data, example, records_.label));
+    state->labels.push_back(records_.LabelOf(read));
   }
   std::copy(state->labels.begin(), state->labels.end(),
             batch->label.begin() + place * options_.label_values);
   batch->index[place] = record;
   stats.records += 1;
-  stats.bytes += length;
+  stats.bytes += read.data.size;
   stats.decode += renderer.times.decode;
   stats.resample += renderer.times.resample;
   stats.color += renderer.times.color;

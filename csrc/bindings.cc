@@ -6,12 +6,15 @@
 #include <pybind11/stl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <condition_variable>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <tuple>
 #include <type_traits>
 #include <utility>
@@ -27,6 +30,7 @@
 #include "order.h"
 #include "philox.h"
 #include "render.h"
+#include "tar.h"
 #include "tfrecord.h"
 
 namespace py = pybind11;
@@ -78,6 +82,13 @@ template <>
 struct Names<DType> {
   static constexpr std::pair<const char*, DType> kAll[] = {
       {"float32", DType::kFloat32}, {"float16", DType::kFloat16}, {"uint8", DType::kUint8}};
+};
+template <>
+struct Names<Layout> {
+  static constexpr std::pair<const char*, Layout> kAll[] = {{"example", Layout::kExample},
+                                                            {"tar", Layout::kTar},
+                                                            {"file", Layout::kFile},
+                                                            {"function", Layout::kFunction}};
 };
 template <>
 struct Names<Shuffle> {
@@ -223,6 +234,32 @@ py::tuple Scan(const std::vector<std::string>& paths, int threads) {
                         ToArray(std::move(index.counts)), faults);
 }
 
+// What ScanTars finds, an archive at a time.
+py::list ScanTarFiles(const std::vector<std::string>& paths, int threads) {
+  std::vector<TarIndex> archives;
+  bool interrupted = false;
+  {
+    py::gil_scoped_release release;
+    archives = ScanTars(paths, threads, [&] {
+      const py::gil_scoped_acquire acquire;
+      interrupted = interrupted || PyErr_CheckSignals() != 0;
+      return !interrupted;
+    });
+  }
+  if (interrupted) throw py::error_already_set();
+  py::list list;
+  for (TarIndex& archive : archives) {
+    py::object fault = py::none();
+    if (!archive.fault.empty()) {
+      fault = py::make_tuple(archive.fault_offset, PathText(archive.fault), archive.unavailable);
+    }
+    list.append(py::make_tuple(py::bytes(archive.names), std::move(archive.offsets),
+                               std::move(archive.sizes), py::bytes(archive.text),
+                               std::move(archive.text_begin), fault));
+  }
+  return list;
+}
+
 // Like TensorFlow's operation of that name, it decodes PNGs, too.
 py::array_t<uint8_t> DecodeJpeg(const py::buffer& data, const py::object& region, bool plain,
                                 uint64_t max_pixels, bool fast_dct) {
@@ -294,26 +331,83 @@ ShardOpener Opener(py::function function) {
   };
 }
 
-// Records, with the arrays that they refer to.
-struct PyRecords {
-  py::array_t<uint64_t, py::array::c_style> offsets;
-  py::array_t<uint32_t, py::array::c_style> lengths;
-  Records records;
+// A Python function of a record's number as a RecordFunction; it returns (image, label, name). An
+// OSError that it raises becomes Unavailable.
+RecordFunction Function(py::function function) {
+  return [function = std::move(function)](uint32_t number, Scratch* buffer, Record* record) {
+    const py::gil_scoped_acquire acquire;
+    try {
+      const auto [image, label, name] =
+          function(number).cast<std::tuple<py::bytes, int32_t, py::bytes>>();
+      const auto bytes = static_cast<std::string_view>(image);
+      uint8_t* const data = buffer->Get(bytes.size());
+      std::copy(bytes.begin(), bytes.end(), data);
+      record->data = record->example.image = {data, bytes.size()};
+      record->label = label;
+      record->name = static_cast<std::string>(name);
+    } catch (py::error_already_set& error) {
+      if (error.matches(PyExc_MemoryError)) throw std::bad_alloc();
+      const auto reason = py::str(error.value()).cast<std::string>();
+      if (error.matches(PyExc_OSError)) throw Unavailable(reason);
+      throw Error(reason);
+    }
+  };
+}
 
-  explicit PyRecords(const py::dict& from)
-      : offsets(from["offsets"].cast<py::array_t<uint64_t, py::array::c_style>>()),
-        lengths(from["lengths"].cast<py::array_t<uint32_t, py::array::c_style>>()) {
+// Records, with the arrays that they refer to.
+class PyRecords {
+ public:
+  explicit PyRecords(const py::dict& from) {
+    Read(from["layout"], &records.layout);
     Read(from["paths"], &records.paths);
     Read(from["shard_begin"], &records.shard_begin);
-    records.offsets = offsets.data();
-    records.lengths = lengths.data();
-    Read(from["verify_crc"], &records.verify_crc);
-    Read(from["image_key"], &records.image_key);
-    Read(from["label_key"], &records.label.key);
-    Read(from["label_offset"], &records.label.offset);
-    Read(from["label_required"], &records.label.required);
+    if (records.layout == Layout::kFunction) {
+      records.function = Function(from["function"].cast<py::function>());
+      return;
+    }
+    const uint64_t count = records.shard_begin.empty() ? 0 : records.shard_begin.back();
+    records.offsets = Keep<uint64_t>(from["offsets"], count);
+    records.lengths = Keep<uint32_t>(from["lengths"], count);
     if (!from["open"].is_none()) records.opener = Opener(from["open"].cast<py::function>());
+    if (records.layout == Layout::kExample) {
+      Read(from["verify_crc"], &records.verify_crc);
+      Read(from["image_key"], &records.image_key);
+      Read(from["label_key"], &records.rule.key);
+      Read(from["label_offset"], &records.rule.offset);
+      Read(from["label_required"], &records.rule.required);
+      return;
+    }
+    records.labels = Keep<int32_t>(from["labels"], count);
+    if (records.layout == Layout::kTar) return;
+    const auto names = from["names"].cast<py::bytes>();
+    const auto begin = Keep<uint64_t>(from["name_begin"], count);
+    const auto text = static_cast<std::string_view>(names);
+    // The last byte is a zero, so each name ends within the text.
+    if (count > 0 && (text.empty() || text.back() != 0 ||
+                      *std::max_element(begin, begin + count) >= text.size())) {
+      throw Error("the names of the files are damaged");
+    }
+    records.names = text.data();
+    records.name_begin = begin;
+    records.modified = Keep<int64_t>(from["modified"], count);
+    kept_.push_back(names);
   }
+
+  Records records;
+
+ private:
+  // The values of an array, which this object keeps.
+  template <typename T>
+  const T* Keep(const py::handle& from, uint64_t count) {
+    auto array = from.cast<py::array_t<T, py::array::c_style>>();
+    if (array.ndim() != 1 || static_cast<uint64_t>(array.size()) != count) {
+      throw Error("the index of the records is damaged");
+    }
+    kept_.push_back(array);
+    return array.data();
+  }
+
+  std::vector<py::object> kept_;
 };
 
 // The files of a row index; none from None.
@@ -349,7 +443,8 @@ class PyBatcher {
     o.branches = arrays_.branches;
     o.label_values = Product(arrays_.labels);
     Read(config["seed"], &o.order.seed);
-    o.order.records = static_cast<uint32_t>(records_.lengths.size());
+    const std::vector<uint64_t>& begin = records_.records.shard_begin;
+    o.order.records = begin.empty() ? 0 : static_cast<uint32_t>(begin.back());
     Read(config["shuffle"], &o.order.shuffle);
     Read(config["block"], &o.order.block);
     Read(config["blocks"], &o.order.blocks);
@@ -538,6 +633,7 @@ PYBIND11_MODULE(_core, m) {
   m.def("index_rows", &IndexShardRows, py::arg("records"), py::arg("files"), py::arg("shard"),
         py::arg("threads"), py::arg("max_pixels") = DecodeOptions().max_pixels);
   m.def("close_oldest_file", &ShardFiles::CloseOldest);
+  m.def("scan_tars", &ScanTarFiles, py::arg("paths"), py::arg("threads"));
   m.def("scan_shards", &Scan, py::arg("paths"), py::arg("threads"));
   m.def(
       "read_record",
@@ -551,6 +647,18 @@ PYBIND11_MODULE(_core, m) {
         return ToBytes(data);
       },
       py::arg("path"), py::arg("offset"), py::arg("length"), py::arg("verify_crc"));
+  m.def(
+      "read_member",
+      [](const std::string& path, uint64_t offset, uint32_t length) {
+        Scratch buffer;
+        Span data;
+        {
+          py::gil_scoped_release release;
+          data = ReadMember(File(path), offset, length, &buffer);
+        }
+        return ToBytes(data);
+      },
+      py::arg("path"), py::arg("offset"), py::arg("length"));
   m.def("feature_names", [](const py::buffer& data) {
     const py::buffer_info info = data.request();
     return FeatureNames(AsSpan(info));

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <stdexcept>
 #include <string>
 
@@ -23,8 +24,8 @@ class Unavailable : public Error {
 // A record that cannot be used, and why.
 struct RecordFault {
   std::string path;
-  uint64_t offset = 0;  // bytes from the start of the file
-  uint32_t record = 0;  // number in the dataset
+  std::optional<uint64_t> offset;  // bytes from the start of the file; nothing if it is the record
+  uint32_t record = 0;             // number in the dataset
   std::string reason;
 };
 

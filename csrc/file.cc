@@ -47,6 +47,12 @@ File::File(int descriptor) : fd_(descriptor) {
     throw Unavailable(reason);
   }
   size_ = static_cast<uint64_t>(status.st_size);
+#ifdef __APPLE__
+  const timespec& modified = status.st_mtimespec;
+#else
+  const timespec& modified = status.st_mtim;
+#endif
+  modified_ = int64_t{modified.tv_sec} * 1'000'000'000 + modified.tv_nsec;
 }
 
 File::~File() { close(fd_); }

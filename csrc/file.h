@@ -28,6 +28,8 @@ class File {
 
   // Bytes, when the file was opened.
   uint64_t size() const { return size_; }
+  // Time of the last change before the file was opened, nanoseconds since 1970.
+  int64_t modified() const { return modified_; }
   size_t Read(uint64_t offset, uint8_t* data, size_t size) const {
     return ReadAt(fd_, offset, data, size);
   }
@@ -35,6 +37,7 @@ class File {
  private:
   int fd_;
   uint64_t size_ = 0;
+  int64_t modified_ = 0;
 };
 
 }  // namespace pretexture

@@ -16,9 +16,7 @@
 #include "crc32c.h"
 #include "decoder.h"
 #include "error.h"
-#include "example.h"
 #include "file.h"
-#include "tfrecord.h"
 
 namespace pretexture {
 namespace {
@@ -334,31 +332,29 @@ std::string RowIndex::TakeFault() {
 RowCounts IndexRows(RowIndexFiles files, const Records& records, size_t shard, int threads,
                     const DecodeOptions& options) {
   RowIndex index(std::move(files), records, 1);
-  const std::string path = records.paths[shard];
-  const File file = records.opener ? File(records.opener(shard)) : File(path);
+  ShardFiles shards(records.paths, records.opener);
   std::atomic<uint64_t> next{records.shard_begin[shard]}, with{0}, without{0};
   std::mutex mutex;
-  std::string unavailable;
+  std::string unavailable;  // what is, and why
   const auto work = [&] {
     ImageDecoder decoder(options);
     Scratch buffer;
+    Record read;
     RowPoints points;
     for (uint64_t at; (at = next++) < records.shard_begin[shard + 1] && !options.Stopped();) {
-      const auto record = static_cast<uint32_t>(at);
+      const auto number = static_cast<uint32_t>(at);
       points.Clear(0);
       try {
-        const Span data =
-            ReadRecord(file, records.offsets[record], records.lengths[record], true, &buffer);
-        const Example example = ParseExample(data, records.image_key, records.label.key);
-        const uint32_t image = ImageKey(StoredCrc(data), data, example.image);
-        if (index.Read(shard, record, image, &points)) {
-          decoder.Open(example.image);
+        records.Read(number, &shards, &buffer, &read);
+        const uint32_t image = records.ImageKeyOf(read);
+        if (index.Read(shard, number, image, &points)) {
+          decoder.Open(read.example.image);
           decoder.FindRows(&points);
-          if (points.changed) index.Add(shard, record, image, points);
+          if (points.changed) index.Add(shard, number, image, points);
         }
       } catch (const Unavailable& error) {
         const std::lock_guard<std::mutex> lock(mutex);
-        unavailable = error.what();
+        unavailable = records.PathOf(number) + ": " + error.what();
         return;
       } catch (const std::exception&) {  // A Loader will say what is wrong with the record.
         points.Clear(0);
@@ -377,7 +373,7 @@ RowCounts IndexRows(RowIndexFiles files, const Records& records, size_t shard, i
   }
   work();
   for (std::thread& thread : others) thread.join();
-  if (!unavailable.empty()) throw Unavailable(path + ": " + unavailable);
+  if (!unavailable.empty()) throw Unavailable(unavailable);
   index.Write(std::chrono::hours(24));
   const std::string fault = index.TakeFault();
   if (!fault.empty()) throw Unavailable(fault);

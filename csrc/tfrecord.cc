@@ -2,17 +2,13 @@
 
 #include <algorithm>
 #include <cctype>
-#include <chrono>
-#include <condition_variable>
 #include <cstdio>
-#include <mutex>
 #include <new>
-#include <system_error>
-#include <thread>
 #include <utility>
 
 #include "crc32c.h"
 #include "error.h"
+#include "scan.h"
 
 namespace pretexture {
 namespace {
@@ -85,7 +81,7 @@ ShardIndex ScanShard(const std::string& path, const std::atomic<bool>* stop) {
       if (offset == 0) {
         const Span start{window.data(), static_cast<size_t>(end)};
         if (start.size < kHeader || Load32(start.data + 8) != MaskCrc(Crc32c({start.data, 8}))) {
-          index.fault = KindOfFile(start);
+          index.fault = KindOfFile(start, "a TFRecord file");
           if (!index.fault.empty()) return index;
         }
       }
@@ -114,35 +110,8 @@ ShardIndex ScanShard(const std::string& path, const std::atomic<bool>* stop) {
 RecordIndex ScanShards(const std::vector<std::string>& paths, int threads,
                        const std::function<bool()>& keep_on) {
   std::vector<ShardIndex> shards(paths.size());
-  std::atomic<size_t> next{0};
-  std::atomic<bool> stop{false};
-  std::mutex mutex;
-  std::condition_variable ended;
-  size_t running = 0;
-  const auto scan = [&] {
-    for (size_t i; !stop && (i = next++) < paths.size();) shards[i] = ScanShard(paths[i], &stop);
-    const std::lock_guard<std::mutex> lock(mutex);
-    --running;
-    ended.notify_all();
-  };
-  std::vector<std::thread> pool;
-  std::unique_lock<std::mutex> lock(mutex);
-  try {
-    for (int i = 0; i < std::max(1, threads); ++i) {
-      pool.emplace_back(scan);
-      ++running;
-    }
-  } catch (const std::system_error&) {
-    if (pool.empty()) throw Unavailable("no thread can be started to look for records");
-  }
-  while (!ended.wait_for(lock, std::chrono::milliseconds(50), [&] { return running == 0; })) {
-    lock.unlock();
-    if (!keep_on()) stop = true;
-    lock.lock();
-  }
-  lock.unlock();
-  for (std::thread& thread : pool) thread.join();
-
+  ScanEach(paths.size(), threads, keep_on,
+           [&](size_t i, const std::atomic<bool>* stop) { shards[i] = ScanShard(paths[i], stop); });
   RecordIndex index;
   for (size_t i = 0; i < shards.size(); ++i) {
     ShardIndex& shard = shards[i];
@@ -157,27 +126,29 @@ RecordIndex ScanShards(const std::vector<std::string>& paths, int threads,
   return index;
 }
 
-std::string KindOfFile(Span start) {
+std::string KindOfFile(Span start, const std::string& expected) {
   const auto [data, size] = start;
-  const std::string not_one = "not a TFRecord file but ";
-  const std::string decompress = "; decompress it first, for example with ";
-  if (start.Has("\x1f\x8b", 2)) return not_one + "a gzip file" + decompress + "gunzip";
+  const std::string not_one = "not " + expected + " but ";
+  const auto packed = [&](const std::string& kind, const std::string& command) {
+    return not_one + kind + "; decompress it first: " + command + " < PACKED > SHARD";
+  };
+  if (start.Has("\x1f\x8b", 2)) return packed("a gzip file", "gunzip");
   if (size >= 2 && data[0] == 0x78 && (data[0] * 256 + data[1]) % 31 == 0) {
-    return not_one + "zlib-compressed data" + decompress + "pigz -dz or Python's zlib";
+    return packed("zlib-compressed data",
+                  "python3 -c 'import sys, zlib; "
+                  "sys.stdout.buffer.write(zlib.decompress(sys.stdin.buffer.read()))'");
   }
-  if (start.Has("BZh", 3)) return not_one + "a bzip2 file" + decompress + "bunzip2";
+  if (start.Has("BZh", 3)) return packed("a bzip2 file", "bunzip2");
   if (start.Has("\xfd"
                 "7zXZ\0",
                 6))
-    return not_one + "an xz file" + decompress + "unxz";
-  if (start.Has("\x28\xb5\x2f\xfd", 4)) return not_one + "a zstd file" + decompress + "unzstd";
-  if (start.Has("\x04\x22\x4d\x18", 4)) return not_one + "an lz4 file" + decompress + "unlz4";
+    return packed("an xz file", "unxz");
+  if (start.Has("\x28\xb5\x2f\xfd", 4)) return packed("a zstd file", "unzstd");
+  if (start.Has("\x04\x22\x4d\x18", 4)) return packed("an lz4 file", "unlz4");
   if (start.Has("PK\3\4", 4) || start.Has("PK\5\6", 4))
     return not_one + "a Zip archive; unpack it first";
   if (start.Has("ustar", 5, 257)) {
-    return not_one +
-           "a tar archive (WebDataset shards are tar archives); unpack it and make shards of its "
-           "images with pretexture prepare";
+    return not_one + "a tar archive; WebDataset reads shards that are tar archives";
   }
   if (start.Has("version https://git-lfs", 23)) {
     return not_one + "a Git LFS pointer; fetch the file itself with git lfs pull";

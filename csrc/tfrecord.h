@@ -53,9 +53,9 @@ struct RecordIndex {
 RecordIndex ScanShards(const std::vector<std::string>& paths, int threads,
                        const std::function<bool()>& keep_on);
 
-// What a file is that does not begin with a TFRecord header, and what to do about it. `start` is
-// the beginning of the file. Returns an empty string if the kind of file is unknown.
-std::string KindOfFile(Span start);
+// What a file is that is not what was expected, "a TFRecord file", say, and what to do about it.
+// `start` is the beginning of the file. Returns an empty string if the kind of file is unknown.
+std::string KindOfFile(Span start, const std::string& expected);
 
 // Reads the record at `offset` into `buffer` and returns its data, `length` bytes within the
 // buffer. Throws Error if the checksum is wrong, and Unavailable if the file has changed since it

@@ -16,7 +16,8 @@ from .errors import PipelineError, RecordError
 from .language.pipeline import Pipeline
 from .loader import ArraySpec, Batch, Loader, Stats
 from .shards.imagenet import imagenet
-from .shards.records import Record, TFRecords
+from .shards.records import TFRecords
+from .shards.source import Record, Records
 
 __all__ = [
     "ArraySpec",
@@ -26,6 +27,7 @@ __all__ = [
     "PipelineError",
     "Record",
     "RecordError",
+    "Records",
     "Stats",
     "TFRecords",
     "WindowShuffle",

@@ -43,6 +43,17 @@ def index_rows(
     Returns: the numbers of images with and without known rows.
     """
 
+def scan_tars(
+    paths: Sequence[bytes], threads: int
+) -> List[Tuple[bytes, List[int], List[int], bytes, List[int], Optional[Tuple[int, str, bool]]]]:
+    """For each archive: the names of its files, each with a zero byte at its end; the offsets of
+    their headers; their sizes; the contents of those that end with .cls or .json, one after the
+    other; where each file's contents begin there, and the end; and if the scan broke off, the
+    offset, the reason and whether that is a fault of the machine."""
+
+def read_member(path: Union[str, bytes], offset: int, length: int) -> bytes:
+    """Reads a file in a tar archive whose header is at `offset`."""
+
 def close_oldest_file() -> bool:
     """Closes a shard that Loaders keep open, to free its descriptor; False if there is none."""
 
@@ -84,9 +95,9 @@ class Renderer:
 class Batcher:
     """Threads that fill batches.
 
-    `records["open"]` is None, or a function that opens a shard, given its number, and returns a
-    file descriptor that the Batcher then owns. Several threads call it at once. If it raises, that
-    is an error even with `skip_errors`.
+    `records` is what `Records.core_arguments` gives. `records["open"]` is None, or a function that
+    opens a shard, given its number, and returns a file descriptor that the Batcher then owns.
+    Several threads call it at once. If it raises, that is an error even with `skip_errors`.
     """
 
     def __init__(self, plan: Plan, records: Dict[str, Any], config: Dict[str, Any]) -> None: ...
@@ -97,12 +108,12 @@ class Batcher:
         Optional[np.ndarray],
         Optional[np.ndarray],
         Optional[np.ndarray],
-        Optional[Tuple[str, int, int, str]],
+        Optional[Tuple[str, Optional[int], int, str]],
     ]:
         """Image, label, index, None; or three times None and (path, offset, record, reason)."""
 
     def stats(self) -> Dict[str, Any]: ...
-    def take_skipped(self) -> List[Tuple[str, int, int, str]]: ...
+    def take_skipped(self) -> List[Tuple[str, Optional[int], int, str]]: ...
     def take_row_fault(self) -> str:
         """What went wrong with the row index since the last call; "" if nothing did."""
 

@@ -22,16 +22,18 @@ class RecordError(ValueError):
     escaped, and the secrets of URLs are hidden.
 
     Attributes:
-        path: path or URL of the shard.
-        offset: bytes from the start of the shard to the start of the record.
+        path: path or URL of the shard, or of the image's own file.
+        offset: bytes from the start of the shard to the start of the record; None if the file is
+            the record.
         record: record number in the data set; None if the record has no number, because the shard
             is broken at this place.
         reason: what is wrong.
     """
 
-    def __init__(self, path: str, offset: int, record: Optional[int], reason: str):
+    def __init__(self, path: str, offset: Optional[int], record: Optional[int], reason: str):
+        place = "" if offset is None else f" at byte {offset}"
         number = "" if record is None else f" (record {record})"
-        super().__init__(printable(redacted(f"{path} at byte {offset}{number}: {reason}")))
+        super().__init__(printable(redacted(f"{path}{place}{number}: {reason}")))
         self.path = path
         self.offset = offset
         self.record = record

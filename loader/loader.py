@@ -20,7 +20,7 @@ from .language.pipeline import Pipeline
 from .shards.access import Shards
 from .shards.fetch_ahead import FetchAhead
 from .shards.limits import MAX_PIXELS
-from .shards.records import TFRecords
+from .shards.source import Records
 
 _log = logging.getLogger("pretexture.loader")
 
@@ -89,7 +89,7 @@ class Loader:
     The options are also attributes, with the values that are used if they were left out.
 
     Args:
-        records: the data set.
+        records: the data set: `TFRecords`, `WebDataset`, `ImageFolder` or another `Records`.
         pipeline: what is done to each image; a `Pipeline` or its text.
         batch_size: records per batch.
         training: whether random steps are random and, by default, the order too.
@@ -125,7 +125,7 @@ class Loader:
 
     def __init__(
         self,
-        records: TFRecords,
+        records: Records,
         pipeline: Union[Pipeline, str],
         batch_size: int,
         *,
@@ -173,7 +173,7 @@ class Loader:
         index = records.shard_index(on_error)
         self._shard_faults = len(index.faults)
         for fault in index.faults:
-            _log.warning("the rest of a broken shard is left out: %s", fault)
+            _log.warning("%s is left out: %s", records.leaves_out, fault)
         self.num_records = len(index.offsets)
         if self.num_records >= 2**32:
             raise ValueError(f"{self.num_records} records are more than the 2**32 supported")

@@ -16,8 +16,8 @@ from ..language.check import Plan
 from ..language.pipeline import Pipeline
 from ..shards.access import Shards
 from ..shards.index import Index
-from ..shards.records import TFRecords
 from ..shards.remote import FetchError
+from ..shards.source import Records
 
 # Image, label and index of a batch. The image is a tuple of arrays if there are several branches.
 Arrays = Tuple[Any, np.ndarray, np.ndarray]
@@ -107,7 +107,7 @@ class Work:
         config: options of the Loader.
     """
 
-    records: TFRecords
+    records: Records
     index: Index
     shards: Shards
     share: WorkerShare
@@ -169,16 +169,16 @@ class SkipRule:
         Returns: the error to report, and the record to try next; None if the error must be raised.
         """
         records, index, config = self._work.records, self._work.index, self._work.config
-        shard, offset, _ = index.locate(record)
+        path, offset = records.where(record, index)
         of_machine = isinstance(error, (OSError, MemoryError))
         reason = _reason(error)
         if of_machine or config.on_error == "raise" or attempt == REPLACEMENTS:
             if attempt:
                 reason += f" (the last of {attempt} records tried in place of record {wanted})"
-            return RecordError(records.paths[shard], offset, record, reason), None
+            return RecordError(path, offset, record, reason), None
         words = draws.Draws(config.seed, epoch, wanted).block(draws.REPLACEMENT, 0, attempt)
         following = draws.below(words[0], len(index.offsets))
-        return RecordError(records.paths[shard], offset, record, reason), following
+        return RecordError(path, offset, record, reason), following
 
 
 class Skipped:

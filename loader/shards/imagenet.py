@@ -1,6 +1,5 @@
 """The splits of ImageNet, found by the names of their shards."""
 
-import contextlib
 import dataclasses
 import os
 import re
@@ -10,7 +9,7 @@ from ..console import paths
 from ..console.json_text import parse_object
 from ..console.paths import Path
 from ..console.redaction import redacted
-from ..errors import RecordError
+from .record_options import FEATURES
 from .records import TFRecords
 from .remote import MissingError, Remote, Storage, is_safe_name, is_url, join
 
@@ -18,8 +17,6 @@ from .remote import MissingError, Remote, Storage, is_safe_name, is_url, join
 DATASET = "dataset.json"
 
 SPLITS = ("train", "val", "trainval", "test")
-
-_TFDS = {"image_key": "image", "label_key": "label", "label_offset": 0}
 
 
 def imagenet(root: Path, split: str, **kwargs) -> TFRecords:
@@ -35,9 +32,7 @@ def imagenet(root: Path, split: str, **kwargs) -> TFRecords:
         split: "train" (all but the last 40/1024 of the training shards; the number is rounded, but
             at least one), "val" (those last shards), "trainval" (all training shards) or "test"
             (the validation shards).
-        **kwargs: arguments of `TFRecords`. For shards with names of TensorFlow Datasets, image_key,
-            label_key and label_offset default to "image", "label" and 0, unless the first record
-            has TF-Slim's features.
+        **kwargs: arguments of `TFRecords`.
 
     Raises: ValueError for another split, or if a single training shard is to be split;
         FileNotFoundError if shards are missing.
@@ -59,13 +54,11 @@ def imagenet(root: Path, split: str, **kwargs) -> TFRecords:
         raise FileNotFoundError(f"there is no folder {root}")
     entries = _numbered(root, name, listed)
     shards = [listed[entry] for entry in entries]
-    if ".tfrecord-" in entries[0] and _has_tfds_features(shards[0], kwargs):
-        kwargs = {**_TFDS, **kwargs}
     if split in ("train", "val"):
         held_out = max(1, round(len(shards) * 40 / 1024))
         if held_out == len(shards):
             root = redacted(root)
-            options = "".join(f", {key}={kwargs[key]!r}" for key in _TFDS if key in kwargs)
+            options = "".join(f", {key}={kwargs[key]!r}" for key in FEATURES if key in kwargs)
             raise ValueError(
                 f"{root} has a single training shard, which cannot be split into train and val; "
                 f"use trainval and test, or TFRecords({join(root, entries[0])!r}{options})"
@@ -77,21 +70,6 @@ def imagenet(root: Path, split: str, **kwargs) -> TFRecords:
 def is_folder(data: str) -> bool:
     """Whether text names a folder of shards, a path or a URL, and not shards or a pattern."""
     return os.path.isdir(data) or (is_url(data) and not set("*[") & set(data))
-
-
-def _has_tfds_features(shard: Any, options: Mapping[str, Any]) -> bool:
-    """Whether shards with names of TensorFlow Datasets have its features, and not TF-Slim's.
-
-    The first record decides. Shards at URLs have not been read yet, so their names decide.
-    """
-    if not isinstance(shard, str) or is_url(shard):
-        return True
-    options = {name: value for name, value in options.items() if name not in _TFDS}
-    for features in (_TFDS, {}):
-        with contextlib.suppress(RecordError, IndexError):
-            TFRecords([shard], **{**options, **features})[0]
-            return features == _TFDS
-    return True
 
 
 def _entries(folder: str) -> Dict[str, str]:

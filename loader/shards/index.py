@@ -39,12 +39,14 @@ class Index(NamedTuple):
         shard_begin: uint64 [shards + 1], the record number at which each shard begins.
         faults: for each broken shard the error that ended its scan. The records before that place
             are in the index.
+        labels: int32 [records], class labels; None if they are in the records.
     """
 
     offsets: np.ndarray
     lengths: np.ndarray
     shard_begin: np.ndarray
     faults: Tuple[RecordError, ...]
+    labels: Optional[np.ndarray] = None
 
     def locate(self, number: int) -> Tuple[int, int, int]:
         """Shard, offset and length of a record."""
@@ -52,7 +54,40 @@ class Index(NamedTuple):
         return shard, int(self.offsets[number]), int(self.lengths[number])
 
 
-def local_index(paths: Sequence[str], cache_dir: str) -> Index:
+class Scan(NamedTuple):
+    """What a scan of shards found.
+
+    Attributes:
+        offsets, lengths, labels: see `Index`.
+        counts: number of records of each shard.
+        faults: for each shard whose scan broke off its path, the offset, the reason and whether
+            that is a fault of the machine.
+    """
+
+    offsets: np.ndarray
+    lengths: np.ndarray
+    labels: Optional[np.ndarray]
+    counts: np.ndarray
+    faults: Sequence[Tuple[str, int, str, bool]]
+
+
+class Format(NamedTuple):
+    """How shards of one kind are scanned, and their index kept.
+
+    Attributes:
+        key: what makes the name of a cached index its own.
+        scan: function that scans shards at these paths, on so many threads.
+        read: function that reads the index at a path, of shards of these sizes.
+        save: function that writes an index to a path, if it can.
+    """
+
+    key: bytes
+    scan: Callable[[Sequence[str], int], Scan]
+    read: Callable[[str, Sequence[Optional[int]]], Index]
+    save: Callable[[Index, str], None]
+
+
+def local_index(paths: Sequence[str], cache_dir: str, format: Format) -> Index:
     """The index of local shards. A scan takes about a second for a few thousand shards.
 
     Raises: RecordError for a shard that cannot be opened or read.
@@ -66,13 +101,17 @@ def local_index(paths: Sequence[str], cache_dir: str) -> Index:
             (os.path.abspath(path), s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino)
             for path, s in zip(paths, statuses)
         ],
+        format,
     )
     sizes = [status.st_size for status in statuses]
-    return _load(cached, sizes) or _scan(paths, paths, cached)
+    return _load(cached, sizes, format) or _scan(paths, paths, cached, format)
 
 
 def remote_index(
-    files: Sequence[RemoteFile], cache_dir: str, open_shards: Callable[[], Shards]
+    files: Sequence[RemoteFile],
+    cache_dir: str,
+    open_shards: Callable[[], Shards],
+    format: Format,
 ) -> Index:
     """The index of remote shards. To make it, each shard is fetched once.
 
@@ -83,14 +122,15 @@ def remote_index(
         files: the shards.
         cache_dir: folder in which indexes are kept.
         open_shards: function that opens the shards; called only if some must be scanned.
+        format: how the shards are scanned.
 
     Raises: OSError if a shard cannot be fetched.
     """
-    cached = _cached(cache_dir, files)
-    index = _load(cached, [file.size for file in files])
+    cached = _cached(cache_dir, files, format)
+    index = _load(cached, [file.size for file in files], format)
     if index is not None:
         return index
-    parts = [_load(_cached(cache_dir, [file]), [file.size]) for file in files]
+    parts = [_load(_cached(cache_dir, [file], format), [file.size], format) for file in files]
     missing = [shard for shard, part in enumerate(parts) if part is None]
     if missing:
         with contextlib.closing(open_shards()) as shards:
@@ -99,7 +139,8 @@ def remote_index(
                 shards.expect([shard], missing[done + 1 : done + 1 + FETCHERS])
                 with shards.use(shard) as path:
                     url = files[shard].url
-                    parts[shard] = _scan([path], [url], _cached(cache_dir, [files[shard]]))
+                    part = _cached(cache_dir, [files[shard]], format)
+                    parts[shard] = _scan([path], [url], part, format)
                 if time.monotonic() - said > _SECONDS or done == 0:
                     said = time.monotonic()
                     _log.info(
@@ -111,32 +152,34 @@ def remote_index(
                     )
     index = _joined([part for part in parts if part is not None])
     if not index.faults:
-        _save(index, cached)
+        format.save(index, cached)
     return index
 
 
 def _joined(parts: Sequence[Index]) -> Index:
     counts = [len(part.offsets) for part in parts]
+    labels = [part.labels for part in parts if part.labels is not None]
     return Index(
         np.concatenate([part.offsets for part in parts]),
         np.concatenate([part.lengths for part in parts]),
         np.concatenate([np.zeros(1, np.uint64), np.cumsum(counts, dtype=np.uint64)]),
         tuple(fault for part in parts for fault in part.faults),
+        np.concatenate(labels) if labels else None,
     )
 
 
-def _cached(cache_dir: str, files: Iterable[Tuple[Any, ...]]) -> str:
+def _cached(cache_dir: str, files: Iterable[Tuple[Any, ...]], format: Format) -> str:
     """The path of the index of these files; each comes with values that change when it changes."""
-    key = hashlib.sha256(b"pretexture index 2\n")
+    key = hashlib.sha256(format.key)
     for file in files:
         key.update(("\0".join(map(str, file)) + "\n").encode("utf-8", "surrogateescape"))
     return os.path.join(cache_dir, f"index-{key.hexdigest()[:32]}.bin")
 
 
-def _load(cached: str, sizes: Sequence[Optional[int]]) -> Optional[Index]:
+def _load(cached: str, sizes: Sequence[Optional[int]], format: Format) -> Optional[Index]:
     """The cached index of shards of these sizes in bytes; None if it is missing or damaged."""
     try:
-        return read_index(cached, sizes)
+        return format.read(cached, sizes)
     except FileNotFoundError:
         return None
     except (ValueError, OSError) as error:
@@ -144,22 +187,28 @@ def _load(cached: str, sizes: Sequence[Optional[int]]) -> Optional[Index]:
         return None
 
 
-def _scan(paths: Sequence[str], names: Sequence[str], cached: str) -> Index:
+def _scan(paths: Sequence[str], names: Sequence[str], cached: str, format: Format) -> Index:
     """The index of shards, made by a scan; errors use their names instead of their paths."""
     threads = min(32, 4 * (os.cpu_count() or 1), len(paths))
-    offsets, lengths, counts, faults = _core.scan_shards(list(map(os.fsencode, paths)), threads)
-    shard_begin = np.concatenate([np.zeros(1, np.uint64), np.cumsum(counts, dtype=np.uint64)])
+    found = format.scan(paths, threads)
+    ends = np.cumsum(found.counts, dtype=np.uint64)
     name_of = dict(zip(paths, names))
     errors = []
-    for path, offset, reason, unavailable in faults:
+    for path, offset, reason, unavailable in found.faults:
         error = RecordError(name_of[path], offset, None, reason)
         if unavailable:
             raise error
         errors.append(error)
-    index = Index(offsets, lengths, shard_begin, tuple(errors))
+    shard_begin = np.concatenate([np.zeros(1, np.uint64), ends])
+    index = Index(found.offsets, found.lengths, shard_begin, tuple(errors), found.labels)
     if not errors:
-        _save(index, cached)
+        format.save(index, cached)
     return index
+
+
+def _scan_tfrecords(paths: Sequence[str], threads: int) -> Scan:
+    offsets, lengths, counts, faults = _core.scan_shards(list(map(os.fsencode, paths)), threads)
+    return Scan(offsets, lengths, None, counts, faults)
 
 
 def read_index(path: str, sizes: Sequence[Optional[int]]) -> Index:
@@ -171,7 +220,7 @@ def read_index(path: str, sizes: Sequence[Optional[int]]) -> Index:
 
     Raises: ValueError with what is wrong; OSError.
     """
-    data = _contents(path, _largest(sizes))
+    data = contents(path, _largest(sizes))
     if len(data) < _HEADER.size:
         raise ValueError("it is too short")
     magic, shards, records, crc = _HEADER.unpack_from(data)
@@ -216,7 +265,8 @@ def _largest(sizes: Sequence[Optional[int]]) -> int:
     return _HEADER.size + 8 * (len(sizes) + 1) + 12 * min(records, 2**32)
 
 
-def _contents(path: str, most: int) -> bytes:
+def contents(path: str, most: int) -> bytes:
+    """The bytes of a regular file that has at most so many. Raises: ValueError; OSError."""
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     with os.fdopen(os.open(path, flags), "rb") as file:
         status = os.fstat(file.fileno())
@@ -228,11 +278,7 @@ def _contents(path: str, most: int) -> bytes:
 
 
 def _save(index: Index, path: str) -> None:
-    """Writes an index to a temporary file and renames it.
-
-    If the cache cannot be written, the run continues and the next run scans again.
-    """
-    temporary = None
+    """Writes an index, if it can."""
     arrays = [
         np.ascontiguousarray(index.shard_begin, "<u8"),
         np.ascontiguousarray(index.offsets, "<u8"),
@@ -242,14 +288,26 @@ def _save(index: Index, path: str) -> None:
     header = _HEADER.pack(
         _MAGIC, len(index.shard_begin) - 1, len(index.offsets), _core.masked_crc32c(body)
     )
+    replace(path, header, body)
+
+
+def replace(path: str, *parts: bytes) -> None:
+    """Writes an index to a temporary file and renames it.
+
+    If the cache cannot be written, the run continues and the next run scans again.
+    """
+    temporary = None
     try:
         make_private(os.path.dirname(path))
         handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path), suffix=".part")
         with os.fdopen(handle, "wb") as file:
-            file.write(header)
-            file.write(body)
+            for part in parts:
+                file.write(part)
         os.replace(temporary, path)
     except OSError as error:
         _log.warning("the index cannot be cached in %s: %s", os.path.dirname(path), error)
         if temporary and os.path.exists(temporary):
             os.unlink(temporary)
+
+
+TFRECORD = Format(b"pretexture index 2\n", _scan_tfrecords, read_index, _save)

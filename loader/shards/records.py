@@ -1,43 +1,28 @@
 """TFRecord shards as a random-access sequence of encoded images and labels."""
 
-import collections.abc
+import contextlib
 import os
-import threading
-import weakref
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union, overload
+from typing import Any, Dict, Mapping, Optional, Sequence, Union
 
 from .. import _core
-from ..console import paths
-from ..console.arguments import choice, whole
+from ..console.arguments import whole
 from ..console.paths import Path
-from ..console.redaction import redacted
-from ..errors import RecordError
-from .access import LocalShards, Opener, Shards
-from .cache import RemoteShards, ShardCache
-from .index import Index, local_index, remote_index
-from .remote import FetchError, Remote, RemoteFile, Storage, is_url, join
+from .access import Opener, Shards
+from .index import TFRECORD, Format, Index
+from .sharded import ShardedRecords
+from .source import Encoded, ExampleReader, Record
+
+__all__ = ["LABEL_KEY", "Record", "TFRecords"]  # Record stood here before
 
 # The feature with the class label in the layout of TF-Slim; it may be missing.
 LABEL_KEY = "image/class/label"
 
-
-class Record(NamedTuple):
-    """One record.
-
-    Attributes:
-        image: the encoded image.
-        label: the class label minus the label offset; -1 if the record has none.
-        path: path or URL of the shard.
-        offset: bytes from the start of the shard to the start of the record.
-    """
-
-    image: bytes
-    label: int
-    path: str
-    offset: int
+# What TF-Slim and TensorFlow Datasets write.
+_SLIM: Dict[str, Any] = {"image_key": "image/encoded", "label_key": LABEL_KEY, "label_offset": 1}
+_TFDS: Dict[str, Any] = {"image_key": "image", "label_key": "label", "label_offset": 0}
 
 
-class TFRecords(collections.abc.Sequence):
+class TFRecords(ShardedRecords):
     """The records of TFRecord shards, in the order of the shards.
 
     The shards are scanned on first use, at a few thousand shards per second if they are in the page
@@ -53,11 +38,15 @@ class TFRecords(collections.abc.Sequence):
             pattern are sorted by name. If a folder has exactly the name in the pattern, that folder
             is meant, even if the name has brackets. Paths may be text, bytes or path objects, in
             any encoding, and begin with `~`.
-        image_key: name of the feature with the encoded image.
-        label_key: name of the feature with the class label, an int64. A record without the default
-            feature has no label; a record without a feature that is named here is an error.
-        label_offset: number that is subtracted from labels; TF-Slim's ImageNet counts from 1. A
-            stored label of -1 means "no label" and stays -1; other labels may not fall below 0.
+        image_key: name of the feature with the encoded image. Default: "image/encoded", as TF-Slim
+            writes it; or "image", as TensorFlow Datasets does, if the first record has only that.
+            Shards at URLs have not been read yet, so their names decide.
+        label_key: name of the feature with the class label, an int64. Default: "image/class/label",
+            or "label" likewise. A record without "image/class/label" has no label; a record without
+            another feature that is meant is an error.
+        label_offset: number that is subtracted from labels. Default: 1, because TF-Slim's labels
+            count from 1; or 0 likewise. A stored label of -1 means "no label" and stays -1; other
+            labels may not fall below 0.
         verify_crc: whether the checksum of each record's data is checked when it is read.
         row_index: "auto" keeps in `cache_dir` where the rows of each JPEG begin, so that later
             epochs need not decode what lies above and beside a crop. It takes at most 0.6% of the
@@ -80,9 +69,9 @@ class TFRecords(collections.abc.Sequence):
     def __init__(
         self,
         pattern_or_paths: Union[Path, Sequence[Path]],
-        image_key: str = "image/encoded",
-        label_key: str = LABEL_KEY,
-        label_offset: int = 1,
+        image_key: Optional[str] = None,
+        label_key: Optional[str] = None,
+        label_offset: Optional[int] = None,
         verify_crc: bool = True,
         row_index: str = "auto",
         cache_dir: Optional[Path] = None,
@@ -90,48 +79,56 @@ class TFRecords(collections.abc.Sequence):
         endpoint_url: Optional[str] = None,
         storage_options: Optional[Mapping[str, Any]] = None,
     ):
-        if not isinstance(pattern_or_paths, (str, bytes, os.PathLike)):
-            pattern_or_paths = list(pattern_or_paths)
-        cache_dir = None if cache_dir is None else paths.expand(cache_dir)
-        self._storage = Storage(cache_dir, cache_size, endpoint_url, storage_options)
-        self._files = _remote_files(pattern_or_paths, self._storage)
-        self.paths: Tuple[str, ...] = (
-            tuple(_resolve(pattern_or_paths))
-            if self._files is None
-            else tuple(file.url for file in self._files)
+        super().__init__(
+            pattern_or_paths, row_index, cache_dir, cache_size, endpoint_url, storage_options
         )
-        self.image_key = image_key
-        self.label_key = label_key
-        self.label_offset = whole("label_offset", label_offset, -(2**31), 2**31 - 1)
+        if label_offset is not None:
+            label_offset = whole("label_offset", label_offset, -(2**31), 2**31 - 1)
+        self._given: Dict[str, Any] = {
+            "image_key": image_key,
+            "label_key": label_key,
+            "label_offset": label_offset,
+        }
+        self._usual: Optional[Dict[str, Any]] = None
         self.verify_crc = bool(verify_crc)
-        self.row_index = choice("row_index", row_index, ("auto", "off"))
-        self._index: Optional[Index] = None
-        self._shards: Optional[Shards] = None
 
     @property
-    def remote(self) -> bool:
-        """Whether the shards are at URLs."""
-        return self._files is not None
-
-    def open_shards(self) -> Shards:
-        """The shards, opened for one reader, which closes them."""
-        if self._files is None:
-            return LocalShards(self.paths)
-        return self._open_remote(self._files)
+    def image_key(self) -> str:
+        """Name of the feature with the encoded image."""
+        return self._feature("image_key")
 
     @property
-    def cache_folder(self) -> str:
-        """The folder for indexes and for copies of remote shards."""
-        return self._storage.folder
+    def label_key(self) -> str:
+        """Name of the feature with the class label."""
+        return self._feature("label_key")
+
+    @property
+    def label_offset(self) -> int:
+        """Number that is subtracted from labels."""
+        return self._feature("label_offset")
+
+    @property
+    def label_required(self) -> bool:
+        """Whether each record must have a label, because `label_key` names another feature."""
+        return self.label_key != LABEL_KEY
+
+    @property
+    def format(self) -> Format:
+        """How the shards are scanned, and their index kept."""
+        return TFRECORD
+
+    @property
+    def has_row_index(self) -> bool:
+        """Whether Loaders keep where the rows of each JPEG begin.
+
+        Without `verify_crc` nobody knows whether an image is the one that the row index is about.
+        """
+        return super().has_row_index and self.verify_crc
 
     def core_arguments(self, index: Index, opener: Optional[Opener] = None) -> Dict[str, Any]:
-        """What the compiled core needs to know of the records.
-
-        Args:
-            index: index of the shards.
-            opener: function that opens a shard; None if the core opens the paths.
-        """
+        """What the compiled core needs to know of the records; see `Records`."""
         return {
+            "layout": "example",
             "paths": list(map(os.fsencode, self.paths)),
             "open": opener,
             "shard_begin": [int(x) for x in index.shard_begin],
@@ -144,63 +141,17 @@ class TFRecords(collections.abc.Sequence):
             "label_required": self.label_required,
         }
 
-    def _open_remote(self, files: Sequence[RemoteFile]) -> RemoteShards:
-        stopped = threading.Event()
-        folder = os.path.join(self._storage.folder, "shards")
-        return RemoteShards(
-            files,
-            Remote(files[0].url, self._storage, stopped),
-            ShardCache(folder, self._storage.cache_size),
-            stopped,
-        )
-
-    def shard_index(self, on_error: str = "raise") -> Index:
-        """Where the records are: read from the cache, or found by a scan.
-
-        Args:
-            on_error: "raise" the RecordError of the first broken shard, or "skip" the part of each
-                broken shard that follows the damage.
-        """
-        if self._index is None:
-            folder = self._storage.folder
-            if self._files is None:
-                self._index = local_index(self.paths, folder)
-            else:
-                files = self._files
-                self._index = remote_index(files, folder, lambda: self._open_remote(files))
-        if self._index.faults and on_error == "raise":
-            raise self._index.faults[0]
-        return self._index
-
-    def __len__(self) -> int:
-        return len(self.shard_index().offsets)
-
-    @overload
-    def __getitem__(self, i: int) -> Record: ...
-    @overload
-    def __getitem__(self, i: slice) -> List[Record]: ...
-    def __getitem__(self, i):
-        if isinstance(i, slice):
-            return [self[k] for k in range(*i.indices(len(self)))]
-        index = self.shard_index()
-        number = int(i) + (len(index.offsets) if i < 0 else 0)
-        if not 0 <= number < len(index.offsets):
-            raise IndexError(f"record {i} of {len(index.offsets)}")
+    def read(
+        self,
+        number: int,
+        index: Index,
+        shards: Shards,
+        read_example: Optional[ExampleReader] = None,
+    ) -> Encoded:
+        """Reads a record for a backend in Python; see `Records`."""
         shard, offset, length = index.locate(number)
-        name = self.paths[shard]
-        if self._shards is None:
-            self._shards = self.open_shards()
-            weakref.finalize(self, self._shards.close)
-        try:
-            with self._shards.use(shard) as path:
-                data = _core.read_record(os.fsencode(path), offset, length, self.verify_crc)
-            image, _ = _core.parse_example(data, self.image_key, self.label_key)
-            label = self.class_label(data)
-        except FetchError as error:
-            raise RecordError(name, offset, number, error.reason) from error
-        except (ValueError, OSError) as error:
-            raise RecordError(name, offset, number, str(error)) from None
-        return Record(image, label, name, offset)
+        with shards.use(shard) as path:
+            return (read_example or _read_example)(self, path, offset, length)
 
     def class_label(self, data: bytes) -> int:
         """The class label of a serialised record; -1 if it has none.
@@ -211,72 +162,31 @@ class TFRecords(collections.abc.Sequence):
             data, self.image_key, self.label_key, self.label_offset, self.label_required
         )
 
-    @property
-    def label_required(self) -> bool:
-        """Whether each record must have a label, because `label_key` names another feature."""
-        return self.label_key != LABEL_KEY
+    def _feature(self, name: str) -> Any:
+        """A name or number that was given, or else the one that such shards have."""
+        if self._given[name] is not None:
+            return self._given[name]
+        if self._usual is None:
+            self._usual = self._find_usual()
+        return self._usual[name]
 
-    def __getstate__(self) -> Dict[str, Any]:
-        return {**self.__dict__, "_shards": None}
-
-    def __repr__(self) -> str:
-        more = f" and {len(self.paths) - 1} more" if len(self.paths) > 1 else ""
-        return f"TFRecords({redacted(self.paths[0])!r}{more})"
-
-
-def _remote_files(
-    pattern_or_paths: Union[Path, Sequence[Any]], storage: Storage
-) -> Optional[List[RemoteFile]]:
-    """The files at URLs; None for paths."""
-    if isinstance(pattern_or_paths, (str, bytes, os.PathLike)):
-        pattern = os.fsdecode(pattern_or_paths)
-        if not is_url(pattern):
-            return None
-        remote = Remote(pattern, storage)
-        if not set("*[") & set(pattern):  # a question mark begins the query of a web address
-            try:
-                return remote.describe([pattern])
-            except IsADirectoryError:
-                raise _folder_error(pattern) from None
-        files = remote.match(pattern)
-        if not files:
-            raise FileNotFoundError(f"no file matches {redacted(pattern)}")
-        return files
-    shards: Sequence[Any] = pattern_or_paths
-    urls = [shard.url if isinstance(shard, RemoteFile) else os.fsdecode(shard) for shard in shards]
-    schemes = {url.partition("://")[0] if is_url(url) else "" for url in urls}
-    if schemes <= {""}:
-        return None
-    if len(schemes) > 1:
-        some = f"{redacted(urls[0])} and {redacted(urls[-1])}"
-        raise ValueError(f"shards must be of one kind of URL, and {some} are not")
-    files = [shard for shard in shards if isinstance(shard, RemoteFile)]
-    if len(files) == len(shards):
-        return files
-    return Remote(urls[0], storage).describe(urls)
+    def _find_usual(self) -> Dict[str, Any]:
+        """The layout of TF-Slim or of TensorFlow Datasets, whichever the first record has."""
+        # If the shards are broken, a Loader will say what is wrong.
+        with contextlib.suppress(ValueError, OSError, IndexError):
+            if not self.remote:
+                index = self.shard_index("skip")
+                shard, offset, length = index.locate(0)
+                path = os.fsencode(self.paths[shard])
+                data = _core.read_record(path, offset, length, False)
+                for layout in (_SLIM, _TFDS):
+                    with contextlib.suppress(ValueError):
+                        _core.parse_example(data, layout["image_key"], layout["label_key"])
+                        return layout
+        return _TFDS if ".tfrecord-" in os.path.basename(self.paths[0]) else _SLIM
 
 
-def _resolve(pattern_or_paths: Union[Path, Sequence[Path]]) -> List[str]:
-    if isinstance(pattern_or_paths, (str, bytes, os.PathLike)):
-        pattern = paths.expand(pattern_or_paths)
-        if os.path.isdir(pattern):
-            raise _folder_error(pattern)
-        found = paths.matches(pattern)
-        if not found:
-            raise FileNotFoundError(f"no file matches {pattern}")
-        return found
-    found = [paths.expand(path) for path in pattern_or_paths]
-    if not found:
-        raise FileNotFoundError("no shards are given")
-    for path in found:
-        if not os.path.exists(path):
-            raise FileNotFoundError(f"no such file: {path}")
-    return found
-
-
-def _folder_error(folder: str) -> IsADirectoryError:
-    folder = redacted(folder)
-    return IsADirectoryError(
-        f"{folder} is a folder; name its shards, such as {join(folder, 'train-*')}, or use "
-        "imagenet(folder, split)"
-    )
+def _read_example(records: TFRecords, path: str, offset: int, length: int) -> Encoded:
+    data = _core.read_record(os.fsencode(path), offset, length, records.verify_crc)
+    image, _ = _core.parse_example(data, records.image_key, records.label_key)
+    return Encoded(image, length, lambda: records.class_label(data))

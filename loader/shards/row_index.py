@@ -13,7 +13,7 @@ from .. import _core
 from ..console import processors
 from ..console.paths import make_private
 from .limits import MAX_PIXELS
-from .records import TFRecords
+from .source import Records
 
 
 class RowCounts(NamedTuple):
@@ -29,19 +29,18 @@ class RowCounts(NamedTuple):
     without: int
 
 
-def row_files(records: TFRecords) -> Optional[Dict[str, Any]]:
+def row_files(records: Records) -> Optional[Dict[str, Any]]:
     """The files of the row index, as the core takes them; None if it is off.
 
-    Each shard has a file in the cache folder, which is made if possible. Without `verify_crc`
-    nobody knows whether an image is the one that the row index is about, so then it is off, too.
+    Each shard has a file in the cache folder, which is made if possible.
     """
-    if records.row_index == "off" or not records.verify_crc:
+    if not records.has_row_index:
         return None
     folder = records.cache_folder
     with contextlib.suppress(OSError):  # the core will say so
         make_private(folder)
     paths = []
-    for path in records.paths:
+    for path in records.row_names:
         # A file says which records it is about, and the points of each image come with a checksum
         # of its record. So the key need not change with the contents of the shard.
         name = path if records.remote else os.path.abspath(path)
@@ -51,7 +50,7 @@ def row_files(records: TFRecords) -> Optional[Dict[str, Any]]:
 
 
 def index_rows(
-    records: TFRecords,
+    records: Records,
     threads: Optional[int] = None,
     max_pixels: int = MAX_PIXELS,
     progress: Callable[[int, RowCounts], None] = lambda shards, counts: None,
@@ -67,12 +66,14 @@ def index_rows(
 
     Returns: the counts of all images.
 
-    Raises: ValueError if the row index is off; OSError if a shard cannot be read or a file cannot
+    Raises: ValueError if there is no row index; OSError if a shard cannot be read or a file cannot
         be written.
     """
     files = row_files(records)
     if files is None:
-        raise ValueError("the row index needs row_index='auto' and verify_crc=True")
+        raise ValueError(
+            "the row index needs row_index='auto', and TFRecords need verify_crc=True for it"
+        )
     index = records.shard_index("skip")
     arguments = records.core_arguments(index)
     counts = RowCounts(0, 0)

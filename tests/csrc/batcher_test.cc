@@ -46,7 +46,7 @@ struct Data {
     records.offsets = offsets.data();
     records.lengths = lengths.data();
     records.image_key = "image/encoded";
-    records.label.key = "image/class/label";
+    records.rule.key = "image/class/label";
   }
 
   TemporaryFile shards[2];
@@ -342,7 +342,7 @@ TEST(an_error_names_the_record_in_the_lowest_place_and_the_next_batches_go_on) {
       const uint32_t record = static_cast<uint32_t>(batch) * 8 + place;
       CHECK_EQ(faulty->fault.record, record);
       CHECK_EQ(faulty->fault.path, data.shards[0].path());
-      CHECK_EQ(faulty->fault.offset, data.offsets[record]);
+      CHECK_EQ(faulty->fault.offset.value(), data.offsets[record]);
       CHECK(!faulty->fault.reason.empty());
     }
   }

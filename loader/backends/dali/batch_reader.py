@@ -5,7 +5,6 @@ compiled core.
 """
 
 import concurrent.futures
-import os
 import time
 from typing import Dict, List, Optional, Tuple
 
@@ -90,16 +89,14 @@ class BatchReader:
                 self._refuse(image, epoch, error)
 
     def _read(self, image: Image, epoch: int) -> None:
-        records, config = self._work.records, self._work.config
-        shard, offset, length = self._work.index.locate(image.record)
-        with self._work.shards.use(shard) as path:
-            data = _core.read_record(os.fsencode(path), offset, length, records.verify_crc)
-        image.encoded, _ = _core.parse_example(data, records.image_key, records.label_key)
+        work, config = self._work, self._work.config
+        encoded = work.records.read(image.record, work.index, work.shards)
+        image.encoded = encoded.image
         image.height, image.width = _core.image_size(image.encoded, config.max_pixels)
         if (epoch, image.record) in self._unusable:
             raise ValueError(self._unusable[epoch, image.record])
-        image.label = records.class_label(data) if config.plan.class_label else -1
-        image.bytes = length
+        image.label = encoded.label() if config.plan.class_label else -1
+        image.bytes = encoded.size
 
     def _refuse(self, image: Image, epoch: int, error: Exception) -> None:
         fault, following = self._rule.refuse(

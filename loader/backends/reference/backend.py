@@ -8,7 +8,7 @@ import numpy as np
 from ...epoch.order import record_at
 from ...errors import RecordError
 from ..base import Arrays, Backend, Skipped, SkipRule, Work
-from .records import class_label, parse_example, read_record
+from .records import read_example
 from .renderer import Renderer
 
 
@@ -82,17 +82,10 @@ class ReferenceBackend(Backend):
             number, attempt = following, attempt + 1
 
     def _render(self, number: int, epoch: int) -> Tuple[Any, np.ndarray]:
-        records = self._work.records
-        shard, offset, length = self._work.index.locate(number)
-        with self._work.shards.use(shard) as path:
-            data = read_record(path, offset, length, records.verify_crc)
-        image, stored = parse_example(data, records.image_key, records.label_key)
-        label = -1
-        if self._work.config.plan.class_label:
-            label = class_label(
-                data, stored, records.label_key, records.label_offset, records.label_required
-            )
-        rendered = self._renderer.views(image, label, number, epoch)
+        work = self._work
+        encoded = work.records.read(number, work.index, work.shards, read_example)
+        label = encoded.label() if work.config.plan.class_label else -1
+        rendered = self._renderer.views(encoded.image, label, number, epoch)
         self._stats["records"] += 1
-        self._stats["bytes"] += length
+        self._stats["bytes"] += encoded.size
         return rendered

@@ -8,6 +8,8 @@ import numpy as np
 from ... import _core
 from ...shards.example_proto import Example
 from ...shards.limits import MAX_PIXELS
+from ...shards.records import TFRecords
+from ...shards.source import Encoded
 
 try:
     import cv2
@@ -75,6 +77,18 @@ def read_record(path: str, offset: int, length: int, verify_crc: bool) -> bytes:
         if found != expected:
             raise ValueError(f"CRC32C of the data is 0x{found:08x}, the file says 0x{expected:08x}")
     return data
+
+
+def read_example(records: TFRecords, path: str, offset: int, length: int) -> Encoded:
+    """Reads the record that begins at `offset` of a shard and has so many bytes of data."""
+    data = read_record(path, offset, length, records.verify_crc)
+    image, stored = parse_example(data, records.image_key, records.label_key)
+
+    def label() -> int:
+        rule = records.label_key, records.label_offset, records.label_required
+        return class_label(data, stored, *rule)
+
+    return Encoded(image, length, label)
 
 
 def parse_example(data: bytes, image_key: str, label_key: str) -> Tuple[bytes, Optional[int]]:
