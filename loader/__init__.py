@@ -15,6 +15,7 @@ from .epoch.order import WindowShuffle
 from .errors import PipelineError, RecordError
 from .language.pipeline import Pipeline
 from .loader import ArraySpec, Batch, Loader, Stats
+from .shards.image_folder import ImageFolder
 from .shards.imagenet import imagenet
 from .shards.records import TFRecords
 from .shards.source import Record, Records
@@ -22,6 +23,7 @@ from .shards.source import Record, Records
 __all__ = [
     "ArraySpec",
     "Batch",
+    "ImageFolder",
     "Loader",
     "Pipeline",
     "PipelineError",

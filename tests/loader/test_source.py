@@ -154,7 +154,7 @@ def test_it_is_a_sequence(images):
     assert [record.label for record in records[3:6]] == [3, 4, 5]
     with pytest.raises(IndexError, match="record 37 of 37"):
         records[37]
-    with pytest.raises(RecordError, match="Images.*boom"):
+    with pytest.raises(RecordError, match=r"Images.*boom"):
         Images(images, {0: RuntimeError("boom")})[0]
 
 
@@ -168,7 +168,15 @@ def test_the_loader_closes_while_it_is_being_read(images):
             return super().record(number)
 
     loader = Loader(Slow(images), PIPELINE, 5, threads=2)
-    reader = threading.Thread(target=lambda: pytest.raises(RuntimeError, next, iter(loader)))
+    ended = []
+
+    def read():
+        try:
+            next(iter(loader))
+        except RuntimeError as error:
+            ended.append(error)
+
+    reader = threading.Thread(target=read)
     reader.start()
     assert inside.wait(30)
     closer = threading.Thread(target=loader.close)
@@ -177,3 +185,4 @@ def test_the_loader_closes_while_it_is_being_read(images):
     closer.join(30)
     reader.join(30)
     assert not closer.is_alive() and not reader.is_alive()
+    assert len(ended) == 1
