@@ -87,6 +87,11 @@ bool EndsWith(const std::string& name, const char* suffix) {
 
 uint64_t InBlocks(uint64_t size) { return (size + kBlock - 1) / kBlock * kBlock; }
 
+// What a file is that is not a tar archive; empty if that is unknown, or if it looks like one.
+std::string OtherKind(Span start) {
+  return start.Has("ustar", 5, kMagic.at) ? "" : KindOfFile(start, "a tar archive");
+}
+
 // What headers before a file's own say of it.
 struct Extension {
   std::optional<std::string> name;
@@ -178,7 +183,7 @@ class Scanner {
     }
     const Span block = At(offset_, kBlock);
     if (block.size < kBlock) {
-      const std::string kind = offset_ == 0 ? KindOfFile(block, "a tar archive") : "";
+      const std::string kind = offset_ == 0 ? OtherKind(block) : "";
       return kind.empty() ? "the file ends within a header: it is truncated" : kind;
     }
     uint8_t header[kBlock];
@@ -186,8 +191,7 @@ class Scanner {
     if (IsZero(header, kBlock)) return End();
     if (!IsSound(header)) {
       if (offset_ != 0) return "the header of a file is damaged: its checksum is wrong";
-      const bool looks_right = block.Has("ustar", 5, kMagic.at);
-      const std::string kind = looks_right ? "" : KindOfFile(block, "a tar archive");
+      const std::string kind = OtherKind(block);
       return kind.empty() ? "not a tar archive, or a damaged one: the checksum of the first header "
                             "is wrong"
                           : kind;

@@ -19,6 +19,7 @@ from .shards.image_folder import ImageFolder
 from .shards.imagenet import imagenet
 from .shards.records import TFRecords
 from .shards.source import Record, Records
+from .shards.webdataset import WebDataset
 
 __all__ = [
     "ArraySpec",
@@ -32,6 +33,7 @@ __all__ = [
     "Records",
     "Stats",
     "TFRecords",
+    "WebDataset",
     "WindowShuffle",
     "imagenet",
     "presets",

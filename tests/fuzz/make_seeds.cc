@@ -15,6 +15,7 @@
 
 #include "jpegs.h"
 #include "shards.h"
+#include "tars.h"
 #include "test.h"
 
 namespace pretexture {
@@ -227,6 +228,24 @@ void AddShards(const Folder& folder) {
   for (const auto& shard : shards) folder.Add(shard.first, shard.second + Bytes{0, 6});
 }
 
+void AddTars(const Folder& folder) {
+  const Bytes image = Member("a/1.jpg", Bytes(600, 9)), label = Member("a/1.cls", Text("12"));
+  const std::pair<const char*, Bytes> tars[] = {
+      {"plain", image + label + kEnd},
+      {"folder", Member("a/", {}, '5') + image + Member("a/1.json", Text("{\"label\": 3}")) + kEnd},
+      {"gnu", Member("././@LongLink", Text(std::string(120, 'n') + ".jpg"), 'L') + image + kEnd},
+      {"pax", Member("p", Text(Pax("path", "b.jpg") + Pax("size", "600")), 'x') + image + kEnd},
+      {"global", Member("p", Text(Pax("comment", "x")), 'g') + image + kEnd},
+      {"sparse", Member("s.jpg", Bytes(9), 'S') + kEnd},
+      {"binary",
+       Header("b.jpg", std::string("\x80\0\0\0\0\0\0\0\0\0\0\x03", 12)) + Bytes(512) + kEnd},
+      {"links", Header("l.jpg", Octal(9), '2') + label + kEnd},
+      {"joined", image + kEnd + image + kEnd},
+      {"cut", image + label},
+  };
+  for (const auto& tar : tars) folder.Add(tar.first, tar.second + Bytes{0, 88});
+}
+
 void AddPermutations(const Folder& folder) {
   const auto file = [](uint64_t n, uint64_t k, std::initializer_list<uint64_t> values) {
     Bytes out = LittleEndian(n, 4) + LittleEndian(k, 4);
@@ -287,5 +306,6 @@ int main(int argc, char** argv) {
   AddJpegs(Folder(root + "/jpeg"));
   AddPermutations(Folder(root + "/permutations"));
   AddPngs(Folder(root + "/png"));
+  AddTars(Folder(root + "/tar"));
   AddShards(Folder(root + "/tfrecord"));
 }

@@ -19,7 +19,7 @@ from typing import Dict, List, NamedTuple, Optional
 HERE = pathlib.Path(__file__).resolve().parent
 BUILD = HERE.parents[1] / "build" / "fuzz"
 
-COMPILED = ("example", "huffman", "jpeg", "png", "tfrecord")
+COMPILED = ("example", "huffman", "jpeg", "png", "tar", "tfrecord")
 INTERPRETED = ("index", "permutations")
 
 # The largest inputs, in bytes: large ones are slow, and small ones hold all that can go wrong.

@@ -1,11 +1,9 @@
 // TFRecord framing: scanning a shard and reading its records, compared with a simple reader.
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <cstring>
 
 #include "error.h"
 #include "fuzz.h"
+#include "memory_file.h"
 #include "tfrecord.h"
 
 namespace pretexture {
@@ -41,24 +39,6 @@ bool RecordAt(const Bytes& file, uint64_t offset, uint64_t* length) {
   *length = Load(at, 8);
   return Load(at + 8, 4) == PlainMaskedCrc(at, 8) && *length <= left - 16;
 }
-
-// A file in memory, so that no test waits for a disk.
-class MemoryFile {
- public:
-  MemoryFile() : fd_(memfd_create("shard", MFD_CLOEXEC)) {
-    path_ = "/proc/self/fd/" + std::to_string(fd_);
-  }
-  void Write(const Bytes& data) {
-    const auto size = static_cast<off_t>(data.size());
-    Require(ftruncate(fd_, 0) == 0 && pwrite(fd_, data.data(), data.size(), 0) == size,
-            "the file cannot be written");
-  }
-  const std::string& path() const { return path_; }
-
- private:
-  int fd_;
-  std::string path_;
-};
 
 void Compare(const Bytes& data, uint64_t stale_offset, uint32_t stale_length) {
   static MemoryFile file;
