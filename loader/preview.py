@@ -2,7 +2,7 @@
 
 import os
 import random
-from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -13,9 +13,9 @@ from .language.check import BranchPlan
 from .language.pipeline import Pipeline
 from .loader import Loader
 from .prepare.pillow import Image, ImageDraw, ImageFont
-from .shards.imagenet import DATASET, imagenet, is_folder
-from .shards.records import TFRecords
+from .shards.imagenet import DATASET, is_folder, open_records, options_for
 from .shards.remote import DEFAULT_STORAGE, Remote, Storage, is_url, join
+from .shards.source import Records
 
 SHARDS = 4  # number of shards that are fetched if the data are at a URL
 GAP = 6
@@ -47,20 +47,23 @@ def preview(
     seed: int = 0,
     tile: int = 160,
     storage: Storage = DEFAULT_STORAGE,
+    features: Optional[Mapping[str, Any]] = None,
 ) -> Image.Image:
-    """Draws a `contact_sheet` of a folder of shards, with the names of its classes.
+    """Draws a `contact_sheet` of a folder of shards or images, with the names of its classes.
 
     If the data are at a URL, the images come from a few shards only.
 
     Args:
-        data: folder of shards, or a pattern that matches shards; a path or a URL.
+        data: folder of shards or of class folders, or a pattern that matches shards; a path or URL.
         pipeline, training, count, seed, tile: see `contact_sheet`.
         split: split of the folder; see `imagenet`.
         storage: how URLs are reached and where copies are kept.
+        features: arguments of `imagenet` that name the features of records.
 
     Returns: the sheet, a PIL image in RGB.
     """
-    records, folder = _records(data, split, storage, seed)
+    records = _records(data, split, seed, {**vars(storage), **(features or {})})
+    folder = data if is_folder(data) else os.path.dirname(records.paths[0])
     return contact_sheet(
         records,
         pipeline,
@@ -68,12 +71,12 @@ def preview(
         count=count,
         seed=seed,
         tile=tile,
-        classes=_classes(folder, storage),
+        classes=records.classes or _classes(folder, storage),
     )
 
 
 def contact_sheet(
-    records: TFRecords,
+    records: Records,
     pipeline: Pipeline,
     *,
     training: bool = True,
@@ -133,18 +136,14 @@ def contact_sheet(
     return _framed(_stacked(rows, GAP))
 
 
-def _records(data: str, split: str, storage: Storage, seed: int) -> Tuple[TFRecords, str]:
-    """The records of a split of a folder, or of a pattern; and the folder."""
-    options = vars(storage)
-    if is_folder(data):
-        records, folder = imagenet(data, split, **options), data
-    else:
-        records = TFRecords(data, **options)
-        folder = os.path.dirname(records.paths[0])
+def _records(data: str, split: str, seed: int, options: Dict[str, Any]) -> Records:
+    """The records of a split of a folder, or of a pattern; at a URL, those of a few shards."""
+    records = open_records(data, split, **options)
     if records.remote and len(records.paths) > SHARDS:
         paths = random.Random(seed).sample(records.paths, SHARDS)
-        records = TFRecords(sorted(paths), **options)
-    return records, folder
+        kind: Any = type(records)
+        records = kind(sorted(paths), **options_for(kind, options))
+    return records
 
 
 def _classes(folder: str, storage: Storage) -> List[str]:
@@ -180,7 +179,7 @@ def _splits(branch: BranchPlan) -> List[Split]:
     return splits
 
 
-def _source(records: TFRecords, number: int, tile: int, classes: Sequence[str]) -> Image.Image:
+def _source(records: Records, number: int, tile: int, classes: Sequence[str]) -> Image.Image:
     record = records[number]
     pixels = _core.decode_jpeg(record.image)
     height, width = pixels.shape[:2]

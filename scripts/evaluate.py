@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         help="the run's folder",
     )
     parser.add_argument(
-        "--data", required=True, type=flags.place, metavar="DIR|URL", help="folder of shards"
+        "--data", required=True, type=flags.place, metavar="DIR|URL", help=flags.DATA
     )
     parser.add_argument(
         "--split",

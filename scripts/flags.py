@@ -35,6 +35,10 @@ def parser(description: Optional[str], **options: Any) -> argparse.ArgumentParse
     )
 
 
+# What --data is, in --help.
+DATA = "folder of shards (TFRecord or WebDataset), or of class folders in train/ and val/"
+
+
 def add_storage_flags(parser: argparse.ArgumentParser, data: bool = True) -> None:
     """Adds the flags that `storage` reads.
 
@@ -92,19 +96,40 @@ def add_record_flags(parser: argparse.ArgumentParser, default: str = "") -> None
         help="largest image that is decoded, width x height; a larger one is a record that cannot "
         f"be used (default: {DEFAULT_RECORDS.max_pixels:,})",
     )
+    add_feature_flags(group, default)
+
+
+def add_feature_flags(parser: Any, default: str = "") -> None:
+    """Adds the flags that `features` reads; they are None by default.
+
+    Args:
+        parser: the parser, or a group of its flags.
+        default: see `add_record_flags`.
+    """
     names = {
         "image_key": ("NAME", "feature that holds the encoded image", "image/encoded", "image"),
-        "label_key": ("NAME", "feature that holds the class label", "image/class/label", "label"),
+        "label_key": (
+            "NAME",
+            "feature that holds the class label, or its name in the .json files of WebDataset",
+            "image/class/label",
+            "label",
+        ),
         "label_offset": ("N", "subtracted from labels; 0 if the labels count from 0", "1", "0"),
     }
     for name, (metavar, text, usual, tfds) in names.items():
-        words = default or f"{usual}, or {tfds} for shards of TensorFlow Datasets"
-        group.add_argument(
+        kinds = "TensorFlow Datasets" + ("" if name == "image_key" else " and WebDataset")
+        words = default or f"{usual}, or {tfds} for shards of {kinds}"
+        parser.add_argument(
             f"--{name.replace('_', '-')}",
             type=int if metavar == "N" else str,
             metavar=metavar,
             help=f"{text} (default: {words})",
         )
+
+
+def features(flags: argparse.Namespace) -> Dict[str, Any]:
+    """The arguments of `imagenet` that the flags of `add_feature_flags` set."""
+    return {name: getattr(flags, name) for name in FEATURES if getattr(flags, name) is not None}
 
 
 def record_options(flags: argparse.Namespace) -> Dict[str, Any]:

@@ -5,6 +5,8 @@ out where the rows of each JPEG begin. This command does both at once, on all pr
 the first epoch is as fast as the later ones. Both indexes are kept in the cache folder, and depend
 on the paths of the shards. With --rows, shards at URLs are fetched, one after the other.
 
+Of class folders of images, the files are listed again, which is needed if a file has changed.
+
     pretexture index --rows shards/
     pretexture index --rows 'shards/train-*'
 """
@@ -14,10 +16,10 @@ import contextlib
 import sys
 from typing import Any, Dict, List, Optional
 
-from pretexture.loader import TFRecords, imagenet
+from pretexture.loader import Records
 from pretexture.loader.console.printable import printable
 from pretexture.loader.console.progress import Bar
-from pretexture.loader.shards.imagenet import is_folder
+from pretexture.loader.shards.imagenet import is_folder, open_records
 from pretexture.loader.shards.limits import MAX_PIXELS
 from pretexture.loader.shards.row_index import index_rows
 from pretexture.scripts import flags
@@ -32,20 +34,17 @@ def main(arguments: Optional[List[str]] = None) -> int:
     return 0
 
 
-def _splits(args: argparse.Namespace) -> List[TFRecords]:
-    """The training and the validation shards of a folder, or the shards that a pattern matches."""
-    options: Dict[str, Any] = {**vars(flags.storage(args))}
-    if args.image_key is not None:
-        options["image_key"] = args.image_key
-    if not is_folder(args.data):
-        return [TFRecords(args.data, **options)]
-    found = [imagenet(args.data, "trainval", **options)]
-    with contextlib.suppress(FileNotFoundError):  # there may be no validation shards
-        found.append(imagenet(args.data, "test", **options))
+def _splits(args: argparse.Namespace) -> List[Records]:
+    """The training and the validation records of a folder, or those that a pattern names."""
+    options: Dict[str, Any] = {**vars(flags.storage(args)), **flags.features(args)}
+    found = [open_records(args.data, "trainval", refresh=True, **options)]
+    if is_folder(args.data):
+        with contextlib.suppress(FileNotFoundError):  # there may be none for validation
+            found.append(open_records(args.data, "test", refresh=True, **options))
     return found
 
 
-def _index(records: TFRecords, args: argparse.Namespace) -> None:
+def _index(records: Records, args: argparse.Namespace) -> None:
     name, more = printable(records.paths[0]), len(records.paths) - 1
     shards = f"{name} and {more} more" if more else name
     print(f"{shards}: {len(records):,} records", flush=True)
@@ -69,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "data",
         metavar="DATA",
-        help="folder of shards, or a pattern that matches shards; a path or a URL",
+        help=f"{flags.DATA}, or a pattern that matches shards; a path or a URL",
     )
     parser.add_argument(
         "--rows", action="store_true", help="also find out where the rows of each JPEG begin"
@@ -87,13 +86,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="largest image that is decoded, width x height (default: %(default)s)",
     )
-    parser.add_argument(
-        "--image-key",
-        metavar="NAME",
-        help="feature that holds the encoded image (default: image/encoded, or image for shards of "
-        "TensorFlow Datasets)",
-    )
     flags.add_storage_flags(parser)
+    flags.add_feature_flags(parser)
     flags.add_traceback_flag(parser)
     return parser
 

@@ -35,6 +35,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
             seed=args.seed,
             tile=args.tile,
             storage=flags.storage(args),
+            features=flags.features(args),
         )
         sheet.save(make_parent(args.out))
     print(f"{args.out}: {sheet.width}x{sheet.height} pixels")
@@ -47,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
         "--data",
         required=True,
         metavar="DIR|PATTERN|URL",
-        help="folder of shards, or a pattern that matches shards",
+        help=f"{flags.DATA}, or a pattern that matches shards",
     )
     parser.add_argument(
         "--pipeline",
@@ -62,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
         "--split",
         choices=SPLITS,
         default="train",
-        help="split of a folder of shards (default: train)",
+        help="split of a folder (default: train)",
     )
     parser.add_argument(
         "--count", type=flags.whole, default=8, metavar="N", help="number of images (default: 8)"
@@ -85,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
         help="side of a view, pixels (default: 160)",
     )
     flags.add_storage_flags(parser)
+    flags.add_feature_flags(parser)
     flags.add_traceback_flag(parser)
     return parser
 

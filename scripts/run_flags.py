@@ -8,6 +8,7 @@ from typing import Any, Callable, Dict, Optional, Sequence, Tuple
 
 from pretexture.loader.shards.record_options import RecordOptions
 from pretexture.scripts.flags import (
+    DATA,
     add_record_flags,
     add_storage_flags,
     add_traceback_flag,
@@ -76,9 +77,7 @@ def chosen_recipe(flags: argparse.Namespace, recipe: Recipe, names: Sequence[str
 
 def add_run_flags(parser: argparse.ArgumentParser) -> None:
     """Adds --data, --workdir and the other flags of a run, apart from its recipe's."""
-    parser.add_argument(
-        "--data", required=True, type=place, metavar="DIR|URL", help="folder of shards"
-    )
+    parser.add_argument("--data", required=True, type=place, metavar="DIR|URL", help=DATA)
     parser.add_argument(
         "--workdir", required=True, type=place, metavar="DIR|URL", help="the run's folder"
     )

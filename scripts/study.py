@@ -35,9 +35,7 @@ def _names(text: str) -> List[str]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = flags.parser(__doc__)
-    parser.add_argument(
-        "--data", required=True, type=flags.place, metavar="DIR", help="folder of shards"
-    )
+    parser.add_argument("--data", required=True, type=flags.place, metavar="DIR", help=flags.DATA)
     parser.add_argument(
         "--num-classes",
         type=flags.whole,

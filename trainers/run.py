@@ -9,7 +9,7 @@ import time
 from typing import Callable, Iterator, Optional
 
 import tensorflow as tf
-from pretexture.loader import Loader, Pipeline, TFRecords, imagenet
+from pretexture.loader import Loader, Pipeline, Records, imagenet
 from pretexture.loader.console.files import is_full
 from pretexture.loader.console.interrupt import Interrupt
 from pretexture.loader.console.printable import printable
@@ -110,7 +110,7 @@ class Training:
     options: Options
     engine: Engine
     loader: Batches
-    records: TFRecords
+    records: Records
     module: str = ""
 
     @property
@@ -127,7 +127,7 @@ class Training:
             data=redacted(absolute(options.data)),
             tensorflow=tf.__version__,
             module=redacted(self.module),
-            **{name: getattr(self.records, name) for name in FEATURES},
+            **{name: self.records.features.get(name) for name in FEATURES},
         )
 
 

@@ -85,6 +85,8 @@ class ImageFolder(Records):
         root: path of the folder.
         part: "all" records; or "val", 40 of each 1,024 of them, spread evenly; or "train", the
             others. Which ones these are depends on the number of files.
+        classes: names of the classes in the order of their labels, for a folder that may lack some
+            of them, such as one for validation. Default: the folders there are.
         row_index: "auto" keeps where the rows of each JPEG begin, see `TFRecords`; "off" does
             without.
         cache_dir: folder for these indexes. Default: `$XDG_CACHE_HOME/pretexture` or
@@ -101,6 +103,7 @@ class ImageFolder(Records):
         self,
         root: Path,
         part: str = "all",
+        classes: Optional[Sequence[str]] = None,
         row_index: str = "auto",
         cache_dir: Optional[Path] = None,
         refresh: bool = False,
@@ -116,19 +119,20 @@ class ImageFolder(Records):
             raise FileNotFoundError(f"there is no folder {self.root}")
         self.part = choice("part", part, PARTS)
         self.row_index = choice("row_index", row_index, ("auto", "off"))
+        self._classes = None if classes is None else tuple(classes)
         self._cache = None if cache_dir is None else paths.expand(cache_dir)
         self._refresh = refresh
         self._found: Optional[_Found] = None
 
     @property
-    def classes(self) -> Tuple[str, ...]:
+    def classes(self) -> Tuple[str, ...]:  # type: ignore[override]  # not writable here
         """Names of the classes, in the order of their labels."""
-        return self._files.classes
+        return self._files.folders if self._classes is None else self._classes
 
     @property
     def paths(self) -> Tuple[str, ...]:  # type: ignore[override]  # not writable here
         """Paths of the class folders."""
-        return tuple(os.path.join(self.root, name) for name in self.classes)
+        return tuple(os.path.join(self.root, name) for name in self._files.folders)
 
     @property
     def has_row_index(self) -> bool:
@@ -201,7 +205,7 @@ class ImageFolder(Records):
         shard, _, _ = index.locate(number)
         begin = int(self._files.name_begin[number])
         name = self._files.names[begin : self._files.names.index(b"\0", begin)]
-        return os.path.join(self.root, self.classes[shard], os.fsdecode(name)), None
+        return os.path.join(self.root, self._files.folders[shard], os.fsdecode(name)), None
 
     def __len__(self) -> int:
         return len(self.shard_index().offsets)
@@ -214,7 +218,7 @@ class ImageFolder(Records):
     def _files(self) -> "_Found":
         if self._found is None:
             listing, faults = _listing(self.root, self.cache_folder, self._refresh)
-            self._found = _found(self.root, listing, faults, self.part)
+            self._found = _found(self.root, listing, faults, self.part, self._classes)
         return self._found
 
 
@@ -222,21 +226,28 @@ class _Found(NamedTuple):
     """The files of a part, as the Loader needs them.
 
     Attributes:
-        classes: names of the classes.
+        folders: names of the class folders.
         shard_index: where each file would begin if those of its class were joined.
         names: names of the files, each with a zero byte at its end.
         name_begin: uint64 [files], where each name begins.
         modified: int64 [files], time of the last change in ns.
     """
 
-    classes: Tuple[str, ...]
+    folders: Tuple[str, ...]
     shard_index: Index
     names: bytes
     name_begin: np.ndarray
     modified: np.ndarray
 
 
-def _found(root: str, listing: _Listing, faults: Sequence[RecordError], part: str) -> _Found:
+def _found(
+    root: str,
+    listing: _Listing,
+    faults: Sequence[RecordError],
+    part: str,
+    classes: Optional[Sequence[str]],
+) -> _Found:
+    folders = _names(listing.classes)
     sizes, modified = listing.files[:, 0], listing.files[:, 1]
     count, begin = len(sizes), listing.begin.astype(np.int64)
     labels = np.repeat(np.arange(len(begin) - 1, dtype=np.int32), np.diff(begin))
@@ -255,6 +266,15 @@ def _found(root: str, listing: _Listing, faults: Sequence[RecordError], part: st
         begin = np.concatenate([np.zeros(1, np.int64), np.cumsum(chosen)])[begin]
         offsets, sizes, labels = offsets[chosen], sizes[chosen], labels[chosen]
         name_begin, modified = name_begin[chosen], modified[chosen]
+    if classes is not None:
+        numbers = {name: number for number, name in enumerate(classes)}
+        for name, first, last in zip(folders, begin, begin[1:]):
+            if name not in numbers and last > first:
+                raise ValueError(
+                    f"{root} has images in the folder {name}, which is not one of the "
+                    f"{len(classes)} classes"
+                )
+        labels = np.array([numbers.get(name, -1) for name in folders], np.int32)[labels]
     index = Index(
         offsets.astype(np.uint64),
         sizes.astype(np.uint32),
@@ -263,7 +283,7 @@ def _found(root: str, listing: _Listing, faults: Sequence[RecordError], part: st
         labels,
     )
     return _Found(
-        tuple(_names(listing.classes)),
+        tuple(folders),
         index,
         listing.names,
         name_begin.astype(np.uint64),
@@ -396,8 +416,7 @@ class _Lister:
             listed.
         """
         stamp = _stamp(os.stat(self._root))
-        with _entries(self._root) as entries:
-            classes = sorted(entry.name for entry in entries if _is_folder(entry))
+        classes = class_folders(self._root)
         found = self._list_all(classes)
         names = [name for one in found for name in one.names]
         faults = [fault for one in found for fault in one.faults]
@@ -508,6 +527,12 @@ class _Lister:
         else:
             return status.st_size, status.st_mtime_ns
         return None
+
+
+def class_folders(root: str) -> List[str]:
+    """Names of the class folders in a folder, sorted. Raises: OSError."""
+    with _entries(root) as entries:
+        return sorted(entry.name for entry in entries if _is_folder(entry))
 
 
 def _is_folder(entry: "os.DirEntry[str]") -> bool:

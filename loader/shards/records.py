@@ -9,6 +9,7 @@ from ..console.arguments import whole
 from ..console.paths import Path
 from .access import Opener, Shards
 from .index import TFRECORD, Format, Index
+from .record_options import FEATURES
 from .sharded import ShardedRecords
 from .source import Encoded, ExampleReader, Record
 
@@ -106,6 +107,11 @@ class TFRecords(ShardedRecords):
     def label_offset(self) -> int:
         """Number that is subtracted from labels."""
         return self._feature("label_offset")
+
+    @property
+    def features(self) -> Dict[str, Any]:
+        """The options that say which values of a record are its image and its label."""
+        return {name: self._feature(name) for name in FEATURES}
 
     @property
     def label_required(self) -> bool:

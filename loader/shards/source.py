@@ -88,12 +88,14 @@ class Records(collections.abc.Sequence):
     Attributes:
         paths: paths or URLs of the shards; of an image folder, those of the class folders.
         remote: whether the shards are at URLs.
+        classes: names of the classes in the order of their labels, if they are known.
         leaves_out: what on_error="skip" leaves out for each of the index's faults, for a message.
     """
 
     paths: Tuple[str, ...] = ()
     remote = False
     leaves_out = "the rest of a broken shard"
+    classes: Tuple[str, ...] = ()
 
     @abc.abstractmethod
     def __len__(self) -> int:
@@ -211,6 +213,11 @@ class Records(collections.abc.Sequence):
     def cache_folder(self) -> str:
         """The folder for indexes and for copies of remote shards."""
         return cache_folder()
+
+    @property
+    def features(self) -> Dict[str, Any]:
+        """The options that say which values of a record are its image and its label."""
+        return {}
 
     @property
     def parts(self) -> Sequence[str]:

@@ -80,6 +80,11 @@ class WebDataset(ShardedRecords):
         self.label_offset = whole("label_offset", label_offset, -(2**31), 2**31 - 1)
 
     @property
+    def features(self) -> Dict[str, Any]:
+        """The options that say which values of a record are its image and its label."""
+        return {"label_key": self.label_key, "label_offset": self.label_offset}
+
+    @property
     def format(self) -> Format:
         """How the shards are scanned, and their index kept."""
         rule = _Rule(self.label_key, self.label_offset)

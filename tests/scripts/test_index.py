@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from pretexture.loader import TFRecords
+from pretexture.loader import RecordError, TFRecords, imagenet
 from pretexture.loader.shards.row_index import row_files
 from pretexture.scripts import index
 
@@ -45,6 +45,38 @@ def test_without_rows_only_the_record_index_is_written(data, tmp_path, capsys):
     (name,) = os.listdir(tmp_path)
     assert name.startswith("index-")
     assert capsys.readouterr().out == f"{data}/train-00000-of-00002 and 1 more: 6 records\n"
+
+
+def test_class_folders_are_listed_again(tmp_path, capsys):
+    paths = [tmp_path / folder / name / "x.jpg" for folder in ("train", "val") for name in "ab"]
+    for path in paths:
+        path.parent.mkdir(parents=True)
+        path.write_bytes(jpeg(200, 300, seed=1))
+        os.utime(str(path.parent), (1, 1))
+    for folder in (tmp_path / "train", tmp_path / "val"):
+        os.utime(str(folder), (1, 1))
+    command = ["--rows", str(tmp_path), "--cache-dir", str(tmp_path / "cache")]
+    assert index.main(command) == 0
+    assert capsys.readouterr().out.splitlines()[::2] == [
+        f"{tmp_path}/train/a and 1 more: 2 records",
+        f"{tmp_path}/val/a and 1 more: 2 records",
+    ]
+    # The folder does not change with the file.
+    paths[0].write_bytes(jpeg(200, 300, seed=2))
+    with pytest.raises(RecordError, match="has changed"):
+        imagenet(tmp_path, "trainval", cache_dir=tmp_path / "cache")[0]
+    assert index.main(command) == 0
+    assert imagenet(tmp_path, "trainval", cache_dir=tmp_path / "cache")[0].label == 0
+
+
+def test_features_have_flags(write_shards, tmp_path, capsys):
+    writer = pytest.importorskip("pretexture.loader.shards.writer")
+    path = tmp_path / "train-00000-of-00001"
+    with writer.TFRecordWriter(path) as shard:
+        shard.write(writer.example({"picture": jpeg(200, 300, seed=1), "number": 1}))
+    command = ["--rows", str(path), "--cache-dir", str(tmp_path / "cache")]
+    assert index.main([*command, "--image-key", "picture", "--label-key", "number"]) == 0
+    assert "the rows of 1 images are known" in capsys.readouterr().out
 
 
 def test_a_folder_without_shards_is_an_error(tmp_path):

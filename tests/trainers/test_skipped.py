@@ -2,9 +2,11 @@
 
 import contextlib
 import dataclasses
+import io
 import json
 import os
 import shutil
+import tarfile
 
 import numpy as np
 import pytest
@@ -16,11 +18,12 @@ import tiny
 from learned import learned
 from pretexture.loader import Loader, RecordError, TFRecords, imagenet
 from pretexture.loader.shards.record_options import RecordOptions
+from pretexture.loader.shards.remote import DEFAULT_STORAGE
 from pretexture.loader.shards.writer import TFRecordWriter, example
 from pretexture.trainers import recipes
 from pretexture.trainers.evaluation import evaluate
 from pretexture.trainers.run import Options, pretrain
-from pretexture.trainers.runs.folder import WorkdirError
+from pretexture.trainers.runs.folder import WorkdirError, overlap
 from pretexture.trainers.runs.metrics import read_metrics
 from pretexture.trainers.transfer import features
 
@@ -257,6 +260,48 @@ def test_data_with_other_features_and_labels_train_the_same_network(shards, tfds
             steps=4,
             records=dataclasses.replace(TFDS, label_offset=1),
         )
+
+
+@pytest.fixture(scope="module")
+def tars(shards, tmp_path_factory):
+    """The same images in WebDataset shards."""
+    folder = tmp_path_factory.mktemp("tars")
+    for name in os.listdir(shards):
+        stem = name.partition("-of-")[0]
+        with tarfile.open(str(folder / f"{stem}.tar"), "w") as archive:
+            for number, record in enumerate(TFRecords(os.path.join(shards, name))):
+                for suffix, data in (("jpg", record.image), ("cls", b"%d" % record.label)):
+                    info = tarfile.TarInfo(f"{number:05}.{suffix}")
+                    info.size = len(data)
+                    archive.addfile(info, io.BytesIO(data))
+    return str(folder)
+
+
+def test_webdataset_shards_train_the_same_network(shards, tars, tmp_path):
+    _train(shards, tmp_path / "usual", SUPERVISED, steps=3)
+    _train(tars, tmp_path / "other", SUPERVISED, steps=3)
+    assert learned(tmp_path / "other") == learned(tmp_path / "usual")
+    usual = evaluate(str(tmp_path / "usual"), shards, device="cpu")
+    assert {**evaluate(str(tmp_path / "other"), tars, device="cpu"), "data": shards} == usual
+
+
+def test_class_folders_train_resume_and_are_evaluated(shards, tmp_path):
+    for split, folder in (("trainval", "train"), ("test", "val")):
+        for number, record in enumerate(imagenet(shards, split)):
+            path = tmp_path / "data" / folder / f"class {record.label}" / f"{number:05}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(record.image)
+    data = str(tmp_path / "data")
+    _train(data, tmp_path / "run", SUPERVISED, steps=2)
+    _train(data, tmp_path / "run", SUPERVISED, steps=3)
+    _train(data, tmp_path / "at once", SUPERVISED, steps=3)
+    assert learned(tmp_path / "run") == learned(tmp_path / "at once")
+    counts = {"val": round(48 * 40 / 1024), "test": len(imagenet(shards, "test"))}
+    for split, count in counts.items():
+        result = evaluate(str(tmp_path / "run"), data, split, device="cpu")
+        assert result["images"] == count
+    assert overlap(data, "train", data, "val", DEFAULT_STORAGE) is None
+    assert "warning" in overlap(data, "trainval", data, "val", DEFAULT_STORAGE)
 
 
 def test_a_label_beyond_the_classes_is_an_error_that_names_record_label_and_flag(shards, tmp_path):

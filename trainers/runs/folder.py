@@ -47,7 +47,8 @@ class Config:
         data: folder of the shards; an absolute path or a URL.
         tensorflow: version of TensorFlow.
         module: export that is evaluated; empty if a network is trained.
-        image_key, label_key, label_offset: how records are read; see `TFRecords`.
+        image_key, label_key, label_offset: how records are read, see `TFRecords`; None if they have
+            no such option.
     """
 
     recipe: Recipe
@@ -59,9 +60,9 @@ class Config:
     data: str
     tensorflow: str
     module: str = ""
-    image_key: str = "image/encoded"
-    label_key: str = "image/class/label"
-    label_offset: int = 1
+    image_key: Optional[str] = "image/encoded"
+    label_key: Optional[str] = "image/class/label"
+    label_offset: Optional[int] = 1
 
     @property
     def features(self) -> Dict[str, Any]:
@@ -137,6 +138,7 @@ _KINDS: Mapping[Any, Tuple[str, Tuple[type, ...]]] = {
     bool: ("true or false", (bool,)),
     Tuple[float, ...]: ("a list of numbers", (tuple,)),
     Optional[int]: ("a whole number or null", (int, type(None))),
+    Optional[str]: ("a string or null", (str, type(None))),
 }
 
 
@@ -198,10 +200,10 @@ def overlap(
     """
     options = vars(storage)
     try:
-        trained = {_real(path) for path in imagenet(train_data, train_split, **options).paths}
+        trained = {_real(path) for path in imagenet(train_data, train_split, **options).parts}
         shared = [
             path
-            for path in imagenet(eval_data, eval_split, **options).paths
+            for path in imagenet(eval_data, eval_split, **options).parts
             if _real(path) in trained
         ]
     except (OSError, ValueError):

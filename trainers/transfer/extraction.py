@@ -8,7 +8,7 @@ import os
 from typing import Callable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
-from pretexture.loader import Loader, Pipeline, TFRecords, imagenet
+from pretexture.loader import Loader, Pipeline, Records, imagenet
 from pretexture.loader.console.redaction import redacted
 from pretexture.loader.prepare import ray_cluster as cluster
 from pretexture.loader.shards.record_options import RecordOptions
@@ -45,7 +45,7 @@ class Job:
     records: int
     reading: RecordOptions
 
-    def images(self) -> TFRecords:
+    def images(self) -> Records:
         """The records."""
         return imagenet(self.data, self.split, **vars(self.storage), **self.reading.features)
 

@@ -12,7 +12,6 @@ from pretexture.loader.console.files import write_text
 from pretexture.loader.console.printable import printable
 from pretexture.loader.console.redaction import redacted
 from pretexture.loader.language import ops
-from pretexture.loader.shards.record_options import FEATURES
 from pretexture.loader.shards.remote import join
 
 from .. import engines
@@ -129,9 +128,9 @@ def linear_eval(
             # Not "pooling" as in earlier versions, which pooled to other sizes.
             "pooled": [recipe.pooling, recipe.max_features, recipe.combine_patches],
             "end_points": list(frozen.sizes),
-            "paths": [redacted(path) for path in records[name].paths],
+            "paths": [redacted(path) for path in records[name].parts],
             "records": count(name),
-            **{feature: getattr(records[name], feature) for feature in FEATURES},
+            **records[name].features,
         }
         with contextlib.ExitStack() as stack:
             if ray is None:
