@@ -74,6 +74,9 @@ Batcher::Batcher(Records records, BatcherOptions options)
     throw Error("the index of the records is damaged");
   }
   const Share& share = options_.share;
+  if (share.first_position > options_.order.records) {
+    throw Error("the first position is beyond the epoch");
+  }
   const uint32_t positions = share.Positions(options_.order.records);
   batches_ = share.Batches(options_.order.records);
   for (const Branch& branch : options_.branches) {
@@ -168,19 +171,20 @@ std::shared_ptr<Batch> Batcher::Next(std::chrono::milliseconds patience) {
 bool Batcher::MayIssue() const {
   if (issuing_) return true;
   if (under_way_.size() >= static_cast<size_t>(options_.prefetch)) return false;
-  return next_number_ < batches_ || (options_.run_ahead && batches_ > 0);
+  return next_number_ < BatchesIn(next_epoch_) || (options_.run_ahead && batches_ > 0);
 }
 
 Batcher::Task Batcher::Issue() {
   if (!issuing_) {
-    if (next_number_ >= batches_) {
+    if (next_number_ >= BatchesIn(next_epoch_)) {
       ++next_epoch_;
       next_number_ = 0;
     }
     auto batch = std::make_shared<Batch>();
     batch->epoch = next_epoch_;
     batch->number = next_number_++;
-    batch->size = batch->pending = options_.share.BatchSize(options_.order.records, batch->number);
+    const uint32_t records = options_.order.records - options_.share.Begin(next_epoch_);
+    batch->size = batch->pending = options_.share.BatchSize(records, batch->number);
     batch->label.resize(static_cast<size_t>(batch->size) * options_.label_values);
     batch->index.resize(batch->size);
     batch->images = pool_->Take();
@@ -263,7 +267,8 @@ void Batcher::AddUp(ThreadState* state) {
 // Renders the record that belongs in a place of a batch, or another one if that cannot be used.
 void Batcher::Fill(Batch* batch, uint32_t place, ThreadState* state) {
   const uint32_t wanted =
-      options_.order.RecordAt(batch->epoch, options_.share.Position(batch->number, place));
+      options_.order.RecordAt(batch->epoch, options_.share.Begin(batch->epoch) +
+                                                options_.share.Position(batch->number, place));
   uint32_t record = wanted;
   for (uint32_t attempt = 0; !stop_; ++attempt) {
     std::string reason;

@@ -77,6 +77,10 @@ class Batcher {
   Batcher& operator=(const Batcher&) = delete;
 
   uint32_t BatchesPerEpoch() const { return batches_; }
+  // Batches of one epoch, of which the worker may read only the rest.
+  uint32_t BatchesIn(uint32_t epoch) const {
+    return options_.share.Batches(options_.order.records - options_.share.Begin(epoch));
+  }
   // Where the array of a branch begins in the memory of a batch, bytes.
   size_t ImageOffset(size_t branch) const { return image_offsets_[branch]; }
 
@@ -117,7 +121,7 @@ class Batcher {
   const Records records_;  // must not move: `rows_` refers to it
   const BatcherOptions options_;
   const Kernels& kernels_;
-  uint32_t batches_ = 0;  // per epoch
+  uint32_t batches_ = 0;  // of a whole epoch
   std::vector<size_t> image_offsets_;
   size_t batch_bytes_ = 0;
   std::shared_ptr<BufferPool> pool_;

@@ -452,6 +452,8 @@ class PyBatcher {
     Read(config["shards"], &o.share.workers);
     Read(config["batch_size"], &o.share.batch_size);
     Read(config["drop_remainder"], &o.share.drop_remainder);
+    std::tie(o.share.first_epoch, o.share.first_position) =
+        config["begin"].cast<std::tuple<uint32_t, uint32_t>>();
     Read(config["run_ahead"], &o.run_ahead);
     Read(config["skip_errors"], &o.skip_errors);
     Read(config["threads"], &o.threads);

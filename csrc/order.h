@@ -47,6 +47,12 @@ struct Share {
   // Whether to leave out the records that would make the last batch smaller, or give some workers
   // one position more than others.
   bool drop_remainder = true;
+  // In this one epoch the positions before the first one are left out: others have read them.
+  uint32_t first_epoch = 0, first_position = 0;
+
+  // The position from which on an epoch is read. The functions below know only what follows it:
+  // their `records` are those of an epoch less this many, and their positions begin there.
+  uint32_t Begin(uint32_t epoch) const { return epoch == first_epoch ? first_position : 0; }
 
   // The number of positions that the worker owns in an epoch.
   uint32_t Positions(uint32_t records) const;

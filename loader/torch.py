@@ -32,12 +32,13 @@ class LoaderDataset(IterableDataset):
     memory. Use the dataset directly, or in a `torch.utils.data.DataLoader` (or torchdata's
     `StatefulDataLoader`) with `batch_size=None` and no workers: the loader has threads instead.
 
-    `state_dict` and `load_state_dict` are those of the loader, so that a StatefulDataLoader and
-    Lightning continue in the middle of an epoch with the batches that would have come next.
+    `state_dict`, `load_state_dict` and `set_epoch` are those of the loader, so that a
+    StatefulDataLoader and Lightning continue in the middle of an epoch with the batches that would
+    have come next. A dataset can be pickled, so processes can be spawned with it; make its loader
+    with `shard="auto"` if several ranks train together.
 
     Raises: RuntimeError in a worker process of a DataLoader, or if a DataLoader collates batches
-        into batches. Warns if the process group has several ranks and the loader's `shard` does not
-        give each of them records of its own.
+        into batches. Warns if a rank of a process group reads another rank's records.
     """
 
     def __init__(self, loader: Loader):
@@ -65,13 +66,17 @@ class LoaderDataset(IterableDataset):
         """Continues from `state`; see `Loader.load_state_dict`."""
         self.loader.load_state_dict(state)
 
+    def set_epoch(self, epoch: int) -> None:
+        """Makes an epoch the next one; see `Loader.set_epoch`."""
+        self.loader.set_epoch(epoch)
+
     def _check_ranks(self) -> None:
         distributed = torch.distributed
         if self._warned or not (distributed.is_available() and distributed.is_initialized()):
             return
         rank, ranks = distributed.get_rank(), distributed.get_world_size()
         worker, workers = self.loader.shard
-        if ranks > 1 and (workers == 1 or (workers == ranks and worker != rank)):
+        if ranks > 1 and workers == ranks and worker != rank:
             self._warned = True
             warnings.warn(
                 f"rank {rank} of {ranks} reads the records of shard=({worker}, {workers}), as "

@@ -54,6 +54,7 @@ class Config:
     prefetch: int
     dtype: str
     layout: str
+    label_dtype: str
     on_error: str
     max_pixels: int
     dct: str
@@ -75,6 +76,7 @@ class Config:
         self.prefetch = whole("prefetch", self.prefetch, 1, 1024)
         self.dtype = choice("dtype", self.dtype, DTYPES)
         self.layout = choice("layout", self.layout, LAYOUTS)
+        self.label_dtype = choice("label_dtype", self.label_dtype, ("int32", "int64"))
         self.on_error = choice("on_error", self.on_error, ("raise", "skip"))
         self.max_pixels = whole("max_pixels", self.max_pixels, 1, 2**32 - 1)
         self.dct = choice("dct", self.dct, DCTS)

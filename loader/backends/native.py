@@ -29,6 +29,7 @@ class NativeBackend(Backend):
                 "shard": config.worker,
                 "shards": config.workers,
                 "drop_remainder": config.drop_remainder,
+                "begin": work.share.begin,
                 "run_ahead": config.training,
                 "skip_errors": config.on_error == "skip",
                 "threads": config.threads,

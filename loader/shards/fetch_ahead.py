@@ -42,12 +42,16 @@ class FetchAhead:
         """Tells what is read for this batch, for those made ahead of it, and afterwards."""
         if self._share.shuffle is True:
             return
-        batches = self._share.batches
+        share = self._share
         first = self._place(epoch, batch, 0)
-        further, ahead = divmod(batch + self._prefetch, batches)
-        if further and not self._run_ahead:
-            further, ahead = 0, batches - 1
-        last = self._place(epoch + further, ahead, -1)
+        end, ahead = epoch, batch + self._prefetch
+        while ahead >= share.batches_in(end):
+            if not self._run_ahead:
+                ahead = share.batches_in(end) - 1
+                break
+            ahead -= share.batches_in(end)
+            end += 1
+        last = self._place(end, ahead, -1)
         if (first, last) == self._said:
             return
         self._said = (first, last)
@@ -66,7 +70,7 @@ class FetchAhead:
     def _place(self, epoch: int, batch: int, which: int) -> _Place:
         """The window or shard of a batch's first (0) or last (-1) record."""
         share = self._share
-        position = share.positions(batch)[which]
+        position = share.positions(epoch, batch)[which]
         if isinstance(share.shuffle, WindowShuffle):
             window = window_at(share.seed, epoch, share.num_records, share.shuffle, position)
             return epoch, window
@@ -74,7 +78,7 @@ class FetchAhead:
 
     def _after(self, place: _Place) -> _Place:
         epoch, number = place
-        last = self._place(epoch, self._share.batches - 1, -1)
+        last = self._place(epoch, self._share.batches_in(epoch) - 1, -1)
         return (epoch + 1, 0) if place >= last else (epoch, number + 1)
 
     def _shards_of(self, place: _Place) -> List[int]:

@@ -1,10 +1,8 @@
 """The Loader: what comes out, in which order, and how an iteration begins, ends or is cut short."""
 
 import collections
-import copy
 import gc
 import os
-import pickle
 import re
 import signal
 import subprocess
@@ -516,40 +514,6 @@ def test_a_program_ends_though_its_loader_is_at_work(end, slow_shards):
     assert time.perf_counter() - begin < 10
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_forked_child_is_told_to_make_its_own_loader(shards):
-    script = """
-        import os, sys
-        from pretexture.loader import Loader, TFRecords
-        records = TFRecords(SHARDS)
-        loader = Loader(records, "inception(32)", 5, threads=2)
-        iterator = iter(loader)
-        first = next(iterator)
-        child = os.fork()
-        if child == 0:
-            for use in (lambda: next(iterator), lambda: list(loader), lambda: loader.stats):
-                try:
-                    use()
-                except RuntimeError as error:
-                    print(error, flush=True)
-            other = Loader(records, "inception(32)", 5, threads=2)
-            assert (next(iter(other)).image == first.image).all()
-            loader.close()
-            del iterator, loader, first, other
-            sys.exit(0)
-        _, status = os.waitpid(child, 0)
-        assert status == 0, status
-        assert len(list(iterator)) == 6
-        print("parent went on")
-    """
-    output = finish(run_script(script.replace("SHARDS", repr(shards)))).splitlines()
-    assert len(output) == 4
-    for line in output[:3]:
-        assert "created before a fork" in line
-        assert "create it in the process that uses it" in line
-    assert output[3] == "parent went on"
-
-
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="counts threads in /proc")
 def test_threads_that_cannot_be_started_are_an_error_and_those_that_were_end(shards):
     script = """
@@ -577,14 +541,6 @@ def test_threads_that_cannot_be_started_are_an_error_and_those_that_were_end(sha
 
 def make(shards, pipeline=PLAIN, batch_size=5, **kwargs):
     return Loader(TFRecords(shards), pipeline, batch_size, **kwargs)
-
-
-@pytest.mark.parametrize("copies", [copy.copy, copy.deepcopy, pickle.dumps])
-def test_a_loader_is_not_copied(copies, shards):
-    with make(shards) as loader:
-        with pytest.raises(TypeError, match="make one in each process, with shard="):
-            copies(loader)
-        assert len(list(loader)) == len(loader)
 
 
 def test_a_misspelt_argument_is_all_that_is_said(shards, capfd):

@@ -151,7 +151,7 @@ def test_the_reader_of_whole_batches_reads_them(s3, shards, tmp_path):
     """The DALI backend reads with it."""
     options = dict.fromkeys(("training", "shuffle", "drop_remainder"), True)
     options.update(batch_size=5, seed=3, worker=0, workers=1, threads=2, prefetch=1)
-    options.update(dtype="float32", layout="NHWC", device="cpu")
+    options.update(dtype="float32", layout="NHWC", label_dtype="int32", device="cpu")
     options.update(on_error="skip", max_pixels=10**8, dct="accurate")
     config = Config(Pipeline(PIPELINE), **options)
     found = {}

@@ -24,7 +24,7 @@ def test_workers_share_the_positions_out_like_cards(records, workers, size, drop
             batches = [batch for batch in batches if len(batch) == size]
         assert mine.size == len(hand)
         assert mine.batches == len(batches)
-        assert [list(mine.positions(i)) for i in range(len(batches))] == batches
+        assert [list(mine.positions(0, i)) for i in range(len(batches))] == batches
         assert [mine.records(0, i).tolist() for i in range(len(batches))] == batches
 
 

@@ -157,7 +157,9 @@ def test_restoring_far_into_a_run_is_immediate(shards):
         ({"epoch": -1}, "epoch in the state must be from 0"),
         ({"batch": 99}, "batch in the state must be from 0 to 9"),
         ({"batch": None}, "batch in the state must be a whole number"),
-        ({"version": 2}, "another version"),
+        ({"version": 3}, "another version"),
+        ({"version": 2, "begin": [0]}, "begin in the state must be two numbers"),
+        ({"version": 2, "begin": [0, 38]}, "begin in the state must be from 0 to 37"),
     ],
 )
 def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(changed, reason, shards):

@@ -46,7 +46,7 @@ class ReferenceBackend(Backend):
             self._record(
                 record_at(share.seed, epoch, share.num_records, share.shuffle, position), epoch
             )
-            for position in share.positions(batch)
+            for position in share.positions(epoch, batch)
         ]
         self._position = (epoch, batch + 1)
         self._stats["wait_seconds"] += time.perf_counter() - begin
