@@ -414,6 +414,44 @@ TEST(an_inconsistent_index_is_refused) {
   CHECK(Next(&batcher)->fault.reason.find("truncated") != std::string::npos);
 }
 
+TEST(each_branch_has_an_aligned_array_and_the_first_is_as_it_is_alone) {
+  BatcherOptions options = Options();
+  Format small;
+  small.views = 2;
+  small.height = 7;
+  small.width = 5;
+  options.branches.push_back({Plan({op::Views{0, 2}, op::Crop{0, 7, 5, true}}), small});
+  Batcher both(GoodData().records, options), alone(GoodData().records, Options());
+  both.Seek(0, 0);
+  alone.Seek(0, 0);
+  CHECK_EQ(both.ImageOffset(0), size_t{0});
+  CHECK_EQ(both.ImageOffset(1) % 64, size_t{0});
+  CHECK(both.ImageOffset(1) >= 4 * options.branches[0].format.RecordBytes());
+  for (int i = 0; i < 5; ++i) {
+    CHECK(Pixels(*Next(&both)) == Pixels(*Next(&alone)));
+  }
+}
+
+TEST(the_rest_of_an_epoch_begins_at_its_position_and_the_next_is_whole) {
+  BatcherOptions options = Options();
+  options.share.first_epoch = 1;
+  options.share.first_position = 6;
+  options.share.drop_remainder = false;
+  Batcher batcher(GoodData().records, options);
+  batcher.Seek(1, 0);
+  for (uint32_t position = 6; position < kRecords; position += 4) {
+    const auto batch = Next(&batcher);
+    for (uint32_t i = 0; i < batch->size; ++i) {
+      CHECK_EQ(batch->index[i], int64_t{options.order.RecordAt(1, position + i)});
+    }
+  }
+  const auto batch = Next(&batcher);
+  CHECK_EQ(batch->epoch, uint32_t{2});
+  CHECK_EQ(batch->index[0], int64_t{options.order.RecordAt(2, 0)});
+  options.share.first_position = kRecords + 1;
+  CHECK_THROWS(Batcher(GoodData().records, options), "beyond the epoch");
+}
+
 TEST(a_batch_beyond_all_memory_is_refused) {
   BatcherOptions options = Options();
   options.share.drop_remainder = false;

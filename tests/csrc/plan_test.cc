@@ -31,6 +31,8 @@ void CheckWithin(const Axis& axis, int size) {
 }
 
 const op::Resize kResize = {16, 64, 64, Method::kBilinear, Coords::kHalfPixel, false, true};
+const op::RandomResizedCrop kRandomResizedCrop = {
+    16, 30, 35, {0.08, 1}, {3. / 4, 4. / 3}, {-0.2877, 0.2877}, Method::kBilinear, true};
 const op::InceptionCrop kInceptionCrop = {16, {0.05, 1}, {3. / 4, 4. / 3}, true};
 
 TEST(views_lie_within_the_image_whatever_its_size) {
@@ -39,7 +41,9 @@ TEST(views_lie_within_the_image_whatever_its_size) {
       {kInceptionCrop, kResize, op::Rotate{32}},
       {kResize, op::Gray{0, 0.5, false}, op::Crop{32, 51, 50, true}, op::Patches{48, 3, 2, true}},
       {op::ResizeSmall{0, 40}, op::Crop{16, 30, 30, false}, op::Patches{32, 3, 0, false}},
-      {op::CentralFraction{0, 0.875}, kResize}};
+      {op::CentralFraction{0, 0.875}, kResize},
+      {op::Views{0, 2}, kRandomResizedCrop, op::Flip{32}},
+      {op::CentralResizedCrop{0, 30, 35, 40, Method::kBicubic, true}}};
   Random random(1);
   for (const std::vector<Op>& ops : pipelines) {
     const Plan plan(ops);
@@ -51,6 +55,35 @@ TEST(views_lie_within_the_image_whatever_its_size) {
         CheckWithin(view.SourceX(), width);
       }
     }
+  }
+}
+
+TEST(random_resized_crops_keep_to_their_area_and_aspect) {
+  const Plan plan({kRandomResizedCrop});
+  for (uint32_t record = 0; record < 3000; ++record) {
+    const View view = Draw(plan, 300, 400, record).views[0];
+    const double area = double(view.row.size) * view.column.size / (300 * 400);
+    const double aspect = double(view.column.size) / view.row.size;
+    // Sides are rounded to whole pixels.
+    CHECK(area > 0.078 && area <= 1);
+    CHECK(aspect > 0.74 && aspect < 1.36);
+  }
+  // No window of a long strip fits, so it is the central one with the largest aspect ratio.
+  const View strip = Draw(plan, 30, 3000).views[0];
+  CHECK_EQ(strip.column.size, 40);
+  CHECK_EQ(strip.column.begin, 1480);
+  CHECK_EQ(strip.row.size, 30);
+}
+
+TEST(an_erased_rectangle_of_a_turned_view_is_turned_with_it) {
+  const op::Erase erase = {32, {0.1, 0.2}, {0.9, 1}, {1, 2, 3}, 1};
+  const Plan upright({op::Views{0, 4}, op::Crop{16, 50, 50, false}, erase});
+  const Plan turned({op::Crop{16, 50, 50, false}, op::Rotate{0}, erase});
+  const std::vector<View> a = Draw(upright, 60, 60).views, b = Draw(turned, 60, 60).views;
+  for (size_t v = 0; v < 4; ++v) {
+    std::array<int, 4> rect = a[v].colors[0].rect;
+    if (b[v].turned) rect = {rect[1], rect[0], rect[3], rect[2]};
+    CHECK(b[v].colors[0].rect == rect);
   }
 }
 

@@ -111,6 +111,10 @@ TEST(rotations_turn_counter_clockwise_in_every_dtype_and_layout) {
 const std::vector<std::vector<Op>>& Pipelines() {
   const op::InceptionCrop crop = {16, {0.05, 1}, {3. / 4, 4. / 3}, true};
   const op::Normalize range = {96, {2 / 255.f, 2 / 255.f, 2 / 255.f}, {-1, -1, -1}};
+  const op::RandomResizedCrop random_resized = {
+      0, 24, 24, {0.1, 1}, {0.75, 1.5}, {-0.3, 0.4}, Method::kBilinear, true};
+  const op::CentralResizedCrop cubic = {16, 24, 24, 27, Method::kBicubic, true};
+  const op::ColorJitter jitter = {32, {0.2, 1.8}, {0.2, 1.8}, {0.2, 1.8}, {-0.2, 0.2}, 0.8};
   const op::Normalize by_channel = {96, {0.017f, 0.018f, 0.019f}, {-2, -1, 0}};
   const op::Resize any = {32, 24, 24, Method::kBilinear, Coords::kHalfPixel, false, true};
   static const std::vector<std::vector<Op>> pipelines = {
@@ -120,7 +124,13 @@ const std::vector<std::vector<Op>>& Pipelines() {
       {op::Gray{0, 1, false}, crop, any, op::Distort{64, false}, op::Standardize{80}},
       {any, op::Gray{0, 0.5, false}, op::Standardize{80}},
       {op::Gray{0, 0.5, false}, crop, any, op::Distort{64, true}, by_channel},
-      {op::ResizeSmall{0, 24}, op::Crop{16, 24, 24, true}, by_channel}};
+      {op::ResizeSmall{0, 24}, op::Crop{16, 24, 24, true}, by_channel},
+      {random_resized, jitter, op::Gray{48, 0.3, false, true}, op::Blur{64, {0.1, 2}, 0.7, 9},
+       range},
+      {random_resized, op::Blur{32, {1, 3}, 1, 23}, jitter, op::Blur{64, {1, 1}, 1, 5},
+       op::Solarize{80, 128, 0.5}, by_channel},
+      {op::Gray{0, 0.5, false}, cubic, op::Blur{32, {1, 1}, 1, 3},
+       op::Erase{48, {0.1, 0.5}, {-1, 1}, {9, 9, 200}, 0.8}, op::Standardize{80}}};
   return pipelines;
 }
 
