@@ -5,6 +5,11 @@ valid/, validation/, test/ or testing/, in any case; or images without classes. 
 train-*-of-*, validation-*-of-* and dataset.json to OUT. dataset.json names the classes in the order
 of their labels and counts the records.
 
+Images without class folders, of SRC or of its folder for validation, get their labels from a list:
+--labels FILE has a label on each line, for the images in the order of their names, or a table of
+images and labels (.csv or tabs, such as Kaggle's LOC_val_solution.csv). A label is the name of a
+class, such as a synset, or its number from 0. Tiny ImageNet's val_annotations.txt is found.
+
 A JPEG is stored as it is. Other formats, CMYK and photographs that lie on their side are encoded
 again. After an interruption, run the same command again to resume.
 
@@ -13,6 +18,7 @@ them smaller once, so that training is faster. The views change a little: they s
 small crop is enlarged.
 
     pretexture prepare photographs/ shards/
+    pretexture prepare ILSVRC/Data/CLS-LOC shards/ --labels LOC_val_solution.csv
     pretexture prepare --demo demo-data
 """
 
@@ -31,9 +37,11 @@ def main(arguments: Optional[List[str]] = None) -> int:
     args = parser.parse_args(arguments)
     if bool(args.demo) == bool(args.src) or bool(args.src) != bool(args.out):
         parser.error("give either SRC and OUT, or --demo DIR")
+    if args.demo and args.labels:
+        parser.error("argument --labels: not allowed with argument --demo")
     names = [
-        *("validation_fraction", "train_shards", "validation_shards", "seed", "workers", "ray"),
-        *("on_error", "max_pixels", "max_side", "quality", "force"),
+        *("labels", "validation_fraction", "train_shards", "validation_shards", "seed", "workers"),
+        *("ray", "on_error", "max_pixels", "max_side", "quality", "force"),
     ]
     options: Dict[str, Any] = {name: getattr(args, name) for name in names}
     with flags.short_errors(args.traceback):
@@ -63,6 +71,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="instead, make the demo's data set: about a thousand crops of photographs that come "
         "with scikit-image and scikit-learn; shards in DIR, JPEGs in DIR/images",
+    )
+    parser.add_argument(
+        "--labels",
+        type=flags.local,
+        metavar="FILE",
+        help="list of labels for images that do not lie in class folders",
     )
     parser.add_argument(
         "--validation-fraction",

@@ -56,6 +56,7 @@ def convert(
     src: str,
     out: str,
     *,
+    labels: Optional[str] = None,
     validation_fraction: Optional[float] = None,
     train_shards: Optional[int] = None,
     validation_shards: Optional[int] = None,
@@ -75,6 +76,8 @@ def convert(
         src: folder of images: a folder for each class, or such folders in `train` and, say, `val`,
             or images without classes (see `pretexture prepare --help`).
         out: folder for the shards and dataset.json; made if it does not exist.
+        labels: path of a list of labels for images that do not lie in class folders (see
+            `pretexture prepare --help`).
         validation_fraction: share of each class that is held out if `src` has no folder for
             validation; None for a tenth.
         train_shards, validation_shards: number of shards; None for shards of about 100 MB.
@@ -102,7 +105,7 @@ def convert(
     counts = {"train": train_shards, "validation": validation_shards}
     say(f"reading the names of the images in {printable(src)}")
     skip = on_error == "skip"
-    found = image_folder.find(src, validation_fraction, seed, skip)
+    found = image_folder.find(src, validation_fraction, seed, skip, labels)
     _describe(src, found, say)
     os.makedirs(out, exist_ok=True)
     manifest = Manifest(out)

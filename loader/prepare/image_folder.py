@@ -11,7 +11,9 @@ from typing import Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequenc
 import numpy as np
 
 from .. import _core
+from ..shards.imagenet import HELD_OUT, TRAIN
 from ..shards.limits import MAX_PIXELS
+from .labels import ANNOTATIONS, LabelError, Labels, class_names, in_order, read_labels
 from .pillow import Image, ImageOps, UnidentifiedImageError
 
 SUFFIXES = (
@@ -20,9 +22,6 @@ SUFFIXES = (
 )
 UNLABELLED = "unlabelled"
 
-# Names of the folders for a split, in any case. If there are several, the first is used.
-_TRAIN = ("train", "training")
-_HELD_OUT = ("val", "valid", "validation", "test", "testing")
 _ORIENTATION = 0x0112  # EXIF tag: how a camera was held; 1 is upright, 2 to 8 are not
 
 
@@ -88,12 +87,20 @@ class Found(NamedTuple):
     doubts: List[str]
 
 
-def find(root: str, validation_fraction: Optional[float], seed: int, skip: bool = False) -> Found:
+def find(
+    root: str,
+    validation_fraction: Optional[float],
+    seed: int,
+    skip: bool = False,
+    labels: Optional[str] = None,
+) -> Found:
     """Finds the images in a folder.
 
     The folder contains a folder of images for each class; or such folders in `train` (or
     `training`) and in `val`, `valid`, `validation`, `test` or `testing`, in any case; or images,
     which then form one class. Class folders are searched to any depth. Hidden files are ignored.
+
+    Images without class folders get their labels from a list. Tiny ImageNet's is found by its name.
 
     Args:
         root: path of the folder.
@@ -102,13 +109,15 @@ def find(root: str, validation_fraction: Optional[float], seed: int, skip: bool 
         seed: random seed for the choice of the images held out, and for the order.
         skip: whether files and folders that cannot be read are left out. A class whose folder
             cannot be listed keeps its number, so that no other class gets its label.
+        labels: path of a list of labels (see `labels.read_labels`) for images that do not lie in
+            class folders, in `root`, in its folder for training or in that for validation.
 
     Raises: OSError for a file or folder that cannot be read; ValueError for another layout.
     """
     search = _Search(root, skip)
     folders = search.folders(root)
-    train = _named(root, folders, _TRAIN)
-    held_out = [name for kind in _HELD_OUT for name in _named(root, folders, [kind])]
+    train = _named(root, folders, TRAIN)
+    held_out = [name for kind in HELD_OUT for name in _named(root, folders, [kind])]
     parts = {"train": os.path.join(root, train[0]) if train else root}
     by_class = {"train": search.by_class(parts["train"])}
     for name in held_out if train else ():
@@ -126,14 +135,17 @@ def find(root: str, validation_fraction: Optional[float], seed: int, skip: bool 
             f"{root} has the folder {os.path.basename(parts['validation'])} for validation, so no "
             "fraction of train can be held out as well"
         )
-    classes = tuple(sorted(by_class["train"]))
+    classes = _apply_labels(search, parts, by_class, labels)
     if not any(by_class["train"].values()):
         raise ValueError(f"{parts['train']} holds no images ({', '.join(SUFFIXES)})")
     for name in by_class.get("validation", ()):
         if name not in classes:
             where = "outside class folders" if name == UNLABELLED else f"of class {name!r}"
-            raise ValueError(f"{parts['validation']} holds images {where}, {parts['train']} none")
-    looks = [name for name in classes if name.lower() in (*_TRAIN, *_HELD_OUT)]
+            hint = "; --labels FILE gives their classes" if name in (UNLABELLED, "images") else ""
+            raise ValueError(
+                f"{parts['validation']} holds images {where}, {parts['train']} none{hint}"
+            )
+    looks = [name for name in classes if name.lower() in (*TRAIN, *HELD_OUT)]
     if looks:
         search.doubts.append(
             f"the classes {', '.join(looks)} have the names of splits; a folder for training is "
@@ -166,6 +178,53 @@ def find(root: str, validation_fraction: Optional[float], seed: int, skip: bool 
         search.skipped,
         search.doubts,
     )
+
+
+def _apply_labels(
+    search: "_Search",
+    parts: Dict[str, str],
+    by_class: Dict[str, Dict[str, List[str]]],
+    path: Optional[str],
+) -> Tuple[str, ...]:
+    """Sorts images without classes into the classes that a list says.
+
+    Args:
+        search: the search.
+        parts: the folder of each split.
+        by_class: images by split and class; changed.
+        path: path of the list; None if there is only that of Tiny ImageNet, or none at all.
+
+    Returns: the classes, in the order of their labels.
+    """
+    given = None if path is None else read_labels(path)
+    loose = [split for split, found in by_class.items() if _is_loose(found, given is not None)]
+    if given is not None and not loose:
+        raise ValueError(f"all images lie in class folders, so {path} has nothing to say")
+    if given is not None and given.in_order and len(loose) > 1:
+        raise ValueError(
+            f"{path} has labels without names of images, and there are two folders of images "
+            "without classes; give a table with a column for the image and one for its label"
+        )
+    classes: Optional[Tuple[str, ...]] = None
+    for split, folder in parts.items():
+        own = os.path.join(folder, ANNOTATIONS)
+        names = given if split in loose else None
+        if names is None and os.path.isfile(own) and set(by_class[split]) == {"images"}:
+            names = read_labels(own)
+            search.ignored.remove(search.relative(own))
+        if names is not None:
+            images = [image for paths in by_class[split].values() for image in paths]
+            by_class[split] = search.labelled(images, folder, names, classes)
+        if split == "train":
+            known = by_class[split]
+            classes = tuple(sorted(known) if names is None else in_order(list(known)))
+    assert classes is not None
+    return classes
+
+
+def _is_loose(found: Dict[str, List[str]], single: bool) -> bool:
+    """Whether images lie in no class folder, or if `single` in a folder `images` alone."""
+    return set(found) == {UNLABELLED} or (single and set(found) == {"images"})
 
 
 def _fraction(value: Optional[float]) -> float:
@@ -220,8 +279,58 @@ class _Search:
         if images and not result:
             result[UNLABELLED] = images
             loose = [path for path in loose if not _is_image(path)]
-        self.ignored += [self._relative(path) for path in loose]
+        self.ignored += [self.relative(path) for path in loose]
         return result
+
+    def labelled(
+        self,
+        images: Sequence[str],
+        folder: str,
+        labels: Labels,
+        classes: Optional[Sequence[str]],
+    ) -> Dict[str, List[str]]:
+        """Images by class, as a list says.
+
+        Args:
+            images: paths of the images.
+            folder: path of the folder that they are in.
+            labels: the list.
+            classes: names of the classes; None if the list says which ones there are.
+
+        Raises: ValueError if the list does not fit the images.
+        """
+        images = sorted(images)
+        texts: List[str] = labels.in_order
+        if texts and len(texts) != len(images):
+            raise LabelError(
+                f"{labels.path} has {len(texts)} labels for {len(images)} images in {folder}"
+            )
+        if not texts:
+            found = [labels.find(self._names(image, folder)) for image in images]
+            missing = [image for image, text in zip(images, found) if text is None]
+            if len(missing) == len(images):
+                raise LabelError(f"{labels.path} names none of the images in {folder}")
+            if missing and not self._skip:
+                raise LabelError(
+                    f"{missing[0]} is not in {labels.path}; --on-error skip leaves it out"
+                )
+            for image in missing:
+                self.skipped[self.relative(image)] = f"{image}: is not in {labels.path}"
+            images = [image for image, text in zip(images, found) if text is not None]
+            texts = [text for text in found if text is not None]
+        if classes is not None:
+            texts = class_names(texts, classes, labels.path)
+        result: Dict[str, List[str]] = {}
+        for image, text in zip(images, texts):
+            result.setdefault(text, []).append(image)
+        return result
+
+    def _names(self, image: str, folder: str) -> List[str]:
+        """The names that a list may give an image."""
+        inner = os.path.relpath(image, folder).replace(os.sep, "/")
+        base = os.path.basename(image)
+        names = [inner, self.relative(image), base]
+        return [*names, *(os.path.splitext(name)[0] for name in names)]
 
     def entries(self, paths: Iterable[str], label: int) -> List[Entry]:
         """The images at these paths."""
@@ -231,7 +340,7 @@ class _Search:
                 status = os.stat(path)
                 if not stat.S_ISREG(status.st_mode):
                     raise OSError(f"{path}: is not a regular file")
-                name = self._relative(path)
+                name = self.relative(path)
                 found.append(Entry(name, label, status.st_size, status.st_mtime_ns))
         return found
 
@@ -251,7 +360,7 @@ class _Search:
                 if _is_image(name):
                     yield os.path.join(path, name)
                 else:
-                    self.ignored.append(self._relative(os.path.join(path, name)))
+                    self.ignored.append(self.relative(os.path.join(path, name)))
             waiting += [os.path.join(path, name) for name in reversed(folders)]
 
     def _listed(self, folder: str) -> Tuple[List[str], List[str]]:
@@ -280,9 +389,10 @@ class _Search:
             reason = f"{path}: {error.strerror}" if error.strerror else str(error)
             if not self._skip:
                 raise OSError(f"{reason}; --on-error skip leaves it out") from None
-            self.skipped[self._relative(path)] = reason
+            self.skipped[self.relative(path)] = reason
 
-    def _relative(self, path: str) -> str:
+    def relative(self, path: str) -> str:
+        """A path relative to the root of the search, with slashes."""
         return os.path.relpath(path, self._root).replace(os.sep, "/")
 
 

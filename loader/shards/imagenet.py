@@ -24,7 +24,9 @@ SPLITS = ("train", "val", "trainval", "test")
 
 # Names of the folders for a split. If there are several, the first is used.
 TRAIN = ("train", "training")
-HELD_OUT = ("validation", "val", "valid", "test", "testing")
+HELD_OUT = ("val", "valid", "validation", "test", "testing")
+# Those at a URL, where a look at each costs a request.
+_AT_URLS = {"train": ("train",), "validation": ("validation", "val")}
 
 
 def imagenet(root: Path, split: str, **kwargs) -> Records:
@@ -59,7 +61,11 @@ def imagenet(root: Path, split: str, **kwargs) -> Records:
     name = "validation" if split == "test" else "train"
     inner = HELD_OUT if split == "test" else TRAIN
     listings = [_listing(root, kwargs)]
-    folders = [key for key in inner if key in listings[0]] if not is_url(root) else list(inner[:2])
+    folders: Tuple[str, ...]
+    if is_url(root):
+        folders = () if _is_web(root) else _AT_URLS[name]
+    else:
+        folders = tuple(key for key in inner if os.path.isdir(os.path.join(root, key)))
     if not any(_shards_in(listing, name) for listing in listings):
         listings += [_listing(join(root, folder), kwargs) for folder in folders]
     for listing in listings:
@@ -68,7 +74,7 @@ def imagenet(root: Path, split: str, **kwargs) -> Records:
             shards = [listing[entry] for entry in _in_order(root, name, entries, listing)]
             kind = WebDataset if entries[0].endswith(".tar") else TFRecords
             return kind(_of_split(root, split, shards, kwargs), **options_for(kind, kwargs))
-    if not is_url(root) and any(os.path.isdir(os.path.join(root, folder)) for folder in folders):
+    if folders and not is_url(root):
         return _image_folder(root, split, kwargs)
     raise FileNotFoundError(
         f"{redacted(root)} has no shards {name}-*-of-*, *-{name}.tfrecord-*-of-* or {name}-*.tar, "
@@ -226,10 +232,15 @@ def _numbered(root: str, name: str, entries: Iterable[str]) -> List[str]:
     return [shards[i] for i in range(count)]
 
 
+def _is_web(root: str) -> bool:
+    """Whether a folder is on a web server, which does not list it."""
+    return root.startswith(("http://", "https://"))
+
+
 def _remote_listing(root: str, storage: Storage) -> Mapping[str, Any]:
     """The shards in a folder at a URL, by name: files if a listing describes them, or URLs."""
     remote = Remote(root, storage)
-    if not root.startswith(("http://", "https://")):
+    if not _is_web(root):
         return remote.entries(root)
     description = join(root, DATASET)
     shown = redacted(description)

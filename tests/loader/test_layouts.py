@@ -217,7 +217,7 @@ def test_a_class_that_training_lacks_is_an_error(tmp_path, images):
 
 def test_a_missing_folder_is_named(tmp_path, images):
     write_classes(tmp_path / "train", images[:4], ["a", "b"])
-    with pytest.raises(FileNotFoundError, match="no folder validation of class folders"):
+    with pytest.raises(FileNotFoundError, match="no folder val of class folders"):
         imagenet(tmp_path, "test")
 
 
