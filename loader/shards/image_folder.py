@@ -433,7 +433,8 @@ class _Lister:
         if not names:
             raise FileNotFoundError(
                 f"{self._root} has no images in class folders, such as CLASS/NAME.jpg; an "
-                f"ImageFolder reads {', '.join(SUFFIXES)}"
+                f"ImageFolder reads {', '.join(SUFFIXES)}; pretexture prepare also reads other "
+                "layouts, and labels from a list"
             )
         if empty:
             _log.warning(

@@ -289,6 +289,36 @@ void AddIndexes(const Folder& folder) {
   folder.Add("old", Text("PK\3\4") + Bytes(30, 0));
 }
 
+// loader/shards/image_folder.py and webdataset.py describe the formats.
+void AddLists(const Folder& folder) {
+  const auto checked = [](const Bytes& fields, const Bytes& content) {
+    return fields + LittleEndian(MaskCrc(Crc32c(ToSpan(content))), 4) + LittleEndian(0, 4) +
+           content;
+  };
+  const auto numbers = [](std::initializer_list<uint64_t> values) {
+    Bytes out;
+    for (const uint64_t value : values) Append(&out, LittleEndian(value, 8));
+    return out;
+  };
+  const Bytes parts[] = {Text(std::string("\0a\0b\0", 5)),
+                         numbers({1, 2, 3, 4, 5, 6}),
+                         Text(std::string("a\0b\0", 4)),
+                         numbers({0, 1, 2}),
+                         Text(std::string("1.jpg\0002.jpg\0", 12)),
+                         numbers({9, 8, 7, 6})};
+  Bytes fields = Text("PTXFILE1"), content;
+  for (const Bytes& part : parts) {
+    Append(&fields, LittleEndian(part.size(), 8));
+    Append(&content, part);
+  }
+  folder.Add("files", checked(fields, content) + Bytes{1});
+
+  const Bytes tars = numbers({0, 1, 2}) + numbers({0, 512}) + LittleEndian(100, 4) +
+                     LittleEndian(200, 4) + LittleEndian(3, 4) + LittleEndian(4, 4);
+  const Bytes sizes = LittleEndian(1024, 2) + LittleEndian(0xffff, 2) + Bytes{2};
+  folder.Add("tars", checked(Text("PTXTARS1") + numbers({2, 2}), tars) + sizes + Bytes{0});
+}
+
 }  // namespace
 }  // namespace pretexture
 
@@ -304,6 +334,7 @@ int main(int argc, char** argv) {
   AddStreams(Folder(root + "/huffman"));
   AddIndexes(Folder(root + "/index"));
   AddJpegs(Folder(root + "/jpeg"));
+  AddLists(Folder(root + "/lists"));
   AddPermutations(Folder(root + "/permutations"));
   AddPngs(Folder(root + "/png"));
   AddTars(Folder(root + "/tar"));

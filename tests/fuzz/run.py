@@ -20,7 +20,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 BUILD = HERE.parents[1] / "build" / "fuzz"
 
 COMPILED = ("example", "huffman", "jpeg", "png", "tar", "tfrecord")
-INTERPRETED = ("index", "permutations")
+INTERPRETED = ("index", "lists", "permutations")
 
 # The largest inputs, in bytes: large ones are slow, and small ones hold all that can go wrong.
 MAX_LENGTH = {"jpeg": 2048, "huffman": 1024, "png": 1024}
