@@ -79,7 +79,7 @@ test-tf1 test-tf26: test-%: .venv-%/dev
 
 # The tests that need PyTorch or DALI. No other target installs them; both run without a GPU.
 test-backends: .venv-backends/dev
-	.venv-backends/bin/$(PYTEST) -k "dali or torch" tests/loader tests/scripts
+	.venv-backends/bin/$(PYTEST) -k "dali or torch" tests/loader tests/scripts tests/trainers
 
 test-lanes: $(VENV)/dev $(LANES:%=%/dev)
 	PRETEXTURE_LANES="$(addsuffix /bin/python,$(abspath $(VENV) $(LANES)))" \

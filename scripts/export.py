@@ -1,11 +1,13 @@
-"""Writes a trained network as a SavedModel and, if asked, as a frozen graph or an offline model.
+"""Writes a trained network as a SavedModel, ONNX, PyTorch, frozen graph or offline model.
 
 The network comes from a run (--workdir), or from a checkpoint or hub module of the published code,
 github.com/google/revisiting-self-supervised (--published, with the flags that describe it).
 
 The SavedModel has the signatures serving_default (image -> logits) and representation (image -> all
-end points); pretexture.json beside it describes the network. A frozen graph, and an offline model
-for Ascend NPUs, take one size of image and one size of batch.
+end points); pretexture.json beside it describes the network. An ONNX file has all end points as its
+outputs. A file for PyTorch has the weights of a ResNet, which the module in torch_resnet.py takes.
+All three take images of any size and any number of them. A frozen graph, and an offline model for
+Ascend NPUs, take one size of image and one size of batch.
 """
 
 import argparse
@@ -25,8 +27,23 @@ def main(arguments: Optional[List[str]] = None) -> int:
         from pretexture.trainers.exports import frozen
         from pretexture.trainers.exports import saved_model as export
 
+        # What is missing is an error before the first file is written.
+        if args.onnx:
+            from pretexture.trainers.exports import onnx_file
+        if args.torch:
+            from pretexture.trainers.exports import torch_file, torch_resnet
         source = _source(args)
-        print(f"wrote {export.write_saved_model(source, args.out)}")
+        if args.torch:
+            torch_file.check(source)
+        if args.out:
+            print(f"wrote {export.write_saved_model(source, args.out)}")
+        if args.onnx:
+            end_points = onnx_file.write_onnx(source, args.onnx)
+            print(f"wrote {args.onnx}: image [N, H, W, 3] -> {', '.join(end_points)}")
+        if args.torch:
+            torch_file.write_torch(source, args.torch)
+            module = torch_resnet.__file__
+            print(f"wrote {args.torch}: read it with load() of {module}, which needs only PyTorch")
         graph = args.frozen or (args.om and args.om[: -len(".om")] + ".pb")
         if graph:
             shape = (args.batch_size, *args.size, 3)
@@ -65,6 +82,8 @@ def _source(args: argparse.Namespace) -> Any:
 
 def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Ends the process if flags contradict one another."""
+    if not any(getattr(args, name) for name in _WRITTEN):
+        parser.error(f"give at least one of {', '.join(f'--{name}' for name in _WRITTEN)}")
     for flag, names in _NEEDED.items():
         for name in names:
             if getattr(args, flag) and not getattr(args, name):
@@ -80,6 +99,7 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
             parser.error(f"argument {flag}: only with --published, a run knows its network")
 
 
+_WRITTEN = ("out", "onnx", "torch", "frozen", "om")
 _NEEDED = {
     "frozen": ("size",),
     "om": ("size", "soc_version"),
@@ -108,10 +128,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--out",
-        required=True,
         type=flags.local,
         metavar="DIR",
         help="folder for the SavedModel; an export that is in it is replaced",
+    )
+    parser.add_argument(
+        "--onnx", type=flags.local, metavar="FILE.onnx", help="file for an ONNX model"
+    )
+    parser.add_argument(
+        "--torch",
+        type=flags.local,
+        metavar="FILE.pt",
+        help="file for the weights of a ResNet, for PyTorch",
     )
     parser.add_argument(
         "--step",
@@ -150,7 +178,7 @@ def _parser() -> argparse.ArgumentParser:
         "(default: EVAL, or EVAL_PATCHES with --patch-strides)",
     )
 
-    fixed = parser.add_argument_group("further files, for one size of image and batch")
+    fixed = parser.add_argument_group("files for one size of image and batch")
     fixed.add_argument(
         "--frozen", type=flags.local, metavar="FILE.pb", help="writes a frozen graph"
     )

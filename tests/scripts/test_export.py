@@ -97,6 +97,84 @@ def test_a_failing_or_missing_compiler_is_an_error_that_names_the_command(
         script.main(flags)
 
 
+def test_an_onnx_file_is_written_without_a_saved_model(run, tmp_path, capfd):
+    pytest.importorskip("tf2onnx")
+    path = tmp_path / "made" / "model.onnx"
+    assert script.main(["--workdir", run, "--onnx", str(path)]) == 0
+    said = capfd.readouterr()
+    names = "block1, block2, block3, block4, block5, fc6, pre_logits, logits"
+    assert said.out == f"wrote {path}: image [N, H, W, 3] -> {names}\n"
+    assert said.err == ""
+    assert os.listdir(str(tmp_path)) == ["made"] and os.listdir(str(path.parent)) == ["model.onnx"]
+
+
+def test_a_torch_file_is_written_with_the_path_of_its_module(tmp_path, capsys):
+    pytest.importorskip("torch")
+    from pretexture.trainers.exports import torch_resnet
+
+    trained.run(tmp_path / "run", trained.VGG.replace(architecture="resnet50"))
+    path = str(tmp_path / "model.pt")
+    assert script.main(["--workdir", str(tmp_path / "run"), "--torch", path]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"wrote {path}: read it with load() of {torch_resnet.__file__}, which")
+    torch_resnet.load(path)
+
+
+def test_torch_refuses_a_vgg_before_anything_is_written(run, tmp_path):
+    pytest.importorskip("torch")
+    flags = ["--out", str(tmp_path / "out"), "--torch", str(tmp_path / "model.pt")]
+    with pytest.raises(SystemExit, match=r"^error: --torch takes resnet50 only, .* a vgg19: "):
+        script.main(["--workdir", run, *flags])
+    assert not os.listdir(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "flag,missing,extra", [("onnx", "tf2onnx", "onnx"), ("torch", "torch", "torch")]
+)
+def test_a_missing_package_is_one_line_that_names_its_extra(
+    flag, missing, extra, run, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, missing, None)
+    for module in (f"{flag}_file", "torch_resnet"):
+        monkeypatch.delitem(sys.modules, f"pretexture.trainers.exports.{module}", raising=False)
+        monkeypatch.delattr(f"pretexture.trainers.exports.{module}", raising=False)
+    flags = ["--out", str(tmp_path / "out"), f"--{flag}", str(tmp_path / "file")]
+    install = rf"^error: .* cannot be imported .*: pip install 'pretexture\[{extra}\]'$"
+    with pytest.raises(SystemExit, match=install):
+        script.main(["--workdir", run, *flags])
+    assert not os.listdir(str(tmp_path))
+
+
+def test_at_least_one_format_must_be_given(capsys):
+    with pytest.raises(SystemExit) as end:
+        script.main(["--workdir", "w"])
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert "give at least one of --out, --onnx, --torch, --frozen, --om" in said
+
+
+@pytest.mark.parametrize(
+    "flags,message",
+    [
+        (["--workdir", "{}/none"], "error: .*none holds no run: there is no config.json"),
+        (["--workdir", "{run}", "--onnx", "{run}/config.json/f"], "error: .*config.json"),
+        (["--workdir", "{run}", "--onnx", "{run}"], "error: .*Is a directory: '{run}"),
+        (
+            ["--published", "{run}/model.ckpt-3", *PUBLISHED, "--filters-factor", "0.25"],
+            "error: .*model.ckpt-3: .* variables do not fit",
+        ),
+    ],
+)
+def test_errors_of_an_onnx_file_take_one_line_and_leave_nothing(flags, message, run, tmp_path):
+    pytest.importorskip("tf2onnx")
+    before = sorted(os.listdir(run))
+    flags = [flag.format(tmp_path, run=run) for flag in ["--onnx", "{}/out.onnx", *flags]]
+    with pytest.raises(SystemExit, match=message.format(run=run)) as end:
+        script.main(flags)
+    assert "\n" not in end.value.code
+    assert not os.listdir(str(tmp_path)) and sorted(os.listdir(run)) == before
+
+
 @pytest.mark.parametrize(
     "flags,message",
     [
@@ -115,6 +193,11 @@ def test_a_failing_or_missing_compiler_is_an_error_that_names_the_command(
         ),
         (["--workdir", "w", "--size", "8,9,10"], "must be H or H,W, not '8,9,10'"),
         (["--workdir", "w", "--size", "8x9"], "argument --size: invalid"),
+        (["--workdir", "w", "--onnx", "s3://bucket/f"], "argument --onnx: must be a path on this"),
+        (
+            ["--workdir", "w", "--torch", "s3://bucket/f"],
+            "argument --torch: must be a path on this",
+        ),
         (["--workdir", "w", "--size", "8"], "argument --size: only with --frozen or --om"),
     ],
 )

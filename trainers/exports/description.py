@@ -1,6 +1,7 @@
 """What an export says of itself, `pretexture.json`; needs no TensorFlow."""
 
 import dataclasses
+import json
 import os
 from typing import Any, Dict, Optional, Tuple
 
@@ -15,7 +16,7 @@ Shape = Tuple[Optional[int], ...]
 
 
 class ExportError(ValueError):
-    """A folder that is not an export, or that an export may not replace."""
+    """A folder that is not an export or may not be replaced, or a network that does not fit."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +42,10 @@ class Description:
     end_points: Dict[str, Shape]
     tensorflow: str
     recipe: Optional[Dict[str, Any]] = None
+
+    def to_json(self) -> str:
+        """The text of `pretexture.json`."""
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
 
 
 def read_description(path: str) -> Description:

@@ -5,7 +5,6 @@ The graph is TensorFlow 1's on every TensorFlow, so there is one way to write it
 """
 
 import dataclasses
-import json
 import os
 import tempfile
 from typing import Any, Dict, Optional, Tuple
@@ -115,8 +114,7 @@ def write_saved_model(source: Source, out: str) -> str:
         new = os.path.join(beside, "new")
         with writing(out):
             description = _write(source, new)
-        text = json.dumps(dataclasses.asdict(description), indent=2)
-        write_text(os.path.join(new, DESCRIPTION), text + "\n")
+        write_text(os.path.join(new, DESCRIPTION), description.to_json())
         for folder, _, files in os.walk(new):
             for file in files:
                 sync(os.path.join(folder, file))

@@ -1,7 +1,8 @@
 """The weights of a trained network, from its checkpoint or hub module."""
 
-from typing import Any, Mapping, Optional, Sequence
+from typing import Any, Dict, Mapping, Optional, Sequence
 
+import numpy as np
 import tensorflow as tf
 
 from ..networks.layers import Shape
@@ -56,25 +57,34 @@ class Weights:
 
         Raises: CheckpointError if the checkpoint is damaged, lacks one or has it in another shape.
         """
-        self._check(variables)
+        self._check({name: variable.shape.as_list() for name, variable in variables.items()})
         stored = {self._stored(name): variable for name, variable in variables.items()}
         with reading(self.path):
             tf.compat.v1.train.Saver(stored).restore(session, self.path)
+
+    def values(self, shapes: Mapping[str, Sequence[int]]) -> Dict[str, np.ndarray]:
+        """The values of the variables of a network, by name; `shapes` are the network's.
+
+        Raises: CheckpointError as `restore`.
+        """
+        self._check(shapes)
+        with reading(self.path):
+            return {name: self._reader.get_tensor(self._stored(name)) for name in shapes}
 
     def _stored(self, name: str) -> str:
         """What the checkpoint calls a variable of the network."""
         return self._prefix + name[len(PREFIX) :]
 
-    def _check(self, variables: Mapping[str, tf.Variable]) -> None:
+    def _check(self, shapes: Mapping[str, Sequence[int]]) -> None:
         misfits = []
-        for name, variable in variables.items():
-            stored, found, shape = self._stored(name), self.shape(name), variable.shape.as_list()
+        for name, shape in shapes.items():
+            stored, found = self._stored(name), self.shape(name)
             if found is None:
-                misfits.append(f"there is no variable {stored}; the model's has {shape}")
-            elif list(found) != shape:
-                misfits.append(f"{stored} has shape {list(found)}, the model's has {shape}")
+                misfits.append(f"there is no variable {stored}; the model's has {list(shape)}")
+            elif list(found) != list(shape):
+                misfits.append(f"{stored} has shape {list(found)}, the model's has {list(shape)}")
         if misfits:
             raise CheckpointError(
-                f"{self.path}: {misfits[0]} ({len(misfits)} of the model's {len(variables)} "
+                f"{self.path}: {misfits[0]} ({len(misfits)} of the model's {len(shapes)} "
                 f"variables do not fit)"
             )
