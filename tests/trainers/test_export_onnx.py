@@ -4,13 +4,13 @@ import json
 import numpy as np
 import pytest
 
-pytest.importorskip("tensorflow")
+tf = pytest.importorskip("tensorflow")
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("tf2onnx")
 
 import trained
-from pretexture.trainers.exports import frozen
+from pretexture.trainers.exports import onnx_file
 from pretexture.trainers.exports import saved_model as export
 from pretexture.trainers.exports.description import ExportError
 from pretexture.trainers.exports.onnx_file import write_onnx
@@ -72,6 +72,20 @@ def test_an_onnx_file_has_the_outputs_of_the_saved_models_representation(run, tm
     trained.assert_agree(use(tmp_path / "model.onnx", image)[0], trained.use(module, image)[0])
 
 
+def test_an_onnx_file_has_the_weights_by_name_in_the_layout_of_its_convolutions(tmp_path):
+    run = tmp_path / "run"
+    trained.run(run, trained.VGG.replace(filters_factor=0.25))
+    write_onnx(export.run_source(str(run)), str(tmp_path / "model.onnx"))
+    graph = onnx.load(str(tmp_path / "model.onnx")).graph
+    stored = tf.train.load_checkpoint(f"{run}/model.ckpt-7")
+    found = {value.name: onnx.numpy_helper.to_array(value) for value in graph.initializer}
+    for name in _shapes(run):
+        value = stored.get_tensor(name)
+        if value.ndim == 4:
+            value = np.moveaxis(value, [3, 2], [0, 1])
+        np.testing.assert_array_equal(found[name], value)
+
+
 def test_an_onnx_file_is_valid_and_says_what_it_is(run, tmp_path):
     path = str(tmp_path / "model.onnx")
     source = export.run_source(run)
@@ -108,22 +122,19 @@ def test_an_existing_onnx_file_is_replaced_only_by_a_complete_one(run, tmp_path)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["broken", "model.onnx"]
 
 
-@pytest.mark.parametrize("write", [write_onnx, frozen.write_frozen])
-def test_weights_that_one_file_cannot_hold_are_an_error(write, run, tmp_path, monkeypatch):
-    parameters = sum(np.prod(shape, dtype=int) for shape in _shapes(run))
-    arguments = [(1, 32, 32, 3)] if write is frozen.write_frozen else []
+def test_weights_that_one_file_cannot_hold_are_an_error(run, tmp_path, monkeypatch):
+    parameters = sum(np.prod(shape, dtype=int) for shape in _shapes(run).values())
     source = export.run_source(run)
-    monkeypatch.setattr(frozen, "_LARGEST", 4 * parameters - 1)
-    with pytest.raises(ExportError, match=r"weights take .* less than 2 GiB: write a SavedModel"):
-        write(source, str(tmp_path / "model"), *arguments)
+    monkeypatch.setattr(onnx_file, "_LARGEST", 4 * parameters - 1)
+    message = r"weights take 0\.. GiB, and an ONNX file holds less than 2 GiB: write a SavedModel"
+    with pytest.raises(ExportError, match=message):
+        write_onnx(source, str(tmp_path / "model.onnx"))
     assert not list(tmp_path.iterdir())
-    monkeypatch.setattr(frozen, "_LARGEST", 4 * parameters)
-    write(source, str(tmp_path / "model"), *arguments)
+    monkeypatch.setattr(onnx_file, "_LARGEST", 4 * parameters)
+    write_onnx(source, str(tmp_path / "model.onnx"))
 
 
 def _shapes(run):
-    """The shapes of the network's variables."""
-    import tensorflow as tf
-
+    """The shapes of the network's variables, by name."""
     found = tf.train.load_checkpoint(f"{run}/model.ckpt-7").get_variable_to_shape_map()
-    return [shape for name, shape in found.items() if name.startswith("module/")]
+    return {name: shape for name, shape in found.items() if name.startswith("module/")}

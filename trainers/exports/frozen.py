@@ -4,22 +4,17 @@ A frozen graph is one file without variables: the weights are constants, the bat
 Huawei's offline compiler `atc` takes such a file.
 """
 
-import contextlib
-import logging
 import shlex
 import shutil
 import subprocess
-from typing import Any, Dict, Iterator, List, Sequence, Tuple
+from typing import List, Sequence, Tuple
 
 import tensorflow as tf
 from pretexture.loader.console.files import write_bytes
 from pretexture.loader.console.paths import make_parent
 
 from ..engines import sessions
-from .description import ExportError, Shape
 from .saved_model import Source, inference
-
-_LARGEST = 2**31 - 2**20  # bytes: a protobuf message has less than 2 GiB, and the graph needs some
 
 
 def write_frozen(source: Source, path: str, shape: Tuple[int, int, int, int]) -> List[str]:
@@ -34,53 +29,22 @@ def write_frozen(source: Source, path: str, shape: Tuple[int, int, int, int]) ->
 
     Returns: the names of the end points, `logits` among them.
 
-    Raises: CheckpointError if the checkpoint does not fit, ExportError if the network is too large
-        for one file, OSError.
-    """
-    frozen, end_points = freeze(source, shape)
-    write_bytes(make_parent(path), frozen.SerializeToString())
-    return list(end_points)
-
-
-def freeze(source: Source, shape: Shape) -> Tuple[Any, Dict[str, Shape]]:
-    """The frozen `GraphDef` that `write_frozen` writes, and the shapes of the end points by name.
-
-    Args:
-        source: the network.
-        shape: shape of `image`; None for a size that is free.
+    Raises: CheckpointError if the checkpoint does not fit, OSError.
     """
     with tf.Graph().as_default() as graph, sessions.on_host() as session:
         image = tf.compat.v1.placeholder(tf.float32, shape, "image")
         variables, points = inference(source, image)
-        size = sum(4 * variable.shape.num_elements() for variable in variables.values())
-        if size > _LARGEST:
-            raise ExportError(
-                f"the network's weights take {size / 2**30:.1f} GiB. A frozen graph or an ONNX "
-                "file holds less than 2 GiB: write a SavedModel with --out"
-            )
         for name, point in points.items():
             # The slash asks for exactly this name, although a layer's scope may have it already.
             tf.identity(point, f"{name}/")
         source.weights.restore(session, variables)
         # Without attributes that have their default: older TensorFlows do not know all of them.
         meta_graph = tf.compat.v1.train.export_meta_graph(graph=graph, strip_default_attrs=True)
-        with _without_warnings():
-            frozen = tf.compat.v1.graph_util.convert_variables_to_constants(
-                session, meta_graph.graph_def, list(points)
-            )
-    return frozen, {name: tuple(point.shape.as_list()) for name, point in points.items()}
-
-
-@contextlib.contextmanager
-def _without_warnings() -> Iterator[None]:
-    """A context in which TensorFlow does not warn that a function is for TensorFlow 1."""
-    logger = tf.get_logger()
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
+        frozen = tf.compat.v1.graph_util.convert_variables_to_constants(
+            session, meta_graph.graph_def, list(points)
+        )
+    write_bytes(make_parent(path), frozen.SerializeToString())
+    return list(points)
 
 
 class CompilerError(OSError):
