@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import logging
 import math
 import operator
@@ -9,7 +10,7 @@ import os
 import threading
 import warnings
 import weakref
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple, Union
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
 
@@ -246,7 +247,7 @@ class Loader:
             for branch in self.plan.branches
         ]
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> "_Epoch":
         """Runs one epoch: the next one, or after `load_state_dict` the rest of the loaded one."""
         with self._lock:
             self._check_open()
@@ -440,27 +441,43 @@ class Loader:
 
 
 class _Epoch:
-    """The iteration of one epoch. Threads may share it; each batch then goes to one of them."""
+    """The iteration of one epoch. Threads may share it; each batch then goes to one of them.
+
+    `get_state` and `set_state` are those of the iterator of grain's DataLoader, so grain's
+    checkpoint handler for Orbax accepts it.
+    """
 
     def __init__(self, loader: Loader, iteration: object):
-        self._loader: Optional[Loader] = loader
+        self._loader = loader
         self._iteration = iteration
+        self._ended = False
 
     def __iter__(self) -> "_Epoch":
         return self
 
     def __next__(self) -> Batch:
-        loader = self._loader
-        if loader is None:
-            raise StopIteration
-        with loader._lock:
-            if self._loader is None:  # another thread took the last batch
+        with self._loader._lock:
+            if self._ended:  # perhaps because another thread took the last batch
                 raise StopIteration
             try:
-                return loader._next(self._iteration)
+                return self._loader._next(self._iteration)
             except BaseException:
-                self._loader = None
+                self._ended = True
                 raise
+
+    def get_state(self) -> bytes:
+        """The Loader's state as JSON; at the end of the epoch, the beginning of the next one."""
+        return json.dumps(self._loader.state_dict()).encode()
+
+    def set_state(self, state: bytes) -> None:
+        """Continues this iterator from `state`, to the end of the epoch that the state is from.
+
+        Raises: ValueError if the state is of other arguments; see `Loader.load_state_dict`.
+        """
+        with self._loader._lock:
+            self._loader.load_state_dict(json.loads(state.decode()))
+            self._iteration = iter(self._loader)._iteration
+            self._ended = False
 
 
 def _size(size: float) -> str:

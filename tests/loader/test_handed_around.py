@@ -1,6 +1,7 @@
 """A Loader that is copied, pickled, forked and continued by other workers."""
 
 import copy
+import json
 import multiprocessing
 import os
 import pickle
@@ -307,3 +308,58 @@ def test_labels_are_int64_if_asked(shards):
         assert other.element_spec.label.dtype == "int64"
     with pytest.raises(ValueError, match="label_dtype must be one of int32, int64"):
         make(shards, label_dtype="int8")
+
+
+def numbers(batches):
+    return [batch.index.tolist() for batch in batches]
+
+
+def test_the_state_of_an_iterator_is_json_in_bytes_as_with_grain(shards):
+    with make(shards) as loader:
+        iterator = iter(loader)
+        next(iterator)
+        state = iterator.get_state()
+        assert isinstance(state, bytes)
+        assert json.loads(state.decode()) == loader.state_dict()
+
+
+@pytest.mark.parametrize("taken", [0, 3, 9])
+def test_an_iterator_continues_from_a_state(taken, shards):
+    with make(shards) as loader:
+        expected = numbers(batch for _ in range(2) for batch in loader)
+    with make(shards) as loader:
+        iterator = iter(loader)
+        for _ in range(taken):
+            next(iterator)
+        assert len(expected) == 18
+        state = iterator.get_state()
+    with make(shards) as loader:
+        iterator = iter(loader)
+        next(iterator)
+        iterator.set_state(state)
+        assert numbers(iterator) == expected[taken : 9 if taken < 9 else 18][: 9 - taken % 9]
+        with pytest.raises(StopIteration):
+            next(iterator)
+
+
+def test_an_iterator_goes_back_to_its_own_state_even_after_its_end(shards):
+    with make(shards) as loader:
+        iterator = iter(loader)
+        next(iterator)
+        state = iterator.get_state()
+        rest = numbers(iterator)
+        for _ in range(2):
+            iterator.set_state(state)
+            assert numbers(iterator) == rest
+        assert len(rest) == 8
+        following = numbers(loader)
+    with make(shards) as loader:
+        list(loader)
+        assert following == numbers(loader)
+
+
+def test_an_iterator_refuses_the_state_of_another_seed(shards):
+    with make(shards, seed=6) as loader:
+        state = iter(loader).get_state()
+    with make(shards) as loader, pytest.raises(ValueError, match="seed=6"):
+        iter(loader).set_state(state)
