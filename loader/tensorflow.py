@@ -1,10 +1,17 @@
-"""A `Loader` as a `tf.data.Dataset`, on TensorFlow 1.15, 2.6 and current."""
+"""A `Loader` as a `tf.data.Dataset`, on TensorFlow 1.15, 2.6 and current.
+
+`position` and `keras_backup` resume it. Both count the batches that were trained on, because
+TensorFlow draws some batches ahead, so that `loader.state_dict()` is ahead of the training.
+"""
 
 import gc
 import inspect
+import json
+import os
 import weakref
 from typing import Any, Callable, Iterator, List, NamedTuple
 
+from .console import files
 from .loader import Batch, Loader
 
 
@@ -20,7 +27,7 @@ class Example(NamedTuple):
     label: Any
 
 
-def dataset(loader: Loader, *, index: bool = False) -> Any:
+def dataset(loader: Loader, *, index: bool = False, repeat: bool = False) -> Any:
     """One epoch of the loader for each iteration of the dataset.
 
     Elements are `Example(image, label)`, a pair that `model.fit`, `evaluate` and `predict` accept
@@ -41,21 +48,18 @@ def dataset(loader: Loader, *, index: bool = False) -> Any:
         index: whether elements are dicts with the keys image, label and index (int64 [N], record
             numbers). They are not tuples of three, because Keras takes the third part for sample
             weights.
+        repeat: whether epochs follow one another without end, as `model.fit` with `steps_per_epoch`
+            needs it. A state may then be loaded at any time before the first element.
 
     Raises: ImportError if TensorFlow is not installed. Errors of the loader reach the consumer as
         TensorFlow errors that quote them.
     """
-    try:
-        import tensorflow as tf
-    except ImportError:
-        raise ImportError(
-            "TensorFlow is not installed: pip install 'pretexture[tensorflow]'"
-        ) from None
+    tf = _tensorflow()
 
     def element(batch: Any) -> Any:
         return dict(zip(Batch._fields, batch)) if index else Example(*batch[:2])
 
-    whole = getattr(loader, "begins_an_epoch", False)
+    whole = not repeat and getattr(loader, "begins_an_epoch", False)
     current: Any = lambda: None  # noqa: E731  # a weak reference to the iteration in use
 
     def batches() -> Iterator[Any]:
@@ -63,14 +67,15 @@ def dataset(loader: Loader, *, index: bool = False) -> Any:
         if whole and not loader.begins_an_epoch:
             raise RuntimeError(
                 "the Loader's state was loaded after dataset(loader) was called, and the rest of "
-                "an epoch has fewer batches than the dataset says; call dataset(loader) again"
+                "an epoch has fewer batches than the dataset says; call dataset(loader) again, or "
+                "make it with repeat=True"
             )
         if tf.executing_eagerly() and _in_use(current):
             raise RuntimeError(
                 "another iterator of this dataset is in use, and a Loader runs one epoch at a "
                 "time; finish or delete that iterator, or make a second Loader"
             )
-        iteration = _Iteration(map(element, loader))
+        iteration = _Iteration(map(element, _endless(loader) if repeat else loader))
         current = weakref.ref(iteration)
         return iteration
 
@@ -87,6 +92,149 @@ def dataset(loader: Loader, *, index: bool = False) -> Any:
     if whole and assert_cardinality:
         made = made.apply(assert_cardinality(len(loader)))
     return made
+
+
+def position(loader: Loader) -> Any:
+    """The place in a loader's epochs up to which was trained, for a `tf.train.Checkpoint`.
+
+    Call `advance()` after each step. Saving the checkpoint saves the state of a loader that gave
+    just these batches; restoring it loads that state, whatever TensorFlow had drawn ahead::
+
+        place = position(loader)
+        checkpoint = tf.train.Checkpoint(model=model, optimizer=optimizer, loader=place)
+        checkpoint.restore(tf.train.latest_checkpoint(folder))
+        for image, label in dataset(loader):
+            train(image, label)
+            place.advance()
+
+    Restore before `dataset(loader)`, and call `position(loader)` when nothing is being iterated.
+    The object also has `state()`, the state as a dict.
+    """
+    tf = _tensorflow()
+
+    class Position(tf.train.experimental.PythonState):
+        def __init__(self) -> None:
+            self._find()
+
+        def _find(self) -> None:
+            state = loader.state_dict()
+            self._epoch, self._batch = state["epoch"], state["batch"]
+            if self._batch and loader.begins_an_epoch:  # the last iteration has ended
+                self._epoch, self._batch = self._epoch + 1, 0
+
+        def advance(self, batches: int = 1) -> None:
+            self._batch += batches
+            while self._batch >= loader.share.batches_in(self._epoch):
+                self._batch -= loader.share.batches_in(self._epoch)
+                self._epoch += 1
+
+        def state(self) -> Any:
+            return loader.share.state(self._epoch, self._batch)
+
+        def load(self, state: Any) -> None:
+            loader.load_state_dict(state)
+            self._find()
+
+        # What PythonState asks for.
+
+        def serialize(self) -> str:
+            return json.dumps(self.state())
+
+        def deserialize(self, string_value: Any) -> None:
+            self.load(json.loads(string_value))
+
+    return Position()
+
+
+def keras_backup(loader: Loader, path: str) -> Any:
+    """A Keras callback: `model.fit` resumes the loader if `BackupAndRestore` resumes the model.
+
+    ::
+
+        model.fit(
+            dataset(loader),
+            epochs=90,
+            callbacks=[BackupAndRestore(folder), keras_backup(loader, folder + ".loader")],
+        )
+
+    The number of steps that the restored optimizer has taken says how many batches were trained
+    on, so the loader continues with the very next one, whenever the run was interrupted. At each
+    epoch's end, the file remembers which batch belongs to which number of steps. It does not belong
+    in BackupAndRestore's own folder, which is deleted after the training.
+
+    With `BackupAndRestore(folder, save_freq=N)`, backups are in mid-epoch; the training data must
+    then be `dataset(loader, repeat=True)`, with `steps_per_epoch=len(loader)`. Keras counts the
+    epoch that was interrupted from its beginning, so it takes more steps in total.
+
+    Steps that a loss scale skips are not counted until the epoch ends, so a backup in mid-epoch
+    then trains on as many batches again. Gradient accumulation is not supported in mid-epoch.
+
+    Args:
+        loader: the loader that the training data come from, in a dataset without `take` or `skip`.
+        path: file for the states, or folders and file, which are made.
+    """
+    tf = _tensorflow()
+
+    class KerasBackup(tf.keras.callbacks.Callback):
+        def on_train_begin(self, logs: Any = None) -> None:
+            self._position: Any = None
+
+        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+            if self._position is None:  # other callbacks have restored the model by now
+                self._position = position(loader)
+                self._resume()
+            self._seen = 0
+
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            steps = self.params.get("steps")
+            if steps and batch >= steps:
+                raise ValueError("steps_per_execution must divide the number of steps per epoch")
+            self._position.advance(batch + 1 - self._seen)
+            self._seen = batch + 1
+
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            self._remember()
+
+        def _steps(self) -> int:
+            return int(self.model.optimizer.iterations)
+
+        def _resume(self) -> None:
+            self._marks: List[Any] = []
+            if self._steps() and os.path.exists(path):
+                with open(path, encoding="utf-8") as file:
+                    marks = json.load(file)
+                self._marks = [mark for mark in marks if mark["steps"] <= self._steps()]
+                if not self._marks:
+                    raise ValueError(
+                        f"{path} begins at step {marks[0]['steps']}, and the optimizer has taken "
+                        f"{self._steps()} steps; remove the file if it is of another training"
+                    )
+                self._position.load(self._marks[-1]["state"])
+                self._position.advance(self._steps() - self._marks[-1]["steps"])
+                self._position.load(self._position.state())
+            self._remember()
+
+        def _remember(self) -> None:
+            self._marks.append({"steps": self._steps(), "state": self._position.state()})
+            os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+            files.write_text(path, json.dumps(self._marks))
+
+    return KerasBackup()
+
+
+def _tensorflow() -> Any:
+    try:
+        import tensorflow
+    except ImportError:
+        raise ImportError(
+            "TensorFlow is not installed: pip install 'pretexture[tensorflow]'"
+        ) from None
+    return tensorflow
+
+
+def _endless(loader: Loader) -> Iterator[Batch]:
+    while True:
+        yield from loader
 
 
 def _map(make: Callable[[Any], Any], spec: Batch) -> List[Any]:
