@@ -129,9 +129,7 @@ model.fit(data, epochs=3, verbose=0, callbacks=[*callbacks, Print()], **options)
 
 def fit(folder, frequency, kill, precede, shards):
     command = [sys.executable, "-c", FIT, str(folder), frequency, str(kill), str(precede), *shards]
-    run = subprocess.run(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True
-    )
+    run = subprocess.run(command, capture_output=True, text=True)
     assert run.returncode == (-signal.SIGKILL if kill else 0), run.stderr
     return [float(line) for line in run.stdout.split()]
 
