@@ -37,13 +37,20 @@ class LoaderDataset(IterableDataset):
     have come next. A dataset can be pickled, so processes can be spawned with it; make its loader
     with `shard="auto"` if several ranks train together.
 
+    Args:
+        loader: the loader.
+        elastic: whether `load_state_dict` accepts the state of another rank, as Lightning needs it,
+            which saves that of rank 0, and of another number of ranks or batch size; see
+            `Loader.load_state_dict`.
+
     Raises: RuntimeError in a worker process of a DataLoader, or if a DataLoader collates batches
         into batches. Warns if a rank of a process group reads another rank's records.
     """
 
-    def __init__(self, loader: Loader):
+    def __init__(self, loader: Loader, elastic: bool = False):
         super().__init__()
         self.loader = loader
+        self._elastic = elastic
         self._warned = False
 
     def __iter__(self) -> Iterator[TensorBatch]:
@@ -64,7 +71,7 @@ class LoaderDataset(IterableDataset):
 
     def load_state_dict(self, state: Dict[str, Any]) -> None:
         """Continues from `state`; see `Loader.load_state_dict`."""
-        self.loader.load_state_dict(state)
+        self.loader.load_state_dict(state, elastic=self._elastic)
 
     def set_epoch(self, epoch: int) -> None:
         """Makes an epoch the next one; see `Loader.set_epoch`."""

@@ -90,6 +90,21 @@ def test_the_state_is_the_loaders(make):
     assert rest[: len(expected) - state["batch"]] == expected[state["batch"] :]
 
 
+def test_an_elastic_dataset_takes_the_state_of_another_rank(torch, shards):
+    from pretexture.loader.torch import LoaderDataset
+
+    loaders = [Loader(TFRecords(shards), "resize(8)", 5, shard=(rank, 2)) for rank in range(2)]
+    with loaders[0], loaders[1]:
+        expected = [index.tolist() for *_, index in LoaderDataset(loaders[1])]
+        next(iter(loaders[0]))
+        state = loaders[0].state_dict()
+        with pytest.raises(ValueError, match="shard="):
+            LoaderDataset(loaders[1]).load_state_dict(state)
+        dataset = LoaderDataset(loaders[1], elastic=True)
+        dataset.load_state_dict(state)
+        assert [index.tolist() for *_, index in dataset] == expected[1:]
+
+
 @pytest.mark.parametrize("taken", [0, 3, 7, 10])
 def test_a_stateful_data_loader_continues_with_the_next_batch(make, taken):
     stateful = pytest.importorskip("torchdata.stateful_dataloader").StatefulDataLoader
