@@ -7,7 +7,7 @@
 #                 the suite on Python 3.7 with TensorFlow 1.15, and on Python 3.9 with 2.6, which
 #                 Ascend's plugins are built for
 #   make test-backends
-#                 the tests that need PyTorch or NVIDIA DALI
+#                 the tests that need PyTorch, Lightning, JAX or NVIDIA DALI
 #   make test-lanes
 #                 runs that continue on another of the three TensorFlows
 #   make test-wheel
@@ -77,9 +77,11 @@ test: $(VENV)/dev
 test-tf1 test-tf26: test-%: .venv-%/dev
 	.venv-$*/bin/$(PYTEST) tests
 
-# The tests that need PyTorch or DALI. No other target installs them; both run without a GPU.
+# The tests that need PyTorch, Lightning, JAX or DALI. No other target installs them; all run without
+# a GPU.
 test-backends: .venv-backends/dev
-	.venv-backends/bin/$(PYTEST) -k "dali or torch" tests/loader tests/scripts tests/trainers
+	.venv-backends/bin/$(PYTEST) -k "dali or torch" tests/loader tests/scripts tests/trainers \
+	  tests/examples
 
 test-lanes: $(VENV)/dev $(LANES:%=%/dev)
 	PRETEXTURE_LANES="$(addsuffix /bin/python,$(abspath $(VENV) $(LANES)))" \
