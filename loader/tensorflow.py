@@ -1,7 +1,7 @@
 """A `Loader` as a `tf.data.Dataset`, on TensorFlow 1.15, 2.6 and current.
 
-`position` and `keras_backup` resume it. Both count the batches that were trained on, because
-TensorFlow draws some batches ahead, so that `loader.state_dict()` is ahead of the training.
+`position` and `keras_backup` resume it. They count the batches that were trained on, because
+TensorFlow may draw some batches ahead, and `loader.state_dict()` is then ahead of the training.
 """
 
 import gc
@@ -95,7 +95,7 @@ def dataset(loader: Loader, *, index: bool = False, repeat: bool = False) -> Any
 
 
 def position(loader: Loader) -> Any:
-    """The place in a loader's epochs up to which was trained, for a `tf.train.Checkpoint`.
+    """Which batch of a loader is trained on next, for a `tf.train.Checkpoint`.
 
     Call `advance()` after each step. Saving the checkpoint saves the state of a loader that gave
     just these batches; restoring it loads that state, whatever TensorFlow had drawn ahead::
@@ -107,12 +107,12 @@ def position(loader: Loader) -> Any:
             train(image, label)
             place.advance()
 
-    Restore before `dataset(loader)`, and call `position(loader)` when nothing is being iterated.
+    Restore before `dataset(loader)`, and call `position(loader)` before the iteration begins.
     The object also has `state()`, the state as a dict.
     """
-    tf = _tensorflow()
+    base: Any = _tensorflow().train.experimental.PythonState
 
-    class Position(tf.train.experimental.PythonState):
+    class Position(base):
         def __init__(self) -> None:
             self._find()
 
@@ -171,11 +171,11 @@ def keras_backup(loader: Loader, path: str) -> Any:
 
     Args:
         loader: the loader that the training data come from, in a dataset without `take` or `skip`.
-        path: file for the states, or folders and file, which are made.
+        path: file for the states; its folders are created.
     """
-    tf = _tensorflow()
+    base: Any = _tensorflow().keras.callbacks.Callback
 
-    class KerasBackup(tf.keras.callbacks.Callback):
+    class KerasBackup(base):
         def on_train_begin(self, logs: Any = None) -> None:
             self._position: Any = None
 

@@ -2,11 +2,11 @@
 
     python docs/examples/fit_keras.py --data shards --classes 1000
 
-Throughput: the loader's threads make batches ahead, so neither `.map` nor `.prefetch` is needed, and
-no `tf.data` options. Two loaders share the processors: give validation few threads.
+Throughput: the loader's threads make batches ahead, so `.map`, `.prefetch` and options of `tf.data`
+are not needed. Two loaders share the processors: give validation few threads.
 
-Resuming: `BackupAndRestore` saves the model at the end of each epoch, and `keras_backup` sees to it
-that the loader continues with the first batch that the saved model was not trained on. (TensorFlow
+Resuming: `BackupAndRestore` saves the model at the end of each epoch, and `keras_backup` makes
+the loader continue with the first batch that the saved model was not trained on. (TensorFlow
 draws batches ahead, so `loader.state_dict()` alone would be wrong.) Run the same command again.
 For backups in mid-epoch, see `help(pretexture.loader.tensorflow.keras_backup)`.
 

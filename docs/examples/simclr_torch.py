@@ -7,9 +7,9 @@ Together the processes read every image once an epoch. Each has threads of its o
 machine's processors: `--threads`.
 
 Resuming: run the same command again. The checkpoint has the loader's state of rank 0, which is good
-for all ranks, because all are at the same batch. With another `--nproc-per-node`, training continues
-after the last image that was read, too: `elastic=True`. `--batch-size` is that of all processes
-together, so the batches then hold the same images.
+for all ranks, because all are at the same batch. `elastic=True` also accepts it with another
+`--nproc-per-node`, and continues after the last image that was read. `--batch-size` counts the
+images of all processes together, so the batches then hold the same images.
 
 Throughput: an image is decoded once for both views, and only the pixels that a view keeps are
 computed.
@@ -97,7 +97,7 @@ def main() -> None:
             first, second = model(image.flatten(0, 1)).unflatten(0, (-1, 2)).unbind(1)
             loss = nt_xent(first, second)
             optimizer.zero_grad()
-            # DDP averages what are parts of a sum: each process has the gradient of its images.
+            # Each process has the gradient of its own images. DDP averages, but a sum is needed.
             (loss * distributed.get_world_size()).backward()
             optimizer.step()
             step += 1

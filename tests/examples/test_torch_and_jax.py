@@ -72,9 +72,8 @@ def test_rotation_learns_a_few_images(write_shards, images, tmp_path):
     needs("torch")
     write_shards(tmp_path, images[:4], 1)
     options = ("--data", tmp_path, "--batch-size", 4, "--size", 24, "--steps", 120)
-    found = losses(
-        finish(start("rotation_torch.py", *options, "--checkpoint", tmp_path / "a", "--dtype=uint8"))
-    )
+    options += ("--dtype", "uint8", "--checkpoint", tmp_path / "a")
+    found = losses(finish(start("rotation_torch.py", *options)))
     assert sum(found[step] for step in range(1, 6)) / 5 > 1.2  # that of guessing is log 4 = 1.39
     assert sum(found[step] for step in range(101, 121)) / 20 < 0.9
 
@@ -138,7 +137,8 @@ from pretexture.loader import Loader, imagenet
 spec = importlib.util.spec_from_file_location("input_jax", sys.argv[1])
 input_jax = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(input_jax)
-make = lambda: Loader(imagenet(sys.argv[2], "trainval"), "random_resized_crop(24)", 8, dtype="uint8")
+records = imagenet(sys.argv[2], "trainval")
+make = lambda: Loader(records, "random_resized_crop(24)", 8, dtype="uint8")
 assert len(jax.devices()) == 4
 sharding = NamedSharding(Mesh(np.array(jax.devices()), ("data",)), PartitionSpec("data"))
 with make() as loader, make() as other:

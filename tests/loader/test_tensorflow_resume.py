@@ -73,8 +73,8 @@ def test_a_repeated_dataset_takes_a_state_that_is_loaded_later(eager, shards):
         assert found == expected[4:14]
 
 
-# Prints the record numbers of each batch that was trained on, which the labels of these shards say;
-# kills itself after as many batches as it is told.
+# Prints the sum of the images of each batch that was trained on, and kills itself after as many
+# batches as it is told.
 FIT = r"""
 import os, signal, sys
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
@@ -88,7 +88,7 @@ loader = Loader(TFRecords(shards), "resize(8)|range(0, 1)", 5, threads=2, seed=3
 
 
 class Log(tf.keras.layers.Layer):
-    # Weights that remember the sum of the last images, which tells batches apart.
+    # A weight that remembers the sum of the last images.
     def build(self, shape):
         self.last = self.add_weight(name="last", shape=(), initializer="zeros", trainable=False)
 
@@ -165,6 +165,23 @@ def test_a_killed_fit_resumes_at_the_batch_that_keras_saved(eager, shards, tmp_p
     assert second == pytest.approx(expected[8:16], rel=1e-4)
     rest = fit(tmp_path / "backup", "4", 0, False, shards)
     assert rest[:7] == pytest.approx(expected[16:23], rel=1e-4)
+
+
+def test_executions_that_run_beyond_the_epoch_are_refused(eager, shards, tmp_path):
+    if not hasattr(eager.keras.callbacks, "BackupAndRestore"):
+        pytest.skip("this Keras shortens the last execution")
+    model = eager.keras.Sequential([eager.keras.layers.Flatten(), eager.keras.layers.Dense(40)])
+    loss = eager.keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    with make(shards) as loader:
+        callbacks = [adapter.keras_backup(loader, str(tmp_path / "states.json"))]
+        for steps in (7, 2):
+            model.compile("sgd", loss, steps_per_execution=steps)
+            if steps == 7:
+                model.fit(adapter.dataset(loader), verbose=0, callbacks=callbacks)
+                assert loader.state_dict() == {**loader.state_dict(), "epoch": 1, "batch": 0}
+            else:
+                with pytest.raises(ValueError, match="steps_per_execution must divide"):
+                    model.fit(adapter.dataset(loader), verbose=0, callbacks=callbacks)
 
 
 def test_states_of_another_training_are_refused(eager, shards, tmp_path):
