@@ -1,7 +1,7 @@
 """A `Loader` as a PyTorch iterable dataset."""
 
 import warnings
-from typing import Any, Dict, Iterator, NamedTuple
+from typing import Any, Dict, Iterator, NamedTuple, Tuple, Union
 
 import numpy as np
 
@@ -20,9 +20,9 @@ class TensorBatch(NamedTuple):
     If the pipeline has several branches, `image` is a tuple of tensors.
     """
 
-    image: Any
-    label: Any
-    index: Any
+    image: Union[torch.Tensor, Tuple[torch.Tensor, ...]]
+    label: torch.Tensor
+    index: torch.Tensor
 
 
 class LoaderDataset(IterableDataset):
