@@ -12,9 +12,10 @@ namespace {
 
 using namespace test;
 
+// The record is valid until the next one is read.
 Bytes Read(const Records& records, uint32_t number, Record* record) {
+  static Scratch buffer;
   ShardFiles files(records.paths, records.opener);
-  Scratch buffer;
   records.Read(number, &files, &buffer, record);
   const Span image = record->example.image;
   return Bytes(image.data, image.data + image.size);
