@@ -511,6 +511,16 @@ struct Solarize {
   }
 };
 
+// Draws the sides of a rectangle, in whole pixels: its share of `pixels` is from `area`, and the
+// first side divided by the second has a logarithm from `log_aspect`.
+inline std::pair<double, double> DrawSides(double pixels, const std::array<double, 2>& area,
+                                           const std::array<double, 2>& log_aspect,
+                                           const Words& w) {
+  const double part = pixels * (area[0] + (area[1] - area[0]) * Uniform(w[0]));
+  const double ratio = std::exp(log_aspect[0] + (log_aspect[1] - log_aspect[0]) * Uniform(w[1]));
+  return {std::nearbyint(std::sqrt(part * ratio)), std::nearbyint(std::sqrt(part / ratio))};
+}
+
 // Fills a random rectangle of the view, like torchvision's RandomErasing. It comes after all
 // operations that cut or move the view.
 struct Erase {
@@ -531,12 +541,7 @@ struct Erase {
       const int height = view->row.count, width = view->column.count;
       for (uint32_t attempt = 0; attempt < 10; ++attempt) {
         const Words w = drawing->draws.Block(stream, v, 1 + attempt);
-        const double pixels =
-            double(height) * width * (area[0] + (area[1] - area[0]) * Uniform(w[0]));
-        const double aspect =
-            std::exp(log_aspect[0] + (log_aspect[1] - log_aspect[0]) * Uniform(w[1]));
-        const double h = std::nearbyint(std::sqrt(pixels * aspect));
-        const double l = std::nearbyint(std::sqrt(pixels / aspect));
+        const auto [h, l] = DrawSides(double(height) * width, area, log_aspect, w);
         if (h >= height || l >= width) continue;
         const int rows = static_cast<int>(h), columns = static_cast<int>(l);
         const auto top = static_cast<int>(Below(w[2], static_cast<uint32_t>(height - rows + 1)));
@@ -566,6 +571,12 @@ struct Erase {
   }
 };
 
+// A resize whose values stay in [0, 255], which the cubic kernel leaves.
+inline void ResizeClipped(int height, int width, Method method, bool antialias, View* view) {
+  view->Resize(height, width, {method, Coords::kHalfPixel, antialias});
+  if (method == Method::kBicubic) view->colors.push_back({Distort::Clip});
+}
+
 // torchvision's RandomResizedCrop.
 struct RandomResizedCrop {
   static constexpr const char* kName = "RandomResizedCrop";
@@ -587,23 +598,16 @@ struct RandomResizedCrop {
   void Draw(Drawing* drawing) const {
     drawing->Each([&](uint32_t v, View* view) {
       Cut(drawing->draws, v, view);
-      view->Resize(height, width, {method, Coords::kHalfPixel, antialias});
-      // The cubic kernel leaves [0, 255].
-      if (method == Method::kBicubic) view->colors.push_back({Distort::Clip});
+      ResizeClipped(height, width, method, antialias, view);
     });
   }
 
  private:
   void Cut(const Draws& draws, uint32_t number, View* view) const {
     const int tall = view->row.count, wide = view->column.count;
-    const double pixels = double(tall) * wide;
     for (uint32_t attempt = 0; attempt < 10; ++attempt) {
       const Words w = draws.Block(stream, number, attempt);
-      const double part = pixels * (area[0] + (area[1] - area[0]) * Uniform(w[0]));
-      const double ratio =
-          std::exp(log_aspect[0] + (log_aspect[1] - log_aspect[0]) * Uniform(w[1]));
-      const double columns = std::nearbyint(std::sqrt(part * ratio));
-      const double rows = std::nearbyint(std::sqrt(part / ratio));
+      const auto [columns, rows] = DrawSides(double(tall) * wide, area, log_aspect, w);
       if (columns < 1 || columns > wide || rows < 1 || rows > tall) continue;
       const int h = static_cast<int>(rows), l = static_cast<int>(columns);
       const auto top = static_cast<int>(Below(w[2], static_cast<uint32_t>(tall - h + 1)));
@@ -638,8 +642,7 @@ struct CentralResizedCrop {
       const int tall = view->row.count, wide = view->column.count;
       const int smaller = std::min(tall, wide);
       const int rows = Side(tall, smaller), columns = Side(wide, smaller);
-      view->Resize(rows, columns, {method, Coords::kHalfPixel, antialias});
-      if (method == Method::kBicubic) view->colors.push_back({Distort::Clip});
+      ResizeClipped(rows, columns, method, antialias, view);
       view->Crop(Offset(rows - height), Offset(columns - width), height, width);
     });
   }

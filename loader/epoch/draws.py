@@ -156,9 +156,7 @@ def random_resized_crop(
     """
     for attempt in range(10):
         w0, w1, w2, w3 = draws.block(stream, view, attempt)
-        part = height * width * (area[0] + (area[1] - area[0]) * uniform(w0))
-        ratio = math.exp(log_aspect[0] + (log_aspect[1] - log_aspect[0]) * uniform(w1))
-        w, h = round(math.sqrt(part * ratio)), round(math.sqrt(part / ratio))
+        w, h = _sides(height * width, area, log_aspect, w0, w1)
         if 0 < w <= width and 0 < h <= height:
             return below(w2, height - h + 1), below(w3, width - w + 1), h, w
     h, w = height, width
@@ -167,6 +165,15 @@ def random_resized_crop(
     elif width / height > aspect[1]:
         w = round(height * aspect[1])
     return (height - h) // 2, (width - w) // 2, h, w
+
+
+def _sides(
+    pixels: int, area: Tuple[float, float], log_aspect: Tuple[float, float], w0: int, w1: int
+) -> Tuple[int, int]:
+    """Sides of a rectangle with a share of `pixels` from `area` and a ratio first / second side."""
+    part = pixels * (area[0] + (area[1] - area[0]) * uniform(w0))
+    ratio = math.exp(log_aspect[0] + (log_aspect[1] - log_aspect[0]) * uniform(w1))
+    return round(math.sqrt(part * ratio)), round(math.sqrt(part / ratio))
 
 
 def erased(
@@ -184,9 +191,7 @@ def erased(
     """
     for attempt in range(10):
         w0, w1, w2, w3 = draws.block(stream, view, 1 + attempt)
-        part = height * width * (area[0] + (area[1] - area[0]) * uniform(w0))
-        ratio = math.exp(log_aspect[0] + (log_aspect[1] - log_aspect[0]) * uniform(w1))
-        h, w = round(math.sqrt(part * ratio)), round(math.sqrt(part / ratio))
+        h, w = _sides(height * width, area, log_aspect, w0, w1)
         if h < height and w < width:
             return below(w2, height - h + 1), below(w3, width - w + 1), h, w
     return 0, 0, 0, 0

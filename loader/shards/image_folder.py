@@ -165,12 +165,7 @@ class ImageFolder(Records):
     def core_arguments(self, index: Index, opener: Optional[Opener] = None) -> Dict[str, Any]:
         """What the compiled core needs to know of the records; see `Records`."""
         return {
-            "layout": "file",
-            "paths": list(map(os.fsencode, self.paths)),
-            "open": opener,
-            "shard_begin": [int(x) for x in index.shard_begin],
-            "offsets": index.offsets,
-            "lengths": index.lengths,
+            **self._places("file", index, opener),
             "labels": index.labels,
             "names": self._files.names,
             "name_begin": self._files.name_begin,

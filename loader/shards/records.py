@@ -134,12 +134,7 @@ class TFRecords(ShardedRecords):
     def core_arguments(self, index: Index, opener: Optional[Opener] = None) -> Dict[str, Any]:
         """What the compiled core needs to know of the records; see `Records`."""
         return {
-            "layout": "example",
-            "paths": list(map(os.fsencode, self.paths)),
-            "open": opener,
-            "shard_begin": [int(x) for x in index.shard_begin],
-            "offsets": index.offsets,
-            "lengths": index.lengths,
+            **self._places("example", index, opener),
             "verify_crc": self.verify_crc,
             "image_key": self.image_key,
             "label_key": self.label_key,

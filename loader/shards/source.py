@@ -180,6 +180,17 @@ class Records(collections.abc.Sequence):
         except (ValueError, OSError, MemoryError):
             return type(self).__name__, None
 
+    def _places(self, layout: str, index: Index, opener: Optional[Opener]) -> Dict[str, Any]:
+        """The part of `core_arguments` that says where in the shards the records are."""
+        return {
+            "layout": layout,
+            "paths": list(map(os.fsencode, self.paths)),
+            "open": opener,
+            "shard_begin": [int(x) for x in index.shard_begin],
+            "offsets": index.offsets,
+            "lengths": index.lengths,
+        }
+
     def core_arguments(self, index: Index, opener: Optional[Opener] = None) -> Dict[str, Any]:
         """What the compiled core needs to know of the records.
 

@@ -94,12 +94,7 @@ class WebDataset(ShardedRecords):
     def core_arguments(self, index: Index, opener: Optional[Opener] = None) -> Dict[str, Any]:
         """What the compiled core needs to know of the records; see `Records`."""
         return {
-            "layout": "tar",
-            "paths": list(map(os.fsencode, self.paths)),
-            "open": opener,
-            "shard_begin": [int(x) for x in index.shard_begin],
-            "offsets": index.offsets,
-            "lengths": index.lengths,
+            **self._places("tar", index, opener),
             "labels": index.labels,
         }
 
