@@ -8,7 +8,7 @@ import stat
 import struct
 import tempfile
 import time
-from typing import Any, Callable, Iterable, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -220,20 +220,9 @@ def read_index(path: str, sizes: Sequence[Optional[int]]) -> Index:
 
     Raises: ValueError with what is wrong; OSError.
     """
-    data = contents(path, _largest(sizes))
-    if len(data) < _HEADER.size:
-        raise ValueError("it is too short")
-    magic, shards, records, crc = _HEADER.unpack_from(data)
-    if magic != _MAGIC:
-        raise ValueError("it is not an index")
-    if shards != len(sizes) or len(data) != _HEADER.size + 8 * (shards + 1) + 12 * records:
-        raise ValueError("its size is not the one that its header says")
-    if _core.masked_crc32c(memoryview(data)[_HEADER.size :]) != crc:
-        raise ValueError("its checksum is wrong")
-    at = _HEADER.size
-    shard_begin = np.frombuffer(data, "<u8", shards + 1, at)
-    offsets = np.frombuffer(data, "<u8", records, at + 8 * (shards + 1))
-    lengths = np.frombuffer(data, "<u4", records, at + 8 * (shards + 1) + 8 * records)
+    shard_begin, (offsets, lengths) = load_columns(
+        path, sizes, _MAGIC, "an index", ("<u8", "<u4"), _FRAMING
+    )
     index = Index(offsets, lengths, shard_begin, ())
     _check(index, sizes)
     return index
@@ -241,12 +230,7 @@ def read_index(path: str, sizes: Sequence[Optional[int]]) -> Index:
 
 def _check(index: Index, sizes: Sequence[Optional[int]]) -> None:
     """Checks that records follow each other from the first byte of each shard to its last."""
-    begin = index.shard_begin
-    # Every shard has a record, because empty shards are faults and an index with faults is not
-    # cached. The numbers may have any size, so they are compared and not subtracted.
-    if begin[0] != 0 or begin[-1] != len(index.offsets) or (begin[1:] <= begin[:-1]).any():
-        raise ValueError("it does not say in which shard its records are")
-    begin = begin.astype(np.int64)
+    begin = index.shard_begin.astype(np.int64)
     # Lengths have 32 bits and right offsets are sums of lengths, so this can only overflow if an
     # offset is wrong, and then the comparison below fails.
     ends = index.offsets + index.lengths + np.uint64(_FRAMING)
@@ -259,10 +243,61 @@ def _check(index: Index, sizes: Sequence[Optional[int]]) -> None:
             raise ValueError("its records do not end where the shard does")
 
 
-def _largest(sizes: Sequence[Optional[int]]) -> int:
-    """Bytes of the largest index that shards of these sizes can have."""
-    records = sum(2**32 if size is None else size // _FRAMING for size in sizes)
-    return _HEADER.size + 8 * (len(sizes) + 1) + 12 * min(records, 2**32)
+def load_columns(
+    path: str,
+    sizes: Sequence[Optional[int]],
+    magic: bytes,
+    kind: str,
+    dtypes: Sequence[str],
+    smallest: int,
+) -> Tuple[np.ndarray, List[np.ndarray]]:
+    """Reads a file that `save_columns` has written, which may hold anything.
+
+    Args:
+        path: path of the file; links and pipes are not followed.
+        sizes: size of each shard in bytes; None if it is not known.
+        magic: first eight bytes of such a file.
+        kind: what such a file is, for a message.
+        dtypes: type of each column.
+        smallest: bytes of the smallest record that a shard can have.
+
+    Returns: where the records of each shard begin, ending with their number; and the columns.
+    Raises: ValueError with what is wrong; OSError.
+    """
+    width = sum(np.dtype(dtype).itemsize for dtype in dtypes)
+    most = min(2**32, sum(2**32 if size is None else size // smallest for size in sizes))
+    data = contents(path, _HEADER.size + 8 * (len(sizes) + 1) + width * most)
+    if len(data) < _HEADER.size:
+        raise ValueError("it is too short")
+    found, shards, records, crc = _HEADER.unpack_from(data)
+    if found != magic:
+        raise ValueError(f"it is not {kind}")
+    if shards != len(sizes) or len(data) != _HEADER.size + 8 * (shards + 1) + width * records:
+        raise ValueError("its size is not the one that its header says")
+    if _core.masked_crc32c(memoryview(data)[_HEADER.size :]) != crc:
+        raise ValueError("its checksum is wrong")
+    at = _HEADER.size
+    begin = np.frombuffer(data, "<u8", shards + 1, at)
+    at += begin.nbytes
+    columns = []
+    for dtype in dtypes:
+        columns.append(np.frombuffer(data, dtype, records, at))
+        at += columns[-1].nbytes
+    # Every shard has a record, because empty shards are faults and an index with faults is not
+    # cached. The numbers may have any size, so they are compared and not subtracted.
+    if begin[0] != 0 or begin[-1] != records or (begin[1:] <= begin[:-1]).any():
+        raise ValueError("it does not say in which shard its records are")
+    return begin, columns
+
+
+def save_columns(
+    path: str, magic: bytes, begin: np.ndarray, columns: Sequence[Tuple[np.ndarray, str]]
+) -> None:
+    """Writes columns of records and where those of each shard begin, if it can."""
+    arrays = [(begin, "<u8"), *columns]
+    body = b"".join(np.ascontiguousarray(array, dtype).tobytes() for array, dtype in arrays)
+    crc = _core.masked_crc32c(body)
+    replace(path, _HEADER.pack(magic, len(begin) - 1, len(columns[0][0]), crc), body)
 
 
 def contents(path: str, most: int) -> bytes:
@@ -279,16 +314,8 @@ def contents(path: str, most: int) -> bytes:
 
 def _save(index: Index, path: str) -> None:
     """Writes an index, if it can."""
-    arrays = [
-        np.ascontiguousarray(index.shard_begin, "<u8"),
-        np.ascontiguousarray(index.offsets, "<u8"),
-        np.ascontiguousarray(index.lengths, "<u4"),
-    ]
-    body = b"".join(array.tobytes() for array in arrays)
-    header = _HEADER.pack(
-        _MAGIC, len(index.shard_begin) - 1, len(index.offsets), _core.masked_crc32c(body)
-    )
-    replace(path, header, body)
+    columns = [(index.offsets, "<u8"), (index.lengths, "<u4")]
+    save_columns(path, _MAGIC, index.shard_begin, columns)
 
 
 def replace(path: str, *parts: bytes) -> None:

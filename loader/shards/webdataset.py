@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import struct
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
@@ -13,7 +12,7 @@ from ..console.arguments import whole
 from ..console.paths import Path, expand, matches
 from ..console.redaction import redacted
 from .access import Opener, Shards
-from .index import Format, Index, Scan, contents, replace
+from .index import Format, Index, Scan, load_columns, save_columns
 from .remote import is_url
 from .sharded import ShardedRecords
 from .source import Encoded, ExampleReader
@@ -27,7 +26,6 @@ _MOST_NAMES = 1_000_000  # that braces in a pattern may stand for
 
 # An index in the cache: this header, then shard_begin, offsets, lengths, labels, little-endian.
 _MAGIC = b"PTXTARS1"
-_HEADER = struct.Struct("<8sQQI4x")  # magic, shards, records, CRC-32C of what follows
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}")
 
@@ -353,29 +351,13 @@ def read_index(path: str, sizes: Sequence[Optional[int]]) -> Index:
 
     Raises: ValueError with what is wrong; OSError.
     """
-    most = min(2**32, sum(2**32 if size is None else size // _BLOCK for size in sizes))
-    data = contents(path, _HEADER.size + 8 * (len(sizes) + 1) + 16 * most)
-    if len(data) < _HEADER.size:
-        raise ValueError("it is too short")
-    magic, shards, records, crc = _HEADER.unpack_from(data)
-    if magic != _MAGIC:
-        raise ValueError("it is not an index of tar archives")
-    if shards != len(sizes) or len(data) != _HEADER.size + 8 * (shards + 1) + 16 * records:
-        raise ValueError("its size is not the one that its header says")
-    if _core.masked_crc32c(memoryview(data)[_HEADER.size :]) != crc:
-        raise ValueError("its checksum is wrong")
-    at = _HEADER.size
-    begin = np.frombuffer(data, "<u8", shards + 1, at)
-    at += 8 * (shards + 1)
-    offsets = np.frombuffer(data, "<u8", records, at)
-    lengths = np.frombuffer(data, "<u4", records, at + 8 * records)
-    labels = np.frombuffer(data, "<i4", records, at + 12 * records)
-    if begin[0] != 0 or begin[-1] != records or (begin[1:] <= begin[:-1]).any():
-        raise ValueError("it does not say in which shard its records are")
+    begin, (offsets, lengths, labels) = load_columns(
+        path, sizes, _MAGIC, "an index of tar archives", ("<u8", "<u4", "<i4"), _BLOCK
+    )
     if (offsets % _BLOCK).any() or (offsets >= 2**62).any() or (labels < -1).any():
         raise ValueError("its records are not those of tar archives")
     ends = offsets + lengths + np.uint64(_BLOCK)
-    inner = np.ones(records, bool)
+    inner = np.ones(len(offsets), bool)
     inner[begin[:-1].astype(np.int64)] = False  # the first record of each shard
     if (offsets[1:] < ends[:-1])[inner[1:]].any():
         raise ValueError("its records do not follow one another")
@@ -388,14 +370,5 @@ def read_index(path: str, sizes: Sequence[Optional[int]]) -> Index:
 def _save(index: Index, path: str) -> None:
     """Writes an index, if it can."""
     assert index.labels is not None
-    arrays = [
-        np.ascontiguousarray(index.shard_begin, "<u8"),
-        np.ascontiguousarray(index.offsets, "<u8"),
-        np.ascontiguousarray(index.lengths, "<u4"),
-        np.ascontiguousarray(index.labels, "<i4"),
-    ]
-    body = b"".join(array.tobytes() for array in arrays)
-    header = _HEADER.pack(
-        _MAGIC, len(index.shard_begin) - 1, len(index.offsets), _core.masked_crc32c(body)
-    )
-    replace(path, header, body)
+    columns = [(index.offsets, "<u8"), (index.lengths, "<u4"), (index.labels, "<i4")]
+    save_columns(path, _MAGIC, index.shard_begin, columns)
