@@ -63,6 +63,8 @@ struct Kernels {
   // weights[k] * (taps[radius - k][i] + taps[radius + k][i]) over k in 1..radius.
   void (*filter)(const float* const* taps, const float* weights, int radius, size_t n, float* out);
 
+  // The sum of n values.
+  double (*sum)(const float* x, size_t n);
   // Adds the sum of (x - pivot) to sums[0], and the sum of its squares to sums[1].
   void (*moments)(const float* x, size_t n, float pivot, double* sums);
 

@@ -272,9 +272,7 @@ class Renderer::Painter {
       if (end != colors_.end()) {
         if (end->needs == Needs::kMeans) {
           for (size_t c = 0; c < strip.distinct(); ++c) {
-            double sums[2] = {0, 0};  // of the values, and of their squares
-            kernels_.moments(strip.planes[c], strip.n, 0, sums);
-            sums_[c] += sums[0];
+            sums_[c] += kernels_.sum(strip.planes[c], strip.n);
           }
         } else {
           BlurAcross(strip);
