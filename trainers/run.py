@@ -303,17 +303,25 @@ class _Loop(Follower):
         self._report = report
         self._interrupt = interrupt
         self._first = self._step = training.engine.step
+        self._asked = self._first  # the step that `shows` was asked about last
         self._saved = self._first if checkpoints.latest else None
         self._saved_at = time.monotonic()
 
     def shows(self, step: int) -> bool:
         if self._report is None:
             return False
-        return self._step == self._first or passes(self._options.view_steps, self._step, step)
+        before, self._asked = self._asked, step
+        return before == self._first or passes(self._options.view_steps, before, step)
 
     def wishes(self) -> Wishes:
-        due = time.monotonic() - self._saved_at >= self._options.checkpoint_seconds
-        return Wishes(leave=self._interrupt.signal is not None, save=due)
+        options = self._options
+        due = time.monotonic() - self._saved_at >= options.checkpoint_seconds
+        save = due and options.checkpoint_steps is None
+        return Wishes(leave=self._interrupt.signal is not None, save=save)
+
+    def needs_state(self, step: int) -> bool:
+        every = self._options.checkpoint_steps
+        return every is not None and passes(every, step - 1, step)
 
     def after(self, result: StepResult) -> bool:
         step, before, loss = result.step, self._step, result.values["loss"]
@@ -330,7 +338,7 @@ class _Loop(Follower):
                 f"--warmup-epochs, in another --workdir"
             )
         every = self._options.checkpoint_steps
-        if passes(every, before, step) if every else result.agreed.save:
+        if result.agreed.save or (every and passes(every, before, step)):
             self.save()
             self._saved_at = time.monotonic()
         if result.agreed.leave:

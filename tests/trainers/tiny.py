@@ -68,6 +68,9 @@ class _Collector(Follower):
     def wishes(self):
         return Wishes()
 
+    def needs_state(self, step):
+        return False
+
     def after(self, result):
         self.values.append(result.values)
         return True

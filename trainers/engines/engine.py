@@ -53,6 +53,10 @@ class Wishes(NamedTuple):
     leave: bool = False
     save: bool = False
 
+    def joined(self, others: "Wishes") -> "Wishes":
+        """What is wished here or there."""
+        return Wishes(self.leave or others.leave, self.save or others.save)
+
 
 class StepResult(NamedTuple):
     """What a training step gave.
@@ -90,10 +94,17 @@ class Follower(abc.ABC):
         """What this process wishes now."""
 
     @abc.abstractmethod
-    def after(self, result: StepResult) -> bool:
-        """Is called after each step, while the engine's state is that after the step.
+    def needs_state(self, step: int) -> bool:
+        """Whether `after` will need the engine's state after this step, for a checkpoint."""
 
-        Returns: False to end the training.
+    @abc.abstractmethod
+    def after(self, result: StepResult) -> bool:
+        """Is called after each step.
+
+        The engine's state is that after this step or after the next one. It is that after this step
+        if the result has wishes, or if `needs_state` said so.
+
+        Returns: False to end the training; it may do so only if the result has wishes.
         """
 
 
@@ -105,6 +116,7 @@ class Place:
         worker: number of this process.
         workers: number of processes.
         replicas: number of this process's devices; each takes an equal part of its batch.
+        asynchronous: whether devices still work on a step when the call that makes it returns.
 
     Attributes:
         connected: whether TensorFlow connects this process to other workers by gRPC.
@@ -112,11 +124,19 @@ class Place:
 
     connected = False
 
-    def __init__(self, words: str = "CPU", worker: int = 0, workers: int = 1, replicas: int = 1):
+    def __init__(
+        self,
+        words: str = "CPU",
+        worker: int = 0,
+        workers: int = 1,
+        replicas: int = 1,
+        asynchronous: bool = False,
+    ):
         self.words = words
         self.worker = worker
         self.workers = workers
         self.replicas = replicas
+        self.asynchronous = asynchronous
 
     def scope(self) -> ContextManager[Any]:
         """The context in which the model's variables are made."""

@@ -13,8 +13,16 @@ from .npu_options import NpuOptions
 class Strategy(Place):
     """The replicas of a `tf.distribute` strategy, such as a `MirroredStrategy`; see `Place`."""
 
-    def __init__(self, strategy: Any, words: str, worker: int = 0, workers: int = 1):
-        super().__init__(words, worker, workers, strategy.num_replicas_in_sync // workers)
+    def __init__(
+        self,
+        strategy: Any,
+        words: str,
+        worker: int = 0,
+        workers: int = 1,
+        asynchronous: bool = False,
+    ):
+        replicas = strategy.num_replicas_in_sync // workers
+        super().__init__(words, worker, workers, replicas, asynchronous)
         self.connected = workers > 1
         self._strategy = strategy
 

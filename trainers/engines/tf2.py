@@ -1,8 +1,9 @@
 """Steps as `tf.function`s, run eagerly: TensorFlow 2 on CPU, GPU and, by `npu_device`, on NPU."""
 
 import contextlib
-from typing import Any, Dict, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, Mapping, Optional, Tuple
 
+import numpy as np
 import tensorflow as tf
 from pretexture.loader.console.interrupt import Interrupt
 
@@ -72,14 +73,19 @@ def open_device(name: str, devices: int = 1, npu: NpuOptions = DEFAULTS) -> Plac
         kind = "GPU" if gpus else "CPU"
         strategy = tf.distribute.MirroredStrategy([f"{kind}:{i}" for i in range(devices)])
     else:
-        return Place(words)
+        return Place(words, asynchronous=bool(gpus))
     total = strategy.num_replicas_in_sync
     words = f"{total} x {words}" + (f", {those.workers} workers" if those.workers > 1 else "")
-    return Strategy(strategy, words, those.worker, those.workers)
+    return Strategy(strategy, words, those.worker, those.workers, asynchronous=bool(gpus))
 
 
 class Engine(engine.Engine):
-    """Makes one step for each call of a compiled function."""
+    """Makes one step for each call of a compiled function.
+
+    A GPU still works on a step when the call returns. Then the follower is told of a step only
+    after the next one was started, so that the GPU never waits for Python. It is told at once if it
+    needs the state after that step, or if a worker wishes something.
+    """
 
     def _build(self) -> Scope:
         dtype = compute_dtype(self._recipe.precision)
@@ -106,16 +112,28 @@ class Engine(engine.Engine):
         interrupt: Interrupt,
     ) -> None:
         several = self.place.workers > 1
+        stepping = interrupt.stepping if several else contextlib.nullcontext
         left = range(self.step + 1, steps + 1)
+        untold: Optional[Callable[[], StepResult]] = None  # the step before
         for step, (batch, skipped, waited) in zip(left, awaited(loader, interrupt)):
             wishes = follower.wishes() if several else Wishes()
-            with interrupt.stepping() if several else contextlib.nullcontext():
-                values, agreed, skipped = self._make_step(batch, wishes, skipped)
-            if not several:
-                agreed = follower.wishes()
             image = batch.image if follower.shows(step) else None
-            if not follower.after(StepResult(step, values, agreed, waited, skipped, image)):
-                return
+            with stepping():
+                made = self._make_step(step, batch, wishes, skipped, waited, image)
+                before = untold() if untold else None
+            agreed = Wishes() if several else follower.wishes()
+            if before:
+                follower.after(before._replace(agreed=Wishes()))
+                agreed = agreed.joined(before.agreed)
+            untold = made
+            if not self.place.asynchronous or any(agreed) or follower.needs_state(step):
+                untold = None
+                with stepping():
+                    result = made()
+                if not follower.after(result._replace(agreed=agreed.joined(result.agreed))):
+                    return
+        if untold:
+            follower.after(untold())
 
     def measure(self, loader: engine.Batches, after: Any) -> Tuple[int, Dict[str, float]]:
         total = Sums(after)
@@ -190,16 +208,32 @@ class Engine(engine.Engine):
         return self._train_step
 
     def _make_step(
-        self, batch: Any, wishes: Wishes, count: int
-    ) -> Tuple[Dict[str, float], Wishes, int]:
-        """A step's metrics, what any worker wishes, and the sum of the workers' counts."""
+        self,
+        step: int,
+        batch: Any,
+        wishes: Wishes,
+        skipped: int,
+        waited: float,
+        image: Optional[np.ndarray],
+    ) -> Callable[[], StepResult]:
+        """Makes a step, or has a GPU make it; the function that is returned waits for its result.
+
+        The result has what any worker wishes, and the sum of the workers' skipped records.
+        """
         self._task.check_labels(batch.label, batch.index)
-        with together(self.place.workers):
-            told = tf.constant([*wishes, count], tf.float32)
+        workers = self.place.workers
+        with together(workers):
+            told = tf.constant([*wishes, skipped], tf.float32)
             values, means = self._compiled()(_tensors(batch), told)
-        leave, save, mean = map(float, means)
-        metrics = {name: float(value) for name, value in values.items()}
-        return metrics, Wishes(leave > 0, save > 0), round(mean * self.place.workers)
+
+        def result() -> StepResult:
+            with together(workers):
+                metrics = {name: float(value) for name, value in values.items()}
+                leave, save, mean = map(float, means)
+            agreed = Wishes(leave > 0, save > 0)
+            return StepResult(step, metrics, agreed, waited, round(mean * workers), image)
+
+        return result
 
     def _train(self, batch: Batch, told: tf.Tensor) -> Tuple[Dict[str, tf.Tensor], tf.Tensor]:
         """A replica's part of a step.
