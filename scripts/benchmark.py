@@ -11,7 +11,7 @@ from typing import List, Optional
 
 from pretexture.scripts import flags
 from pretexture.scripts.benchmarking.comparison import Files, benchmark, scaling
-from pretexture.scripts.benchmarking.jobs import CONTENDERS, OTHERS, PAPER, SMALL, TASKS
+from pretexture.scripts.benchmarking.jobs import CONTENDERS, OTHERS, PAPER, SMALL, STEPS, TASKS
 from pretexture.scripts.benchmarking.report import MARK
 
 
@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
         default=PAPER,
         metavar="A,B,…",
         help=f"of {', '.join(TASKS)} (default: those of the paper; {SMALL} is for images of about "
-        "32 x 32 pixels)",
+        f"32 x 32 pixels; {' and '.join(STEPS)} train a ResNet-50, give --batch-size 32)",
     )
     parser.add_argument(
         "--against",

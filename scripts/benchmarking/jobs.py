@@ -18,10 +18,13 @@ class Task(NamedTuple):
     Attributes:
         pipeline: text of the pipeline, or the name of a preset in `pretexture.loader.presets`.
         training: whether random steps are random.
+        trains_in: type in which a ResNet-50 is trained on the batches, "float32" or "mixed"; "" if
+            the batches are only made.
     """
 
     pipeline: str
     training: bool
+    trains_in: str = ""
 
 
 TASKS = {
@@ -40,10 +43,14 @@ TASKS = {
         True,
     ),
     "small": Task("inception(32)", True),
+    "train": Task("SUPERVISED", True, "float32"),
+    "train-mixed": Task("SUPERVISED", True, "mixed"),
 }
 SMALL = "small"  # for images of about 32 x 32 pixels
 MULTI_VIEW = ("simclr", "dino")
-PAPER = tuple(name for name in TASKS if name not in (SMALL, *MULTI_VIEW))
+STEPS = tuple(name for name, task in TASKS.items() if task.trains_in)
+LOADING = tuple(name for name in TASKS if name not in STEPS)
+PAPER = tuple(name for name in LOADING if name not in (SMALL, *MULTI_VIEW))
 
 
 class Contender(NamedTuple):
@@ -66,7 +73,7 @@ class Contender(NamedTuple):
     about: str
     dtypes: Tuple[str, ...] = ("float32",)
     most_threads: Optional[int] = None
-    tasks: Tuple[str, ...] = tuple(TASKS)
+    tasks: Tuple[str, ...] = LOADING
     converts: bool = False
 
 
@@ -77,6 +84,7 @@ _ONE_VIEW = ("supervised", "eval", SMALL)
 
 OURS = "pretexture"
 PILLOW = "torch-pillow"
+KERAS = "keras"
 FIRST_EPOCH = "first-epoch"
 CONTENDERS = {
     OURS: Contender(
@@ -84,6 +92,7 @@ CONTENDERS = {
         {},
         "`pretexture.loader.Loader` from its second epoch on",
         ("float32", "float16", "uint8"),
+        tasks=tuple(TASKS),
     ),
     FIRST_EPOCH: Contender(
         "pretexture_loader",
@@ -148,6 +157,12 @@ CONTENDERS = {
         "uncompressed and half as JPEGs of quality 90",
         tasks=_ONE_VIEW,
         converts=True,
+    ),
+    KERAS: Contender(
+        "training",
+        _TENSORFLOW,
+        "Keras's ResNet50V2 in `model.fit`, fed by the fused tf.data pipeline",
+        tasks=STEPS,
     ),
     "decode": Contender(
         "decode",

@@ -8,8 +8,12 @@ from pretexture.loader import Loader, TFRecords, presets
 from .jobs import FIRST_EPOCH, TASKS, Job, Source
 
 
-def open(job: Job) -> "_Batches":
-    """The Loader of a job."""
+def open(job: Job) -> Source:
+    """The Loader of a job, or the steps of a network that is trained on its batches."""
+    if TASKS[job.task].trains_in:
+        from . import training
+
+        return training.open(job)
     return _Batches(job)
 
 

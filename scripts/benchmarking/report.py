@@ -279,7 +279,8 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _spread(spread: Spread) -> str:
-    return f"{spread.median:,.0f} ± {(spread.high - spread.low) / 2 / spread.median:.0%}"
+    digits = 0 if spread.median >= 100 else 1
+    return f"{spread.median:,.{digits}f} ± {(spread.high - spread.low) / 2 / spread.median:.0%}"
 
 
 def _ratio(ratio: float) -> str:

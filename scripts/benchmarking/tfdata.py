@@ -20,7 +20,7 @@ GRAY = 0.66
 VIEWS = 8
 
 
-def open(job: Job) -> "_Dataset":
+def open(job: Job) -> Source:
     """The dataset of a job. Raises: ImportError if TensorFlow is older than 2.7."""
     if not hasattr(tf.data.Options, "deterministic"):
         raise ImportError(f"tf.data is measured on TensorFlow 2.7 or later, not {tf.__version__}")
@@ -28,43 +28,53 @@ def open(job: Job) -> "_Dataset":
     tf.config.threading.set_inter_op_parallelism_threads(job.threads)
     tf.config.threading.set_intra_op_parallelism_threads(job.threads)
     steps = Fused() if job.contender == "tfdata-fused" else Published()
-    return _Dataset(job, getattr(steps, job.task))
+    return _Dataset(batches(job, getattr(steps, job.task)))
 
 
 class _Dataset(Source):
-    def __init__(self, job: Job, views: Callable[[tf.Tensor], tf.Tensor]):
-        features = {
-            "image/encoded": tf.io.FixedLenFeature([], tf.string),
-            "image/class/label": tf.io.FixedLenFeature([], tf.int64),
-        }
-
-        def parse(value: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor]:
-            example = tf.io.parse_single_example(value, features)
-            label = tf.cast(example["image/class/label"], tf.int32) - 1
-            if job.task == "rotation":
-                label = tf.constant([0, 1, 2, 3])
-            return views(example["image/encoded"]), label
-
-        def shard(path: tf.Tensor) -> tf.data.Dataset:
-            return tf.data.TFRecordDataset(path, buffer_size=8 << 20)
-
-        paths = tf.data.Dataset.from_tensor_slices(list(job.paths))
-        dataset = paths.shuffle(len(job.paths), seed=job.seed).repeat()
-        dataset = dataset.interleave(
-            shard, cycle_length=min(64, len(job.paths)), num_parallel_calls=job.threads
-        )
-        dataset = dataset.shuffle(SHUFFLE, seed=job.seed)
-        dataset = dataset.map(parse, num_parallel_calls=job.threads)
-        dataset = dataset.batch(job.batch_size, drop_remainder=True).prefetch(2)
-        options = tf.data.Options()
-        options.deterministic = False
-        options.threading.private_threadpool_size = job.threads
-        options.threading.max_intra_op_parallelism = 1
-        options.autotune.cpu_budget = job.threads
-        self._dataset = dataset.with_options(options)
+    def __init__(self, dataset: tf.data.Dataset):
+        self._dataset = dataset
 
     def __iter__(self) -> Iterator[Tuple[Any, Any]]:
         return iter(self._dataset)
+
+
+def batches(job: Job, views: Callable[[tf.Tensor], tf.Tensor]) -> tf.data.Dataset:
+    """Endless batches of views and labels.
+
+    Args:
+        job: the shards, the batch size, the threads, the seed and the task.
+        views: makes the views of an encoded image.
+    """
+    features = {
+        "image/encoded": tf.io.FixedLenFeature([], tf.string),
+        "image/class/label": tf.io.FixedLenFeature([], tf.int64),
+    }
+
+    def parse(value: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor]:
+        example = tf.io.parse_single_example(value, features)
+        label = tf.cast(example["image/class/label"], tf.int32) - 1
+        if job.task == "rotation":
+            label = tf.constant([0, 1, 2, 3])
+        return views(example["image/encoded"]), label
+
+    def shard(path: tf.Tensor) -> tf.data.Dataset:
+        return tf.data.TFRecordDataset(path, buffer_size=8 << 20)
+
+    paths = tf.data.Dataset.from_tensor_slices(list(job.paths))
+    dataset = paths.shuffle(len(job.paths), seed=job.seed).repeat()
+    dataset = dataset.interleave(
+        shard, cycle_length=min(64, len(job.paths)), num_parallel_calls=job.threads
+    )
+    dataset = dataset.shuffle(SHUFFLE, seed=job.seed)
+    dataset = dataset.map(parse, num_parallel_calls=job.threads)
+    dataset = dataset.batch(job.batch_size, drop_remainder=True).prefetch(2)
+    options = tf.data.Options()
+    options.deterministic = False
+    options.threading.private_threadpool_size = job.threads
+    options.threading.max_intra_op_parallelism = 1
+    options.autotune.cpu_budget = job.threads
+    return dataset.with_options(options)
 
 
 def _distort(image: tf.Tensor) -> tf.Tensor:

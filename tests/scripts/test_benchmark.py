@@ -19,7 +19,16 @@ from pretexture.loader.console.marked import replace_marked
 from pretexture.loader.shards.writer import TFRecordWriter, example
 from pretexture.scripts import bench_instructions, benchmark
 from pretexture.scripts.benchmarking import comparison, decode, report
-from pretexture.scripts.benchmarking.jobs import CONTENDERS, OURS, SMALL, TASKS, Job, Outcome
+from pretexture.scripts.benchmarking.jobs import (
+    CONTENDERS,
+    KERAS,
+    LOADING,
+    OURS,
+    SMALL,
+    TASKS,
+    Job,
+    Outcome,
+)
 
 SCRIPTS = pathlib.Path(benchmark.__file__).parent
 SHAPES = {
@@ -145,6 +154,26 @@ def test_benchmark_can_be_called_from_python(shards):
     assert [line.partition(" ")[0] for line in told] == ["1/2", "2/2"]
 
 
+def test_steps_of_training_are_measured_as_images(shards):
+    if not installed("tfdata"):
+        pytest.skip("tf.data is measured on newer versions of TensorFlow")
+    found = comparison.benchmark(
+        str(shards),
+        tasks=["train"],
+        against=[KERAS],
+        rounds=1,
+        seconds_per_run=0.05,
+        batch_size=2,
+        say=lambda line: None,
+    )
+    assert not found.about["left_out"]
+    assert [(run.job.contender, run.outcome.shape) for run in found.runs] == [
+        (OURS, ()),
+        (KERAS, ()),
+    ]
+    assert all(run.outcome.images >= 4 and run.outcome.rate > 0 for run in found.runs)
+
+
 @pytest.mark.parametrize(
     "most, expected", [(1, [1]), (2, [1, 2]), (6, [1, 2, 4, 6]), (8, [1, 2, 4, 8])]
 )
@@ -152,7 +181,9 @@ def test_scaling_doubles_the_threads_up_to_a_maximum(most, expected):
     assert comparison.scaling(most) == expected
 
 
-@pytest.mark.parametrize("contender", [name for name in CONTENDERS if name != "decode"])
+@pytest.mark.parametrize(
+    "contender", [name for name in CONTENDERS if name not in ("decode", KERAS)]
+)
 def test_every_contender_makes_the_same_arrays(contender, shards, tmp_path):
     if not installed(contender):
         pytest.skip(f"{contender} is not installed, or too old")
@@ -177,7 +208,7 @@ def test_every_contender_makes_the_same_arrays(contender, shards, tmp_path):
 
 
 def test_tasks_with_the_same_pipeline_are_measured_once():
-    assert set(comparison._titles(list(TASKS))) == set(SHAPES)
+    assert set(comparison._titles(LOADING)) == set(SHAPES)
     assert comparison._titles(["relative_patch_location"]) == {"jigsaw": "relative patch location"}
 
 
@@ -291,7 +322,7 @@ def test_a_page_without_marks_is_refused():
 
 @pytest.mark.parametrize("task", SHAPES)
 def test_decoded_region_is_exactly_what_the_views_need(task, monkeypatch):
-    pipeline, training = TASKS[task]
+    pipeline, training, _ = TASKS[task]
     plan = presets.find(pipeline).compile(training)
     renderer = reference.Renderer(plan, seed=3, dtype="uint8", layout="NHWC")
     size = (100, 128, 3) if task == SMALL else (700, 900, 3)
