@@ -11,7 +11,16 @@ from typing import List, Optional
 
 from pretexture.scripts import flags
 from pretexture.scripts.benchmarking.comparison import Files, benchmark, scaling
-from pretexture.scripts.benchmarking.jobs import CONTENDERS, OTHERS, PAPER, SMALL, STEPS, TASKS
+from pretexture.scripts.benchmarking.jobs import (
+    CONTENDERS,
+    ON_CPU,
+    ON_GPU,
+    OTHERS,
+    PAPER,
+    SMALL,
+    STEPS,
+    TASKS,
+)
 from pretexture.scripts.benchmarking.report import MARK
 
 
@@ -25,7 +34,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
         comparison = benchmark(
             args.data,
             tasks=args.tasks,
-            against=args.against,
+            against=[*args.against, *(ON_GPU if args.gpu else ())],
             rounds=args.rounds,
             seconds_per_run=args.seconds_per_run,
             threads=scaling(most) if args.scaling else args.threads or [1],
@@ -67,9 +76,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--against",
         type=_names,
-        default=OTHERS,
+        default=ON_CPU,
         metavar="A,B,…",
-        help=f"of {', '.join(OTHERS)} (default: all that are installed); '' for none",
+        help=f"of {', '.join(OTHERS)} (default: those on a CPU that are installed); '' for none",
+    )
+    parser.add_argument(
+        "--gpu",
+        action="store_true",
+        help=f"also compare with {' and '.join(ON_GPU)}, whose batches end up on a GPU",
     )
     parser.add_argument("--rounds", type=flags.whole, default=5, metavar="N", help="(default: 5)")
     parser.add_argument(

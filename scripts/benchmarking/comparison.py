@@ -17,7 +17,7 @@ from pretexture.loader.console.paths import make_parent
 from pretexture.loader.shards.remote import is_url
 
 from . import machine, report
-from .jobs import CONTENDERS, OTHERS, OURS, PAPER, TASKS, Job, Outcome
+from .jobs import CONTENDERS, ON_CPU, OTHERS, OURS, PAPER, TASKS, Job, Outcome
 
 Say = Callable[[str], None]
 
@@ -53,7 +53,7 @@ def benchmark(
     data: str,
     *,
     tasks: Sequence[str] = PAPER,
-    against: Sequence[str] = OTHERS,
+    against: Sequence[str] = ON_CPU,
     rounds: int = 5,
     seconds_per_run: float = 5.0,
     threads: Sequence[int] = (1,),
@@ -335,15 +335,16 @@ def _groups(jobs: Sequence[Job]) -> List[List[Job]]:
 
 def _run_job(job: Job) -> Outcome:
     """Measures a job in a new process. Raises: RuntimeError with the last line that it printed."""
-    printed = _run_module(["worker", json.dumps(dataclasses.asdict(job))], job.threads)
+    arguments = ["worker", json.dumps(dataclasses.asdict(job))]
+    printed = _run_module(arguments, job.threads, CONTENDERS[job.contender].on_gpu)
     fields = json.loads(printed)
     for name in ("shape", "label_shape"):
         fields[name] = tuple(fields[name])
     return Outcome(**fields)
 
 
-def _run_module(arguments: Sequence[str], threads: int) -> str:
-    """Runs a module of `benchmarking` with arguments in a new process.
+def _run_module(arguments: Sequence[str], threads: int, on_gpu: bool = False) -> str:
+    """Runs a module of `benchmarking` with arguments in a new process, which may see the GPUs.
 
     Returns the last line of its standard output. Raises: RuntimeError with that of its standard
     error.
@@ -355,8 +356,9 @@ def _run_module(arguments: Sequence[str], threads: int) -> str:
         "OPENBLAS_NUM_THREADS": count,
         "MKL_NUM_THREADS": count,
         "TF_CPP_MIN_LOG_LEVEL": "2",
-        "CUDA_VISIBLE_DEVICES": "",
     }
+    if not on_gpu:
+        environment["CUDA_VISIBLE_DEVICES"] = ""
     module, *rest = arguments
     process = subprocess.run(
         [sys.executable, "-m", f"pretexture.scripts.benchmarking.{module}", *rest],

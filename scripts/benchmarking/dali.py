@@ -1,4 +1,4 @@
-"""NVIDIA DALI on CPU, as its documentation would have these pipelines written.
+"""NVIDIA DALI on CPU or GPU, as its documentation would have these pipelines written.
 
 Where one of its operators does several steps at once, it is used: decoding of random crops, resize
 with crop, `color_twist` for all colour. So brightness is a factor (ours is a shift), and grey is
@@ -8,12 +8,12 @@ the luma (ours is the mean): less work than ours, not more.
 import importlib
 import pathlib
 import tempfile
-from typing import Any, Dict, Iterator, List, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Tuple
 
 import numpy as np
 from pretexture.loader import TFRecords
 
-from .jobs import Job, Source
+from .jobs import CONTENDERS, Job, Source
 
 # DALI's own types are too wide to check against.
 dali: Any = importlib.import_module("nvidia.dali")
@@ -34,6 +34,7 @@ def open(job: Job) -> "_Pipeline":
 
 class _Pipeline(Source):
     def __init__(self, job: Job):
+        self._on_gpu = CONTENDERS[job.contender].on_gpu
         with tempfile.TemporaryDirectory() as folder:
             indexes = _write_indexes(job.paths, pathlib.Path(folder))
             self._pipeline = _graph(
@@ -41,7 +42,7 @@ class _Pipeline(Source):
                 indexes,
                 batch_size=job.batch_size,
                 num_threads=job.threads,
-                device_id=None,
+                device_id=0 if self._on_gpu else None,
                 seed=job.seed,
                 prefetch_queue_depth=2,
             )
@@ -49,10 +50,14 @@ class _Pipeline(Source):
 
     def __iter__(self) -> Iterator[Tuple[Any, Any]]:
         while True:
-            *images, label = self._pipeline.run()
             # Views of DALI's own memory, without a copy.
-            arrays = tuple(np.asarray(image.as_tensor()) for image in images)
-            yield arrays if len(arrays) > 1 else arrays[0], np.asarray(label.as_tensor())
+            *images, label = (self._array(output.as_tensor()) for output in self._pipeline.run())
+            yield tuple(images) if len(images) > 1 else images[0], label
+
+    def _array(self, tensor: Any) -> Any:
+        if self._on_gpu:
+            return importlib.import_module("torch").from_dlpack(tensor)
+        return np.asarray(tensor)
 
 
 def _write_indexes(paths: Tuple[str, ...], folder: pathlib.Path) -> List[str]:
@@ -65,6 +70,23 @@ def _write_indexes(paths: Tuple[str, ...], folder: pathlib.Path) -> List[str]:
         name.write_text("".join(f"{offset} {length + 16}\n" for offset, length in rows))
         names.append(str(name))
     return names
+
+
+class _Encoded(NamedTuple):
+    """Encoded images, and the device that decodes them."""
+
+    data: Any
+    device: str
+
+    def image(self) -> Any:
+        """The whole images."""
+        return fn.decoders.image(self.data, device=self.device, output_type=types.RGB)
+
+    def random_crop(self, **options: Any) -> Any:
+        """Random crops of them."""
+        return fn.decoders.image_random_crop(
+            self.data, device=self.device, output_type=types.RGB, **options
+        )
 
 
 @dali.pipeline_def(enable_conditionals=True)
@@ -82,19 +104,14 @@ def _graph(job: Job, indexes: List[str]) -> Tuple[Any, ...]:
     label = fn.squeeze(fn.cast(record["image/class/label"], dtype=types.INT32) - 1, axes=0)
     if job.task == "rotation":
         label = types.Constant(np.arange(4, dtype=np.int32))
-    images = _VIEWS[job.task](record["image/encoded"])
+    device = "mixed" if CONTENDERS[job.contender].on_gpu else "cpu"
+    images = _VIEWS[job.task](_Encoded(record["image/encoded"], device))
     return (*images, label) if isinstance(images, tuple) else (images, label)
 
 
-def _crop(encoded: Any, side: int = 224) -> Any:
+def _crop(encoded: _Encoded, side: int = 224) -> Any:
     """Decodes and resizes an Inception crop."""
-    crop = fn.decoders.image_random_crop(
-        encoded,
-        output_type=types.RGB,
-        random_aspect_ratio=ASPECT,
-        random_area=AREA,
-        num_attempts=100,
-    )
+    crop = encoded.random_crop(random_aspect_ratio=ASPECT, random_area=AREA, num_attempts=100)
     return fn.resize(crop, size=(side, side), antialias=False)
 
 
@@ -118,15 +135,15 @@ def _standardize(views: List[Any]) -> Any:
     return fn.normalize(fn.stack(*views, axis_name="F"), axis_names="HWC")
 
 
-def _supervised(encoded: Any) -> Any:
+def _supervised(encoded: _Encoded) -> Any:
     return _finish(_twist(_crop(encoded)), mirror=fn.random.coin_flip())
 
 
-def _small(encoded: Any) -> Any:
+def _small(encoded: _Encoded) -> Any:
     return _finish(_twist(_crop(encoded, 32)), mirror=fn.random.coin_flip())
 
 
-def _rotation(encoded: Any) -> Any:
+def _rotation(encoded: _Encoded) -> Any:
     # Turned while it is still bytes, which is faster; so is normalising one stack.
     image = fn.flip(_twist(_crop(encoded)), horizontal=fn.random.coin_flip())
     across = fn.transpose(image, perm=[1, 0, 2], transpose_layout=False)
@@ -140,8 +157,8 @@ def _rotation(encoded: Any) -> Any:
     return fn.normalize(turns, mean=127.5, stddev=127.5)
 
 
-def _exemplar(encoded: Any) -> Any:
-    image = fn.decoders.image(encoded, output_type=types.RGB)
+def _exemplar(encoded: _Encoded) -> Any:
+    image = encoded.image()
     gray = fn.random.coin_flip(probability=GRAY)
     views = []
     for _ in range(VIEWS):
@@ -175,8 +192,8 @@ def _patches(image: Any, cell: int, jitter: int, offset: Any) -> Any:
     return _standardize(patches)
 
 
-def _jigsaw(encoded: Any) -> Any:
-    image = fn.decoders.image(encoded, output_type=types.RGB)
+def _jigsaw(encoded: _Encoded) -> Any:
+    image = encoded.image()
     image = fn.resize(image, size=(292, 292), antialias=False)
     gray = fn.random.coin_flip(probability=GRAY, dtype=types.BOOL)
     if gray:
@@ -185,8 +202,8 @@ def _jigsaw(encoded: Any) -> Any:
     return _patches(image, 85, 21, _below(292 - 255 + 1))
 
 
-def _resize_centre(encoded: Any, smaller: int, side: int) -> Any:
-    image = fn.decoders.image(encoded, output_type=types.RGB)
+def _resize_centre(encoded: _Encoded, smaller: int, side: int) -> Any:
+    image = encoded.image()
     return fn.resize_crop_mirror(image, resize_shorter=smaller, crop=(side, side))
 
 
@@ -227,8 +244,8 @@ def _resized_crop(image: Any, side: int, area: Tuple[float, float], method: Any)
     )
 
 
-def _simclr(encoded: Any) -> Any:
-    image = fn.decoders.image(encoded, output_type=types.RGB)
+def _simclr(encoded: _Encoded) -> Any:
+    image = encoded.image()
     views = []
     for _ in range(2):
         view = _resized_crop(image, 224, (0.08, 1.0), types.INTERP_LINEAR)
@@ -249,8 +266,8 @@ def _normalized(view: Any, mean: List[float], std: List[float]) -> Any:
     )
 
 
-def _dino(encoded: Any) -> Tuple[Any, ...]:
-    image = fn.decoders.image(encoded, output_type=types.RGB)
+def _dino(encoded: _Encoded) -> Tuple[Any, ...]:
+    image = encoded.image()
     mean, std = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 
     def view(side: int, area: Tuple[float, float], blur: float, solarize: float = 0) -> Any:
@@ -263,11 +280,11 @@ def _dino(encoded: Any) -> Tuple[Any, ...]:
     return view(224, (0.4, 1.0), 1.0), view(224, (0.4, 1.0), 0.1, 0.2), fn.stack(*small)
 
 
-def _eval(encoded: Any) -> Any:
+def _eval(encoded: _Encoded) -> Any:
     return _finish(_resize_centre(encoded, 256, 224))
 
 
-def _eval_patches(encoded: Any) -> Any:
+def _eval_patches(encoded: _Encoded) -> Any:
     return _patches(_resize_centre(encoded, 224, 192), 64, 0, np.zeros(2, np.int32))
 
 

@@ -66,6 +66,7 @@ class Contender(NamedTuple):
         converts: whether it first converts the shards to a file of its own: the module then runs
             as a program with its name, the file, a number of processes and the shards as
             arguments, and prints how many seconds that took.
+        on_gpu: whether its batches end up on a GPU.
     """
 
     module: str
@@ -75,9 +76,11 @@ class Contender(NamedTuple):
     most_threads: Optional[int] = None
     tasks: Tuple[str, ...] = LOADING
     converts: bool = False
+    on_gpu: bool = False
 
 
 _TENSORFLOW = {"tensorflow": ("tensorflow", "tensorflow-cpu", "tensorflow_cpu")}
+_DALI = ("nvidia-dali-cuda120", "nvidia-dali-cuda130", "nvidia-dali-cuda110")
 _OPENCV = {"cv2": ("opencv-python-headless", "opencv-python", "opencv-contrib-python")}
 _FFCV = {"ffcv": ("ffcv",), "torch": ("torch",)}
 _ONE_VIEW = ("supervised", "eval", SMALL)
@@ -115,7 +118,7 @@ CONTENDERS = {
     ),
     "dali": Contender(
         "dali",
-        {"nvidia.dali": ("nvidia-dali-cuda120", "nvidia-dali-cuda130", "nvidia-dali-cuda110")},
+        {"nvidia.dali": _DALI},
         "NVIDIA DALI on CPU, with its fused operators if they do the same",
     ),
     "opencv": Contender(
@@ -164,6 +167,19 @@ CONTENDERS = {
         "Keras's ResNet50V2 in `model.fit`, fed by the fused tf.data pipeline",
         tasks=STEPS,
     ),
+    "pretexture-gpu": Contender(
+        "gpu",
+        {"torch": ("torch",)},
+        "the Loader's batches in PyTorch on a GPU, through pinned memory, copied while the next "
+        "ones are made",
+        on_gpu=True,
+    ),
+    "dali-gpu": Contender(
+        "dali",
+        {"nvidia.dali": _DALI, "torch": ("torch",)},
+        "NVIDIA DALI, which decodes and makes views on a GPU",
+        on_gpu=True,
+    ),
     "decode": Contender(
         "decode",
         {},
@@ -175,6 +191,8 @@ CONTENDERS = {
 
 
 OTHERS = tuple(name for name in CONTENDERS if name != OURS)
+ON_GPU = tuple(name for name in OTHERS if CONTENDERS[name].on_gpu)
+ON_CPU = tuple(name for name in OTHERS if name not in ON_GPU)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,15 +14,21 @@ def open(job: Job) -> Source:
         from . import training
 
         return training.open(job)
-    return _Batches(job)
+    return Batches(job)
 
 
-class _Batches(Source):
+class Batches(Source):
+    """The batches of a Loader.
+
+    Attributes:
+        loader: the Loader.
+    """
+
     def __init__(self, job: Job):
         first = job.contender == FIRST_EPOCH
         # A cache of its own, so that no run depends on the row indexes of other runs.
         self._cache = tempfile.TemporaryDirectory(prefix="pretexture-benchmark-")
-        self._loader = Loader(
+        self.loader = Loader(
             TFRecords(job.paths, row_index="off" if first else "auto", cache_dir=self._cache.name),
             presets.find(TASKS[job.task].pipeline),
             job.batch_size,
@@ -34,16 +40,16 @@ class _Batches(Source):
             dtype=job.dtype,
         )
         if not first:
-            for _ in self._loader:
+            for _ in self.loader:
                 pass
 
     def __iter__(self) -> Iterator[Tuple[Any, Any]]:
         while True:
-            for batch in self._loader:
+            for batch in self.loader:
                 yield batch.image, batch.label
 
     def times(self) -> Dict[str, float]:
         """How long the Loader's stages have taken so far, and for how many records."""
-        stats = self._loader.stats._asdict()
+        stats = self.loader.stats._asdict()
         times = {name: value for name, value in stats.items() if name.endswith("_seconds")}
         return {"records": stats["records"], **times}

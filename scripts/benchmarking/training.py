@@ -9,7 +9,6 @@ import threading
 from typing import Any, Callable, Dict, Iterator, Tuple
 
 import tensorflow as tf
-from pretexture.loader import Loader, TFRecords, presets
 from pretexture.loader.console.interrupt import Interrupt
 from pretexture.trainers import engines, tasks
 from pretexture.trainers.engines.engine import Follower, StepResult, Wishes
@@ -17,6 +16,7 @@ from pretexture.trainers.recipes import RECIPES
 
 from . import tfdata
 from .jobs import KERAS, TASKS, Job, Source
+from .pretexture_loader import Batches
 
 _CLASSES = 1000
 _STEPS = 10**9  # more than are ever made
@@ -82,21 +82,14 @@ class _Ours(_Steps):
         backend = engines.choose()
         place = backend.open_device("cpu")
         task = tasks.build(recipe)
-        loader = self._loader = Loader(
-            TFRecords(job.paths),
-            presets.find(TASKS[job.task].pipeline),
-            job.batch_size,
-            seed=job.seed,
-            threads=job.threads,
-        )
+        self._batches = Batches(job)
+        loader = self._batches.loader
         spec = loader.element_spec
         engine = backend.Engine(recipe, task, spec, len(loader), job.seed, place)
         super().__init__(lambda told: engine.fit(loader, _STEPS, _Told(told), Interrupt()))
 
     def times(self) -> Dict[str, float]:
-        stats = self._loader.stats._asdict()
-        times = {name: value for name, value in stats.items() if name.endswith("_seconds")}
-        return {"records": stats["records"], **times}
+        return self._batches.times()
 
 
 class _Keras(_Steps):

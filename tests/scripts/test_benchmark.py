@@ -182,7 +182,7 @@ def test_scaling_doubles_the_threads_up_to_a_maximum(most, expected):
 
 
 @pytest.mark.parametrize(
-    "contender", [name for name in CONTENDERS if name not in ("decode", KERAS)]
+    "contender", [name for name in CONTENDERS if name not in ("decode", KERAS, *ON_GPU)]
 )
 def test_every_contender_makes_the_same_arrays(contender, shards, tmp_path):
     if not installed(contender):
@@ -205,6 +205,22 @@ def test_every_contender_makes_the_same_arrays(contender, shards, tmp_path):
     assert process.returncode == 0, process.stderr
     lines = [line for line in process.stdout.splitlines() if ";" in line]
     assert lines == [f"{task};{a};{b};float32" for task, (a, b) in expected.items()]
+
+
+def test_batches_for_a_gpu_in_pytorch_are_those_of_the_loader(shards, tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    from pretexture.scripts.benchmarking import gpu, pretexture_loader
+
+    paths = tuple(sorted(map(str, shards.iterdir())))
+    job = Job("pretexture-gpu", "small", paths, 4, 1, "float32", 0.0, (), 0)
+    if not gpu.torch.cuda.is_available():
+        with pytest.raises(RuntimeError, match="PyTorch sees no GPU"):
+            gpu.open(job)
+        monkeypatch.setattr(gpu, "DEVICE", "cpu")
+    there, here = iter(pretexture_loader.open(job)), iter(gpu.open(job))
+    for _ in range(4):  # more than an epoch
+        for expected, tensor in zip(next(there), next(here)):
+            assert np.array_equal(tensor.cpu().numpy(), expected)
 
 
 def test_tasks_with_the_same_pipeline_are_measured_once():
