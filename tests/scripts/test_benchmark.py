@@ -23,6 +23,7 @@ from pretexture.scripts.benchmarking.jobs import (
     CONTENDERS,
     KERAS,
     LOADING,
+    ON_GPU,
     OURS,
     SMALL,
     TASKS,
