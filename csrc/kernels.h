@@ -26,6 +26,9 @@ struct Kernels {
   // Blends rows of pixels: out[i] = sum over k of weights[k] * rows[k][i], for `taps` rows.
   void (*blend_rows)(const uint8_t* const* rows, const float* weights, int taps, size_t n,
                      float* out);
+  // The same for rows of floats.
+  void (*blend_planes)(const float* const* rows, const float* weights, int taps, size_t n,
+                       float* out);
 
   // Resamples a row of interleaved RGB floats into three planes. Output i is the sum of the pixels
   // start[i]..start[i]+taps-1 of the row, with the weights weights[k * n + i] for k in 0..taps-1.

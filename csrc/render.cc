@@ -36,6 +36,13 @@ struct Pixel {
 
 bool NeedsView(const ColorChange& change) { return change.needs != Needs::kNothing; }
 
+// Whether a view with these changes is grey from the start to the end.
+bool StaysGray(const std::vector<ColorChange>& colors) {
+  return !colors.empty() && colors[0].makes_gray &&
+         std::none_of(colors.begin(), colors.end(),
+                      [](const ColorChange& change) { return change.colors_gray; });
+}
+
 template <typename T>
 T* Grown(std::vector<T>* buffer, size_t size) {
   if (buffer->size() < size) buffer->resize(size);
@@ -92,11 +99,36 @@ void Renderer::Render(Span encoded, const Draws& draws, uint8_t* const* out,
   watch.Lap(&times.decode);
   for (size_t b = 0; b < branches_.size(); ++b) {
     const Drawn& branch = branches_[b];
+    MakeGray(branch, region);
+    watch.Lap(&times.resample);
     for (size_t c = 0; c < branch.canvas_count; ++c) {
       RenderCanvas(branch, branch.canvases[c], region, out[b]);
     }
   }
   if (past_cache_) kernels_.fence();
+}
+
+void Renderer::MakeGray(const Drawn& branch, const Region& region) {
+  gray_.clear();
+  const auto width = static_cast<size_t>(region.rect.width());
+  const auto height = static_cast<size_t>(region.rect.height());
+  size_t pixels = 0;
+  for (size_t c = 0; c < branch.canvas_count; ++c) {
+    const Canvas& canvas = branch.canvases[c];
+    const std::vector<ColorChange>& colors = branch.views[canvas.first_view].colors;
+    if (!StaysGray(colors)) continue;
+    pixels += canvas.height() * static_cast<size_t>(canvas.x.end - canvas.x.begin);
+    gray_order_ = colors[0].order;
+  }
+  if (pixels <= width * height) return;
+  gray_.resize(width * height);
+  float* const line = Grown(&line_, 3 * width);
+  const float weight = 1;
+  for (size_t y = 0; y < height; ++y) {
+    const uint8_t* const row = region.Row(region.rect.y0 + static_cast<int>(y));
+    kernels_.blend_rows(&row, &weight, 1, 3 * width, line);
+    GrayRow(gray_order_)(line, width, gray_.data() + y * width);
+  }
 }
 
 void Renderer::Drawn::FindCanvases() {
@@ -205,7 +237,7 @@ class Renderer::Painter {
 
   void Paint() {
     // If a view is grey from the start, only one channel is resampled and coloured.
-    const bool gray = keeps_gray_ && !colors_.empty() && colors_[0].makes_gray;
+    const bool gray = StaysGray(colors_);
     auto begin = colors_.begin() + (gray ? 1 : 0);
     auto end = std::find_if(begin, colors_.end(), NeedsView);
     Planes planes(&r_.planes_, Kept(end) ? height_ : rows_, canvas_.width(), gray);
@@ -336,29 +368,39 @@ void Renderer::Painter::Resample(size_t first, const Strip& strip) {
   const size_t pixels = static_cast<size_t>(tx.end - tx.begin);
   float* const line = Grown(&r_.line_, 3 * pixels + 1);
   float* const gray_line = Grown(&r_.gray_line_, pixels);
-  const size_t inset = static_cast<size_t>(tx.begin - region_.rect.x0) * 3;
+  const auto inset = static_cast<size_t>(tx.begin - region_.rect.x0);
+  const bool from_gray = strip.gray() && !r_.gray_.empty() && r_.gray_order_ == colors_[0].order;
+  const auto gray_width = static_cast<size_t>(region_.rect.width());
   for (size_t at = 0, y = first; at < strip.n; at += strip.width, ++y) {
     r_.rows_.clear();
+    r_.taps_.clear();
     r_.weights_.clear();
     for (int k = 0; k < ty.width; ++k) {
       const float weight = ty.weight[static_cast<size_t>(k * ty.count) + y];
       if (weight == 0) continue;
       const int row = ty.begin + ty.start[y] + k;
-      r_.rows_.push_back(region_.Row(row) + inset);
       r_.weights_.push_back(weight);
+      if (from_gray) {
+        const auto above = static_cast<size_t>(row - region_.rect.y0);
+        r_.taps_.push_back(r_.gray_.data() + above * gray_width + inset);
+      } else {
+        r_.rows_.push_back(region_.Row(row) + 3 * inset);
+      }
     }
-    kernels_.blend_rows(r_.rows_.data(), r_.weights_.data(), static_cast<int>(r_.rows_.size()),
-                        3 * pixels, line);
-    if (strip.gray()) {
-      const auto gray_row = colors_[0].order == op::Gray::kLuma ? kernels_.luma_row  //
-                                                                : kernels_.mean_row;
-      gray_row(line, pixels, gray_line);
-      kernels_.sample_plane(gray_line, tx.start.data(), tx.weight.data(), tx.width, strip.width,
-                            strip.planes[0] + at);
+    const int rows = static_cast<int>(r_.weights_.size());
+    if (from_gray) {
+      kernels_.blend_planes(r_.taps_.data(), r_.weights_.data(), rows, pixels, gray_line);
     } else {
+      kernels_.blend_rows(r_.rows_.data(), r_.weights_.data(), rows, 3 * pixels, line);
+    }
+    if (!strip.gray()) {
       kernels_.sample_row(line, tx.start.data(), tx.weight.data(), tx.width, strip.width,
                           strip.planes[0] + at, strip.planes[1] + at, strip.planes[2] + at);
+      continue;
     }
+    if (!from_gray) r_.GrayRow(colors_[0].order)(line, pixels, gray_line);
+    kernels_.sample_plane(gray_line, tx.start.data(), tx.weight.data(), tx.width, strip.width,
+                          strip.planes[0] + at);
   }
 }
 

@@ -104,6 +104,12 @@ class Renderer {
   // Renders the pixels of one canvas.
   class Painter;
 
+  // Makes the region grey if that is less work than to make each row of the branch's views grey.
+  void MakeGray(const Drawn& branch, const Region& region);
+  // The kernel that makes a row grey.
+  auto GrayRow(int order) const {
+    return order == op::Gray::kLuma ? kernels_.luma_row : kernels_.mean_row;
+  }
   void RenderCanvas(const Drawn& branch, const Canvas& canvas, const Region& region, uint8_t* out);
   template <typename T>
   void CopyView(const Format& format, const View& base, const View& view, uint8_t* out);
@@ -117,10 +123,12 @@ class Renderer {
   std::vector<Drawn> branches_;
   std::vector<float> line_;           // a blended row of source pixels
   std::vector<float> gray_line_;      // the grey of its pixels
+  std::vector<float> gray_;           // the grey of the region, row by row
+  int gray_order_ = 0;                // the kind of grey, if gray_ is not empty
   std::vector<float> planes_;         // see Planes
   std::vector<float> blurred_;        // planes that are blurred down
   std::vector<float> padded_;         // a row that is blurred across, with its surroundings
-  std::vector<const float*> taps_;    // of a blur
+  std::vector<const float*> taps_;    // rows that are blurred, or grey rows that are blended
   std::vector<float> tap_weights_;    // of these, from the middle on
   std::vector<const uint8_t*> rows_;  // that are blended to a line
   std::vector<float> weights_;        // of those rows

@@ -56,6 +56,8 @@ PIPELINES = [
     "crop(30)|normalize((0.5, 0.4, 0.3), (0.1, 0.2, 0.3))|rotate",
     "range(0, 1)|resize(30)|standardize",
     "inception(20)|standardize",
+    "gray(0.7)|inception(50, views=8)|standardize",
+    "gray(0.7, weights='luma')|inception(60, views=6)|normalize",
     "resize(200, 230, 'bicubic', antialias=True)|gray(0.5, weights='luma')",
     "resize(21, 17, 'bicubic', antialias=True)|gray(weights='luma')|normalize",
     "gray(0.5)|random_resized_crop(40)|gray(0.5, weights='luma')|color_jitter(0.4, 0.4, 0.4, 0.1)",
