@@ -57,7 +57,7 @@ PIPELINES = [
     "range(0, 1)|resize(30)|standardize",
     "inception(20)|standardize",
     "gray(0.7)|inception(50, views=8)|standardize",
-    "gray(0.7, weights='luma')|inception(60, views=6)|normalize",
+    "gray(0.7, weights='luma')|inception(60, views=6)|standardize",
     "resize(200, 230, 'bicubic', antialias=True)|gray(0.5, weights='luma')",
     "resize(21, 17, 'bicubic', antialias=True)|gray(weights='luma')|normalize",
     "gray(0.5)|random_resized_crop(40)|gray(0.5, weights='luma')|color_jitter(0.4, 0.4, 0.4, 0.1)",
