@@ -7,12 +7,29 @@ from .console.redaction import redacted
 
 
 class PipelineError(ValueError):
-    """A pipeline that cannot be parsed or carried out; the message names the step and why."""
+    """A pipeline that cannot be parsed or carried out; the message names the step and why.
+
+    Attributes:
+        step: number of the step in its branch, counted from 0; None if no single step is wrong.
+        branch: number of the branch, counted from 0; None if the pipeline has a single one.
+    """
+
+    step: Optional[int] = None
+    branch: Optional[int] = None
 
     @classmethod
     def of_step(cls, number: int, step: str, reason: str) -> "PipelineError":
         """The error of step `number`, counted from 0, with the step as it is written."""
-        return cls(f"step {number + 1}, {step}: {reason}")
+        name = f"step {number + 1}, {step}" if step else f"step {number + 1}"
+        error = cls(f"{name}: {reason}")
+        error.step = number
+        return error
+
+    def in_branch(self, number: int) -> "PipelineError":
+        """The same error in branch `number`, counted from 0, of a pipeline with several."""
+        error = PipelineError(f"branch {number + 1}, {self}")
+        error.step, error.branch = self.step, number
+        return error
 
 
 class RecordError(ValueError):

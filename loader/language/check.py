@@ -111,7 +111,7 @@ def plan(branches: Sequence[Branch], training: bool) -> Plan:
         except PipelineError as error:
             if len(branches) == 1:
                 raise
-            raise PipelineError(f"branch {number + 1}, {error}") from error.__cause__
+            raise error.in_branch(number) from error.__cause__
     labelling = [number for number, each in enumerate(plans) if each.sets_label]
     if len(labelling) > 1:
         raise PipelineError(

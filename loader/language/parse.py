@@ -2,14 +2,14 @@
 
 The text is parsed by Python's own grammar (`|`, `*` and `+` are operators and `step(args)` a call),
 so arguments are written as in Python: numbers, fractions such as 3/4, strings, True, False, None,
-tuples.
+tuples. A line may end between any two of these.
 """
 
 import ast
 import dataclasses
 import difflib
 import inspect
-from typing import Any, List, Optional
+from typing import Any, List, Optional, Tuple
 
 from ..errors import PipelineError
 from .check import Branch
@@ -21,7 +21,7 @@ def parse(text: str) -> List[Branch]:
     if not text.strip():
         raise PipelineError("a pipeline needs at least one step")
     try:
-        tree = ast.parse(text.strip(), mode="eval").body
+        tree = _tree(text)
     except (RecursionError, MemoryError):  # Python 3.7 runs out of memory, others of recursion
         raise PipelineError("the pipeline is too long or too deeply nested to be read") from None
     except (SyntaxError, ValueError) as error:
@@ -36,8 +36,54 @@ def parse(text: str) -> List[Branch]:
         try:
             parsed.append(_parse_branch(branch))
         except PipelineError as error:
-            raise PipelineError(f"branch {number + 1}, {error}") from error.__cause__
+            raise error.in_branch(number) from error.__cause__
     return parsed
+
+
+def place_of(error: PipelineError, text: str) -> Optional[Tuple[int, int]]:
+    """Where in the text of a pipeline its error is.
+
+    Returns: the first character, and the end, of the step that the error names or of what cannot be
+        read. None if the error names neither, and before Python 3.8, whose grammar does not say
+        where a step ends.
+    """
+    cause = error.__cause__
+    if error.step is None:
+        if not isinstance(cause, SyntaxError) or not cause.lineno or not cause.offset:
+            return None
+        begin = min(_index(text, cause.lineno, cause.offset - 1), len(text) - 1)
+        return begin, begin + 1
+    node = _operands(_tree(text), ast.Add)[error.branch or 0]
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
+        node = node.right
+    step = _operands(node, ast.BitOr)[error.step]
+    end_line, end = getattr(step, "end_lineno", None), getattr(step, "end_col_offset", None)
+    if end_line is None or end is None:
+        return None
+    lines = _continued(text).split("\n")
+    # The columns of a syntax tree count bytes.
+    columns = [
+        len(lines[line - 1].encode()[:column].decode(errors="replace"))
+        for line, column in ((step.lineno, step.col_offset), (end_line, end))
+    ]
+    return _index(text, step.lineno, columns[0]), _index(text, end_line, columns[1])
+
+
+def _tree(text: str) -> ast.expr:
+    """The syntax tree of a pipeline."""
+    return ast.parse(_continued(text), mode="eval").body
+
+
+def _continued(text: str) -> str:
+    """The text as one expression of Python, in which each line but the last ends in a backslash."""
+    return text.strip().replace("\r", " ").replace("\n", "\\\n")
+
+
+def _index(text: str, line: int, column: int) -> int:
+    """The number of a character of the text, given its line from 1 and its column from 0."""
+    before = text.strip().split("\n")[: line - 1]
+    indent = len(text) - len(text.lstrip())
+    return indent + sum(len(each) + 1 for each in before) + column
 
 
 def _operands(node: ast.expr, operator: Any) -> List[ast.expr]:
@@ -66,11 +112,11 @@ def _parse_step(number: int, node: ast.expr) -> Step:
     elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
         name, args, keywords = node.func.id, node.args, node.keywords
     else:
-        raise PipelineError(f"step {number + 1}: expected a step such as crop(224)")
+        raise PipelineError.of_step(number, "", "expected a step such as crop(224)")
     if name not in STEPS:
         close = difflib.get_close_matches(name, STEPS, 1)
         hint = f"did you mean {close[0]}?" if close else f"the steps are {', '.join(STEPS)}"
-        raise PipelineError(f"step {number + 1}: there is no step {name!r}; {hint}")
+        raise PipelineError.of_step(number, "", f"there is no step {name!r}; {hint}")
     step = STEPS[name]
     written = name
     try:

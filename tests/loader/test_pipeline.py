@@ -1,11 +1,13 @@
 """The pipeline language: what it reads, what it refuses and why."""
 
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pretexture.loader import presets
 from pretexture.loader.errors import PipelineError
-from pretexture.loader.language import ops, steps
+from pretexture.loader.language import ops, parse, steps
 from pretexture.loader.language.pipeline import Pipeline
 
 
@@ -365,3 +367,49 @@ def test_published_names_that_make_no_pipeline(names, flags, expected):
     with pytest.raises(PipelineError) as error:
         Pipeline.from_legacy(names, **flags)
     assert expected in str(error.value)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\n\n   ", "\n\t"])
+def test_a_pipeline_may_be_written_on_several_lines(end):
+    text = f"{end}2*(crop(64){end}|flip){end}+ 6*(crop({end}32)|gray(0.5)){end}"
+    assert Pipeline(text) == Pipeline("2*(crop(64)|flip) + 6*(crop(32)|gray(0.5))")
+
+
+def test_a_comment_in_a_pipeline_is_an_error_and_hides_no_step():
+    with pytest.raises(PipelineError, match="cannot read"):
+        Pipeline("crop(64)  # the middle\n|flip")
+
+
+# What is wrong stands between «».
+@pytest.mark.parametrize(
+    "text",
+    [
+        "crop(64)|«crip(32)»|flip",
+        "crop(64)|flip|«crop( 65 )»",
+        "«flip»",
+        "crop(64) | «'é'» | flip",
+        "«blur»|crop(64)",
+        "crop(64)|flip«)»",
+        "«resize(method='é')»|flip",
+        "  2*(crop(64)|flip)\n + 3*(crop(32)\n  |«crop(\n33)»|flip)\n",
+        "(crop(64)|flip) + («gray(2)»|crop(3))",
+        "crop(64)|flip()\r\n|«no_step(é)»",
+    ],
+)
+def test_the_place_of_an_error_is_the_step_that_it_names(text):
+    begin, end = text.index("«"), text.index("»") - 1
+    text = text.replace("«", "").replace("»", "")
+    with pytest.raises(PipelineError) as error:
+        Pipeline(text)
+    place = parse.place_of(error.value, text)
+    if sys.version_info < (3, 8) and error.value.step is not None:
+        assert place is None
+    else:
+        assert place == (begin, end)
+
+
+@pytest.mark.parametrize("text", ["", "crop(64) + crop(32)|rotate", "2*(crop(9))*(flip)", "crop\0"])
+def test_an_error_of_no_step_has_no_place(text):
+    with pytest.raises(PipelineError) as error:
+        Pipeline(text)
+    assert parse.place_of(error.value, text) is None
