@@ -1,40 +1,21 @@
 """A contact sheet of what a network sees: a row for each image, with its views and their labels."""
 
-import os
-import random
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Mapping, Optional, Sequence
 
 import numpy as np
 
 from . import _core
-from .console.json_text import parse_object
-from .language import ops
-from .language.check import BranchPlan
+from .arrangement import Arranged, arrange, splits
 from .language.pipeline import Pipeline
 from .loader import Loader
 from .prepare.pillow import Image, ImageDraw, ImageFont
-from .shards.imagenet import DATASET, is_folder, open_records, options_for
-from .shards.remote import DEFAULT_STORAGE, Remote, Storage, is_url, join
+from .samples import class_name, open_sample
+from .shards.remote import DEFAULT_STORAGE, Storage
 from .shards.source import Records
 
-SHARDS = 4  # number of shards that are fetched if the data are at a URL
 GAP = 6
 LINE = 14  # height of a line of text, pixels
 INK, PAPER = "black", "white"
-
-
-class Split(NamedTuple):
-    """What one dimension of the views means.
-
-    Attributes:
-        kind: "view", "turn", "patch", "jigsaw" or "pair".
-        n: size of the dimension.
-        permutations: the set of permutations, if `kind` is "jigsaw".
-    """
-
-    kind: str
-    n: int
-    permutations: Tuple[Tuple[int, ...], ...] = ()
 
 
 def preview(
@@ -62,16 +43,9 @@ def preview(
 
     Returns: the sheet, a PIL image in RGB.
     """
-    records = _records(data, split, seed, {**vars(storage), **(features or {})})
-    folder = data if is_folder(data) else os.path.dirname(records.paths[0])
+    records, classes = open_sample(data, split, seed, storage, features)
     return contact_sheet(
-        records,
-        pipeline,
-        training=training,
-        count=count,
-        seed=seed,
-        tile=tile,
-        classes=records.classes or _classes(folder, storage),
+        records, pipeline, training=training, count=count, seed=seed, tile=tile, classes=classes
     )
 
 
@@ -123,10 +97,12 @@ def contact_sheet(
     largest = max(max(branch.height, branch.width) for branch in branches)
     for row, (source, label) in enumerate(zip(sources, batch.label)):
         blocks = [
-            _block(
-                image[row],
-                _splits(branch),
-                label if branch.sets_label else np.int32(-1),
+            _drawn(
+                arrange(
+                    image[row],
+                    splits(branch),
+                    label if branch.sets_label else np.int32(-1),
+                ),
                 # The views of all branches are shown at the same scale.
                 max(1, tile * max(branch.height, branch.width) // largest),
             )
@@ -136,98 +112,33 @@ def contact_sheet(
     return _framed(_stacked(rows, GAP))
 
 
-def _records(data: str, split: str, seed: int, options: Dict[str, Any]) -> Records:
-    """The records of a split of a folder, or of a pattern; at a URL, those of a few shards."""
-    records = open_records(data, split, **options)
-    if records.remote and len(records.paths) > SHARDS:
-        paths = random.Random(seed).sample(records.paths, SHARDS)
-        kind: Any = type(records)
-        records = kind(sorted(paths), **options_for(kind, options))
-    return records
-
-
-def _classes(folder: str, storage: Storage) -> List[str]:
-    """The names of the classes in the folder's dataset.json; [] if there is none."""
-    description = join(folder, DATASET)
-    try:
-        if is_url(folder):
-            text = Remote(folder, storage).read(description)
-        else:
-            with open(description, "rb") as file:
-                text = file.read()
-        classes = parse_object(text, description).get("classes", [])
-        if not isinstance(classes, list):
-            raise ValueError(f"{description}: its classes are not a list")
-        return list(map(str, classes))
-    except FileNotFoundError:
-        return []
-
-
-def _splits(branch: BranchPlan) -> List[Split]:
-    splits: List[Split] = []
-    for op in branch.ops:
-        if isinstance(op, ops.Views):
-            splits.append(Split("view", op.n))
-        elif isinstance(op, ops.Rotate):
-            splits.append(Split("turn", 4))
-        elif isinstance(op, ops.Patches):
-            splits.append(Split("patch", op.n**2))
-        elif isinstance(op, ops.Jigsaw):
-            splits[-1] = Split("jigsaw", splits[-1].n, op.permutations)
-        elif isinstance(op, ops.Pair):
-            splits[-1] = Split("pair", splits[-1].n)
-    return splits
-
-
 def _source(records: Records, number: int, tile: int, classes: Sequence[str]) -> Image.Image:
     record = records[number]
     pixels = _core.decode_jpeg(record.image)
     height, width = pixels.shape[:2]
-    label = f"class {record.label}"
-    if 0 <= record.label < len(classes):
-        label += f", {classes[record.label]}"
+    label = class_name(record.label, classes)
     image = _scaled(pixels, tile)
     return _stacked([image, _written(f"record {number}, {height} x {width}"), _written(label)], 0)
 
 
-def _block(views: np.ndarray, splits: Sequence[Split], label: np.ndarray, tile: int) -> Image.Image:
-    """Arranges the views of an image, or of a part of it, by what each dimension means.
+def _drawn(arranged: Arranged, tile: int) -> Image.Image:
+    """A picture of views as they are arranged, without their title.
 
     Args:
-        views: uint8 [*splits, H, W, 3].
-        splits: the meaning of each leading dimension, outermost first.
-        label: label of the image, or labels with the first of these dimensions.
-        tile: side of a view, pixels.
+        arranged: the views.
+        tile: side of a view, pixels; half of it in a grid.
     """
-    if not splits:
-        return _scaled(views, tile)
-    split, inner = splits[0], splits[1:]
-    side = {"patch": tile // 2, "jigsaw": tile // 2, "pair": tile // 2}.get(split.kind, tile)
-    # If the label has this dimension too, every view has its own label.
-    labels = label if np.ndim(label) else [label] * len(views)
-    blocks = [_block(view, inner, each, side) for view, each in zip(views, labels)]
-
-    if split.kind == "turn":
-        turned = [np.ravel(each)[0] for each in labels]
-        return _beside(
-            [_titled(block, f"{90 * turn}°") for block, turn in zip(blocks, turned)], GAP
-        )
-    if split.kind == "view":
-        return _beside([_titled(block, f"view {i}") for i, block in enumerate(blocks)], GAP)
-    if split.kind == "patch":
-        return _grid([_titled(block, str(i)) for i, block in enumerate(blocks)])
-    if split.kind == "jigsaw":
-        number = int(label)
-        places = split.permutations[number]
-        grid = _grid([_titled(block, str(place)) for block, place in zip(blocks, places)])
-        return _titled(grid, f"permutation {number}")
-    neighbour, middle = int(label), split.n // 2
-    place = neighbour + (neighbour >= middle)
-    empty = Image.new("RGB", blocks[0].size, "gainsboro")
-    cells = [_titled(empty, "")] * split.n
-    cells[middle] = _titled(blocks[0], "centre")
-    cells[place] = _titled(blocks[1], f"neighbour {neighbour}")
-    return _grid(cells)
+    if arranged.view is not None:
+        return _scaled(arranged.view, tile)
+    side = tile // 2 if arranged.columns else tile
+    pictures = [None if part.empty else _drawn(part, side) for part in arranged.parts]
+    size = next(picture.size for picture in pictures if picture)
+    blocks = []
+    for picture, part in zip(pictures, arranged.parts):
+        picture = picture or Image.new("RGB", size, "gainsboro")
+        # An empty cell is in line with the others.
+        blocks.append(_titled(picture, part.title) if part.title or part.empty else picture)
+    return _grid(blocks, arranged.columns) if arranged.columns else _beside(blocks, GAP)
 
 
 def _scaled(pixels: np.ndarray, tile: int) -> Image.Image:
@@ -266,8 +177,7 @@ def _titled(image: Image.Image, text: str) -> Image.Image:
     return _stacked([_written(text), image], 0)
 
 
-def _grid(cells: Sequence[Image.Image]) -> Image.Image:
-    n = round(len(cells) ** 0.5)
+def _grid(cells: Sequence[Image.Image], n: int) -> Image.Image:
     width = max(cell.width for cell in cells)
     rows = [_beside(cells[i * n : i * n + n], GAP // 2, width) for i in range(n)]
     return _stacked(rows, GAP // 2)

@@ -24,12 +24,12 @@ LOADER_LAYERS = [
     ["shards"],
     ["backends"],
     ["loader", "presets"],
-    ["", "tensorflow", "torch", "prepare", "preview", "pyplot"],
+    ["", "tensorflow", "torch", "prepare", "preview", "arrangement", "samples", "explore", "pyplot"],
 ]
 # These share a layer without knowing each other.
 STRANGERS = [{"language", "epoch"}, {"console", "moved"}, {"loader", "presets"}]
 EXTENSION = "pretexture.loader._core"
-DATA_COMMANDS = ["prepare", "index", "preview", "benchmark"]
+DATA_COMMANDS = ["prepare", "index", "preview", "explore", "benchmark"]
 
 
 class Module:

@@ -8,8 +8,7 @@ pytest.importorskip("google.protobuf")
 
 from PIL import Image
 from pretexture import permutations
-from pretexture.loader import Pipeline, TFRecords, presets
-from pretexture.loader import preview as sheets
+from pretexture.loader import Pipeline, TFRecords, presets, samples
 from pretexture.loader.preview import contact_sheet
 from pretexture.loader.shards.writer import TFRecordWriter, example
 from pretexture.scripts import preview
@@ -173,7 +172,7 @@ def test_only_a_few_shards_are_fetched_from_a_url(s3, shards, tmp_path, monkeypa
     pytest.importorskip("s3fs")
     (shards / "dataset.json").write_text('{"classes": ["ape", "bee", "cow"]}')
     s3.put([*shards.glob("train-*"), shards / "dataset.json"])
-    monkeypatch.setattr(sheets, "SHARDS", 1)
+    monkeypatch.setattr(samples, "SHARDS", 1)
     flags = ["--pipeline", "resize(48)|rotate", "--split", "trainval", "--count", "2"]
     storage = ["--endpoint-url", s3.endpoint, "--cache-dir", str(tmp_path / "cache")]
     out = tmp_path / "sheet.png"
