@@ -27,6 +27,7 @@ COMMANDS: Dict[str, Command] = {
     "prepare": Command("prepare", "turn folders of images into TFRecord shards"),
     "index": Command("index", "make the indexes of shards before they are needed"),
     "preview": Command("preview", "draw what a network sees: images and their views"),
+    "explore": Command("explore", "type a pipeline and see its views at once, on a local web page"),
     "pretrain": Command("pretrain", "pretrain a network on a pretext task"),
     "evaluate": Command("evaluate", "evaluate a run on its pretext task"),
     "export": Command("export", "write a trained network as SavedModel or frozen graph"),

@@ -24,10 +24,25 @@ LOADER_LAYERS = [
     ["shards"],
     ["backends"],
     ["loader", "presets"],
-    ["", "tensorflow", "torch", "prepare", "preview", "arrangement", "samples", "explore", "pyplot"],
+    [
+        "",
+        "tensorflow",
+        "torch",
+        "prepare",
+        "preview",
+        "arrangement",
+        "samples",
+        "explore",
+        "pyplot",
+    ],
 ]
 # These share a layer without knowing each other.
-STRANGERS = [{"language", "epoch"}, {"console", "moved"}, {"loader", "presets"}]
+STRANGERS = [
+    {"language", "epoch"},
+    {"console", "moved"},
+    {"loader", "presets"},
+    {"arrangement", "samples"},
+]
 EXTENSION = "pretexture.loader._core"
 DATA_COMMANDS = ["prepare", "index", "preview", "explore", "benchmark"]
 
