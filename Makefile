@@ -8,6 +8,8 @@
 #                 Ascend's plugins are built for
 #   make test-backends
 #                 the tests that need PyTorch, Lightning, JAX or NVIDIA DALI
+#   make test-browser
+#                 the page of `pretexture explore` in Chromium
 #   make test-lanes
 #                 runs that continue on another of the three TensorFlows
 #   make test-wheel
@@ -32,8 +34,8 @@ LANES := .venv-tf1 .venv-tf26
 PIP_INSTALL = $(1)/bin/python -m pip install $(QUIET) --disable-pip-version-check
 QUIET := -q
 
-.PHONY: demo test test-tf1 test-tf26 test-backends test-lanes test-wheel sanitize fuzz lint bench \
-  bench-instructions bench-hand-over wheel clean
+.PHONY: demo test test-tf1 test-tf26 test-backends test-browser test-lanes test-wheel sanitize fuzz \
+  lint bench bench-instructions bench-hand-over wheel clean
 
 # $(call INSTALL,interpreter,extras,packages): an editable install with these extras, in the virtual
 # environment that contains the target; then these packages. It runs again if the C++ sources change.
@@ -82,6 +84,13 @@ test-tf1 test-tf26: test-%: .venv-%/dev
 test-backends: .venv-backends/dev
 	.venv-backends/bin/$(PYTEST) -k "dali or torch" tests/loader tests/scripts tests/trainers \
 	  tests/examples
+
+# The page of `pretexture explore`, driven by Selenium in Chromium. Without either of them, `make test`
+# skips these tests.
+test-browser: $(VENV)/dev
+	@scripts/system_packages.sh browser
+	@$(call PIP_INSTALL,$(VENV)) "selenium>=4.10"
+	$(VENV)/bin/python -m pytest tests/scripts/test_explore_page.py
 
 test-lanes: $(VENV)/dev $(LANES:%=%/dev)
 	PRETEXTURE_LANES="$(addsuffix /bin/python,$(abspath $(VENV) $(LANES)))" \

@@ -53,7 +53,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
         url = f"http://{server.HOST}:{listening.getsockname()[1]}/{token}/"
         print(f"{title}: {len(shown):,} records\n{url}\nCtrl-C ends it", flush=True)
         if not args.no_browser:
-            _open(url)
+            open_browser(url)
         server.serve(app, listening)
     return 0
 
@@ -63,12 +63,15 @@ def _given(storage: Any) -> Dict[str, Any]:
     return {name: value for name, value in vars(storage).items() if value is not None}
 
 
-def _open(url: str) -> None:
+def open_browser(url: str) -> Optional[threading.Thread]:
     """Opens the page, if there is a screen. Without one it would be a browser in this terminal."""
     screen = sys.platform == "darwin" or os.name == "nt"
-    if screen or any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"))):
-        # Some browsers let the caller wait, and the server must answer meanwhile.
-        threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
+    if not screen and not any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"))):
+        return None
+    # Some browsers let the caller wait, and the server must answer meanwhile.
+    opening = threading.Thread(target=webbrowser.open, args=(url,), daemon=True)
+    opening.start()
+    return opening
 
 
 def _port(text: str) -> int:

@@ -5,6 +5,7 @@
 #   system_packages.sh build      a C++ compiler, libjpeg-turbo and libpng with headers
 #   system_packages.sh clang      clang with libFuzzer and the sanitizers' libraries
 #   system_packages.sh valgrind   valgrind
+#   system_packages.sh browser    Chromium and the driver through which tests use it
 set -eu
 
 missing() {
@@ -19,6 +20,11 @@ missing() {
           clang++ -xc++ -fsanitize=fuzzer,address - -o /dev/null 2>/dev/null
       ;;
     valgrind) ! command -v valgrind >/dev/null 2>&1 ;;
+    browser)
+      ! command -v chromedriver >/dev/null 2>&1 || {
+        ! command -v chromium >/dev/null 2>&1 && ! command -v google-chrome >/dev/null 2>&1
+      }
+      ;;
     *) echo "unknown package group: $1" >&2 && exit 2 ;;
   esac
 }
@@ -42,6 +48,9 @@ for group in "$@"; do
       ;;
     clang) debian="clang libclang-rt-dev" fedora="clang compiler-rt" brew="llvm" ;;
     valgrind) debian="valgrind" fedora="valgrind" brew="valgrind" ;;
+    browser)
+      debian="chromium chromium-driver" fedora="chromium chromedriver" brew="chromium chromedriver"
+      ;;
   esac
   if command -v apt-get >/dev/null 2>&1; then
     as_root apt-get update -qq && as_root apt-get install -qq -y $debian >/dev/null || true

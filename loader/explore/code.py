@@ -39,5 +39,6 @@ class Code:
         mode = "" if training else ", training=False"
         return (
             f"from pretexture.loader import {', '.join(names)}\n"
-            f"loader = Loader({self._call}, {sentence}, batch_size={self._batch_size}{mode}, seed={seed})"
+            f"loader = Loader({self._call}, {sentence}, "
+            f"batch_size={self._batch_size}{mode}, seed={seed})"
         )
