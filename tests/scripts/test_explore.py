@@ -1,13 +1,11 @@
 """The command `pretexture explore` as a process."""
 
-import contextlib
 import json
 import os
 import re
 import signal
 import socket
 import subprocess
-import sys
 import urllib.error
 import urllib.request
 
@@ -15,26 +13,7 @@ import pytest
 
 pytest.importorskip("flask")
 
-PROGRAM = [sys.executable, "-m", "pretexture", "explore"]
-
-
-@contextlib.contextmanager
-def exploring(data, *flags, **environment):
-    """The process, and the address that it prints."""
-    process = subprocess.Popen(
-        [*PROGRAM, "--data", str(data), *flags],
-        env={**os.environ, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        encoding="utf-8",
-    )
-    try:
-        lines = [process.stdout.readline().strip() for _ in range(3)]
-        assert lines[2] == "Ctrl-C ends it", process.communicate()
-        yield process, lines[1]
-    finally:
-        process.kill()
-        process.communicate()
+from explored import PROGRAM, exploring
 
 
 def ended(data, *flags, **environment):
