@@ -10,7 +10,17 @@ import pytest
 
 WHEEL = os.environ.get("PRETEXTURE_WHEEL", "")
 COMMANDS = [
-    *("prepare", "preview", "pretrain", "evaluate", "export", "linear-eval", "plot", "launch"),
+    *(
+        "prepare",
+        "preview",
+        "explore",
+        "pretrain",
+        "evaluate",
+        "export",
+        "linear-eval",
+        "plot",
+        "launch",
+    ),
     *("modelarts", "study", "benchmark"),
 ]
 
@@ -79,6 +89,7 @@ def test_versions_are_said(bare):
     [
         ("prepare --demo data", "prepare"),
         ("preview --data data --pipeline ROTATION --out a.png", "prepare"),
+        ("explore --data data", "explore"),
         ("pretrain rotation --data data --workdir run", "tensorflow"),
     ],
 )
