@@ -226,7 +226,7 @@ def _notes(plan: Plan, count: int, most: int) -> List[str]:
     of_branches = [limits.count_views(branch) for branch in plan.branches]
     shown = sum(map(min, of_branches, limits.most_views(plan)))
     if shown < sum(of_branches):
-        notes.append(f"the first {shown} of {sum(of_branches)} views of an image are shown")
+        notes.append(f"the first {shown} views are shown")
     if count > most:
         noun = "record is" if most == 1 else "records are"
         notes.append(f"{most} {noun} shown at once, because the views are large")

@@ -287,8 +287,8 @@ def test_reloading_changes_nothing(page, records):
 
 def test_thousands_of_views_do_not_hang_the_page(page):
     page.open(pipeline0="4096*(random_resized_crop(224))")
-    page.until(lambda: "of 4096 views" in page.text("[data-name=a] .message"))
-    note = "4096 views of 224x224 · the first 20 of 4096 views of an image are shown · "
+    page.until(lambda: "4096 views" in page.text("[data-name=a] .message"))
+    note = "4096 views of 224x224 · the first 20 views are shown · "
     assert page.text("[data-name=a] .message").startswith(note)
     assert len(page.find("#record-0 .views canvas")) == 20
 

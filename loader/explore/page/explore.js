@@ -4,6 +4,7 @@ import { arranged, canvas, element, extent, unpack } from "./drawing.js";
 
 const PAUSE = 40; // milliseconds without a keystroke before the server is asked
 const SIDE = 224; // side of what is shown together, in pixels of the screen, if it is enlarged
+const FEW = 16; // views or grids of a record that are enlarged
 const $ = (id) => document.getElementById(id);
 
 let about;
@@ -148,9 +149,15 @@ class Panel {
     });
   }
 
-  // Whole factors show each pixel of a view as it is.
+  // Whole factors show each pixel of a view as it is. Without a choice, a few small views are
+  // enlarged, and views that are wider than their column are made smaller.
   zoom() {
-    const scale = Number(shared.zoom) || Math.max(1, Math.floor(SIDE / this.extent));
+    const column = document.querySelector(`.views.${this.name}`);
+    if (!column || !this.extent) return;
+    const count = column.querySelectorAll(".parts:not(.grid) > figure > canvas, .grid").length;
+    const factor = count > FEW ? 1 : Math.floor(SIDE / this.extent);
+    const widest = (column.clientWidth - 30) / this.extent; // less the gaps in a grid
+    const scale = Number(shared.zoom) || Math.min(Math.max(1, factor), widest);
     this.column((views) => {
       views.style.setProperty("--scale", scale);
       views.classList.toggle("enlarged", scale >= 1);
@@ -317,7 +324,7 @@ async function begin() {
     else return;
     event.preventDefault();
   });
-  addEventListener("resize", () => panels().forEach((panel) => panel.write()));
+  addEventListener("resize", () => panels().forEach((panel) => { panel.write(); panel.zoom(); }));
   compare(Boolean(shared.compare));
 }
 
