@@ -128,6 +128,21 @@ def test_the_demo_is_prepared_and_previewed_without_tensorflow_or_the_trainers(d
     )
 
 
+def test_the_page_of_explore_is_in_the_wheel(tmp_path):
+    environment = Environment(tmp_path / "explore", "[explore]")
+    said = environment.run(
+        "python",
+        "-c",
+        "from pretexture.loader.explore import server\n"
+        "app = server.make_app([], None, '', '', 'token')\n"
+        "app.testing = True\n"
+        "for name in ('', *server._FILES):\n"
+        "    response = app.test_client().get(f'/token/{name}')\n"
+        "    print(response.status_code, len(response.data) > 1000)",
+    )
+    assert said.splitlines() == ["200 True"] * 4
+
+
 def test_nothing_in_the_wheel_refers_to_a_file_that_is_not_in_it(bare):
     package = next((bare.folder / "lib").glob("python*/site-packages/pretexture"))
     for path in package.rglob("*.py"):
