@@ -18,12 +18,17 @@ from .steps import STEPS, Step
 
 def parse(text: str) -> List[Branch]:
     """The branches that a text names. Raises: PipelineError."""
+    try:
+        return _parse(text)
+    except (RecursionError, MemoryError):  # Python 3.7 runs out of memory, others of recursion
+        raise PipelineError("the pipeline is too long or too deeply nested to be read") from None
+
+
+def _parse(text: str) -> List[Branch]:
     if not text.strip():
         raise PipelineError("a pipeline needs at least one step")
     try:
         tree = _tree(text)
-    except (RecursionError, MemoryError):  # Python 3.7 runs out of memory, others of recursion
-        raise PipelineError("the pipeline is too long or too deeply nested to be read") from None
     except (SyntaxError, ValueError) as error:
         raise PipelineError(
             f"cannot read {text!r} as step(args)|step(args)|…: {getattr(error, 'msg', error)}"

@@ -413,3 +413,7 @@ def test_an_error_of_no_step_has_no_place(text):
     with pytest.raises(PipelineError) as error:
         Pipeline(text)
     assert parse.place_of(error.value, text) is None
+
+
+def test_a_long_chain_of_fractions_is_refused_as_all_that_is_too_deep():
+    assert "too long or too deeply nested" in reason("crop(" + "/".join("1" * 3000) + ")")
