@@ -170,6 +170,8 @@ def serve(app: Flask, listening: socket.socket) -> None:
         HOST, port, app, threaded=True, request_handler=_Quiet, fd=listening.fileno()
     )
     server.serve_forever()  # returns after KeyboardInterrupt
+    # Requests that the end of the process cuts off are no errors.
+    app.logger.disabled = True
 
 
 class Turns:

@@ -1,5 +1,6 @@
 """The command `pretexture explore` as a process."""
 
+import http.client
 import json
 import os
 import re
@@ -45,9 +46,17 @@ def test_it_serves_this_machine_alone_until_ctrl_c(data, no_hang):
         # Another address of loopback is refused, and so are those of the network.
         with socket.socket() as other, pytest.raises(ConnectionRefusedError):
             other.connect(("127.0.0.2", int(port)))
+        # A connection that the browser keeps, and a request in progress, are no obstacle.
+        kept = http.client.HTTPConnection("127.0.0.1", int(port))
+        kept.request("GET", f"/{token}/about")
+        kept.getresponse().read()
+        busy = http.client.HTTPConnection("127.0.0.1", int(port))
+        busy.request("GET", f"/{token}/views?pipeline=64*(inception(200))&count=32")
         process.send_signal(signal.SIGINT)
         said, errors = process.communicate(timeout=20)
         assert (process.returncode, said, errors) == (0, "", "")
+        kept.close()
+        busy.close()
 
 
 def test_each_start_has_a_token_of_its_own(data, no_hang):

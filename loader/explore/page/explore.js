@@ -129,8 +129,8 @@ class Panel {
       return;
     }
     this.python = answer.python;
-    const sides = answer.records.flatMap((record) => record.branches.map((branch) => extent(branch, answer.pictures)));
-    this.extent = Math.max(1, ...sides);
+    const branches = answer.records.flatMap((record) => record.branches);
+    this.extent = Math.max(1, ...branches.map((branch) => extent(branch, answer.pictures)));
     makeRows(answer.numbers);
     for (const record of answer.records) {
       const views = $(`record-${record.number}`).querySelector(`.views.${this.name}`);
@@ -138,8 +138,10 @@ class Panel {
       views.replaceChildren();
       if (record.error) views.append(element("p", "error", record.error));
       for (const branch of record.branches) {
-        const single = branch.picture === undefined ? branch : { title: "", columns: 0, parts: [{ ...branch, title: "view" }] };
-        views.append(arranged(single, answer.pictures, [`record ${record.number}`]));
+        // A single view has a title, too.
+        const alone = { title: "", columns: 0, parts: [{ ...branch, title: "view" }] };
+        const shown = branch.picture === undefined ? branch : alone;
+        views.append(arranged(shown, answer.pictures, [`record ${record.number}`]));
       }
     }
     this.zoom();
@@ -197,11 +199,11 @@ async function loadSource(number) {
   const response = await ask("source", { record: number });
   const answer = unpack(await response.arrayBuffer());
   const nodes = answer.pictures.map((picture) => {
-    const picture_ = canvas(picture, `record ${number} itself`);
+    const shown = canvas(picture, `record ${number} itself`);
     const side = Math.max(picture.height, picture.width);
-    picture_.style.width = `${picture.width * (side > 160 ? 160 / side : Math.floor(160 / side))}px`;
-    picture_.classList.toggle("small", side <= 160);
-    return picture_;
+    shown.style.width = `${picture.width * (side > 160 ? 160 / side : Math.floor(160 / side))}px`;
+    shown.classList.toggle("small", side <= 160);
+    return shown;
   });
   nodes.push(element("h2", "", `record ${number}`));
   if (answer.label) nodes.push(element("p", "label", answer.label));
@@ -231,7 +233,9 @@ const panels = () => both.slice(0, shared.compare ? 2 : 1);
 
 function loadAll(pause = 0) {
   remember();
-  for (const name of ["first", "seed", "epoch"]) if ($(name).value !== shared[name]) $(name).value = shared[name];
+  for (const name of ["first", "seed", "epoch"]) {
+    if ($(name).value !== shared[name]) $(name).value = shared[name];
+  }
   $("previous").disabled = Number(shared.first) <= 0;
   $("next").disabled = Number(shared.first) + Number(shared.count) >= about.records;
   for (const panel of panels()) panel.changed(pause);
