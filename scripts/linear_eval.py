@@ -40,26 +40,9 @@ def main(arguments: Optional[List[str]] = None) -> int:
     return 0
 
 
-def _end_points(text: str) -> List[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = flags.parser(__doc__)
-    parser.add_argument(
-        "--module",
-        required=True,
-        type=flags.place,
-        metavar="DIR|URL",
-        help="the export whose end points are evaluated",
-    )
-    parser.add_argument(
-        "--end-points",
-        type=_end_points,
-        default=(),
-        metavar="NAME,NAME,…",
-        help="end points to evaluate, such as block3,block4 (default: all)",
-    )
+    run_flags.add_module_flags(parser, "evaluated")
     parser.add_argument(
         "--cache",
         action="store_true",

@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import os
 import tempfile
-from typing import Any, Callable, Dict, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from pretexture.loader.shards.record_options import RecordOptions
 from pretexture.scripts.flags import (
@@ -44,6 +44,17 @@ LINEAR_FIELDS = (
     "decay_epochs",
     "lr_decay_factor",
     "weight_decay",
+)
+
+
+# Those that decide what the features of a frozen network are.
+FEATURE_FIELDS = (
+    "pooling",
+    "max_features",
+    "combine_patches",
+    "pipeline",
+    "dct",
+    "eval_batch_size",
 )
 
 
@@ -116,6 +127,24 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
         default=10,
         metavar="N",
         help="steps between two lines of metrics.jsonl; a line has means over them (default: 10)",
+    )
+
+
+def add_module_flags(parser: argparse.ArgumentParser, what: str) -> None:
+    """Adds --module and --end-points; `what` happens to the end points."""
+    parser.add_argument(
+        "--module",
+        required=True,
+        type=place,
+        metavar="DIR|URL",
+        help=f"the export whose end points are {what}",
+    )
+    parser.add_argument(
+        "--end-points",
+        type=_names,
+        default=(),
+        metavar="NAME,NAME,…",
+        help=f"end points that are {what}, such as block3,block4 (default: all)",
     )
 
 
@@ -234,6 +263,10 @@ def _truth(text: str) -> bool:
     if text not in ("true", "false"):
         raise argparse.ArgumentTypeError(f"must be true or false, not {text!r}")
     return text == "true"
+
+
+def _names(text: str) -> List[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _numbers(text: str) -> Tuple[float, ...]:

@@ -11,8 +11,8 @@ from pretexture.loader.shards.remote import DEFAULT_STORAGE, Storage
 
 from ..engines import sessions
 from ..engines.npu_options import DEFAULTS, NpuOptions
-from ..exports.description import ExportError, read_description
-from ..exports.saved_model import build_trained
+from ..exports.description import Description, ExportError, read_description
+from ..exports.saved_model import build_trained, inference, run_source
 from ..exports.weights import Weights
 from ..networks.layers import Scope
 from ..recipes import Recipe
@@ -38,19 +38,32 @@ class Representation:
     """
 
     def __init__(self, module: str, storage: Storage = DEFAULT_STORAGE):
-        self.module = module
-        self.folder = fetched(module, storage, "module")
-        description = read_description(self.folder)
-        self.pipeline = description.representation_pipeline
-        self.patches = description.patches
-        self.end_points = list(description.end_points)
-        self.step = description.step
-        self._description = description
+        folder = fetched(module, storage, "module")
+        description = read_description(folder)
         outputs = description.end_points.get("logits", (None,))[-1]
         if outputs is None:
             raise ExportError(f"{module} does not say how many logits its network has")
+        checkpoint = os.path.join(folder, "variables", "variables")
+        self._take(module, folder, description, list(description.end_points), outputs, checkpoint)
+
+    def _take(
+        self,
+        module: str,
+        folder: str,
+        description: Description,
+        end_points: List[str],
+        outputs: int,
+        checkpoint: str,
+    ) -> None:
+        self.module = module
+        self.folder = folder
+        self.pipeline = description.representation_pipeline
+        self.patches = description.patches
+        self.end_points = end_points
+        self.step = description.step
+        self._description = description
         self._outputs = outputs
-        self._checkpoint = os.path.join(self.folder, "variables", "variables")
+        self._checkpoint = checkpoint
 
     def network(self) -> Callable[[tf.Tensor], Dict[str, tf.Tensor]]:
         """Builds the network; in the default graph if TensorFlow is not eager.
@@ -60,6 +73,30 @@ class Representation:
         scope = Scope(values=Weights(self._checkpoint).value, frozen=True)
         described = self._description
         return build_trained(described.network, described.pipeline, scope, self._outputs)
+
+
+class RunRepresentation(Representation):
+    """The network of a run's newest checkpoint, without an export; see `Representation`.
+
+    Args:
+        workdir: path of the run's folder.
+
+    Raises: WorkdirError if there is no run or no checkpoint.
+    """
+
+    def __init__(self, workdir: str):
+        source = run_source(workdir)
+        with tf.Graph().as_default():
+            image = tf.compat.v1.placeholder(tf.float32, [None, None, None, 3])
+            _, points = inference(source, image)
+        self._take(
+            workdir,
+            workdir,
+            source.description,
+            list(points),
+            source.outputs,
+            source.weights.path,
+        )
 
 
 class FrozenFeatures:
