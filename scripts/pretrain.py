@@ -68,6 +68,22 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="number of steps between two grids of input views in TensorBoard (default: 1000)",
     )
+    parser.add_argument(
+        "--knn-epochs",
+        type=flags.whole,
+        metavar="N",
+        help="number of epochs between two evaluations by nearest neighbours, as `pretexture knn` "
+        "makes them, of eval_split among train_split; needs class labels (default: none)",
+    )
+    parser.add_argument(
+        "--name", metavar="TEXT", help="name of the run (default: that of its folder)"
+    )
+    parser.add_argument(
+        "--track",
+        choices=("wandb", "mlflow"),
+        help="hand the metrics to Weights & Biases or MLflow too; their environment variables say "
+        "where",
+    )
     run_flags.add_devices_flag(parser)
     run_flags.add_machine_flags(parser)
     return parser

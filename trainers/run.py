@@ -5,8 +5,9 @@ import dataclasses
 import math
 import signal
 import sys
+import tempfile
 import time
-from typing import Callable, Iterator, Optional
+from typing import Any, Callable, Dict, Iterator, Mapping, Optional
 
 import tensorflow as tf
 from pretexture.loader import Loader, Pipeline, Records, imagenet
@@ -21,10 +22,12 @@ from . import engines, tasks
 from .engines.engine import Batches, Engine, Follower, Place, StepResult, Wishes
 from .engines.npu_options import DEFAULTS, NpuOptions
 from .recipes import Recipe
+from .runs import tracking
 from .runs.checkpoints import Checkpoints
-from .runs.folder import Config, check_config, write_config
+from .runs.folder import Config, check_config, keep_name, run_name, write_config
 from .runs.mirror import Workdir, absolute, open_workdir
-from .runs.report import Report, passes, plan, result, skipped_words
+from .runs.report import Hook, Report, passes, plan, result, skipped_words
+from .transfer.knn import Monitor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +51,10 @@ class Options:
         checkpoint_steps: steps between two checkpoints; None to go by seconds.
         log_steps: steps between two lines of metrics.
         view_steps: steps between two grids of views in TensorBoard; the first shows the first step.
+        knn_epochs: epochs between two evaluations by nearest neighbours, see
+            `transfer.knn.Monitor`; None for no evaluation.
+        name: name of the run; None for the one it has, or else for its folder's name.
+        track: "wandb" or "mlflow", which is handed each line of metrics; see `runs.tracking`.
     """
 
     data: str
@@ -64,6 +71,9 @@ class Options:
     checkpoint_steps: Optional[int] = None
     log_steps: int = 10
     view_steps: int = 1000
+    knn_epochs: Optional[int] = None
+    name: Optional[str] = None
+    track: Optional[str] = None
 
     def __post_init__(self):
         if not 0 <= self.seed < 2**31:
@@ -104,6 +114,7 @@ class Training:
         loader: gives the batches; it is closed at the end.
         records: records of the training split.
         module: the export that linear evaluation is about; empty for pretraining.
+        monitor: evaluates the model by nearest neighbours every `options.knn_epochs`; or None.
     """
 
     recipe: Recipe
@@ -112,6 +123,7 @@ class Training:
     loader: Batches
     records: Records
     module: str = ""
+    monitor: Optional[Monitor] = None
 
     @property
     def config(self) -> Config:
@@ -127,6 +139,7 @@ class Training:
             data=redacted(absolute(options.data)),
             tensorflow=tf.__version__,
             module=redacted(self.module),
+            name=options.name or "",
             **{name: self.records.features.get(name) for name in FEATURES},
         )
 
@@ -136,6 +149,7 @@ def pretrain(
     options: Options,
     say: Callable[[str], None] = print,
     workdir: Optional[Workdir] = None,
+    hook: Hook = lambda line: None,
 ) -> Outcome:
     """Trains by a recipe, from the start or from the newest checkpoint in the workdir.
 
@@ -144,6 +158,8 @@ def pretrain(
         options: on which data, where to, and for how long.
         say: function that is told, line by line, what the run will do and what it did.
         workdir: the run's folder, which is opened here; default: that of `options.workdir`.
+        hook: function that is handed each line of metrics, a dict, when it has been written to
+            `metrics.jsonl`. Of several workers, only the first calls it.
 
     Raises: ValueError (also as PipelineError, RecordError, WorkdirError, CheckpointError), OSError
         and DivergedError, whose messages say what to change.
@@ -170,9 +186,19 @@ def pretrain(
         **options.records.loading,
     )
     engine = backend.Engine(recipe, task, loader.element_spec, len(loader), options.seed, place)
-    training = Training(recipe, options, engine, loader, records)
+    training = Training(recipe, options, engine, loader, records, monitor=_monitor(recipe, options))
     with workdir or open_workdir(options.workdir, options.storage, "train", place.worker) as opened:
-        return fit(training, opened, say)
+        return fit(training, opened, say, hook)
+
+
+def _monitor(recipe: Recipe, options: Options) -> Optional[Monitor]:
+    """What evaluates the run while it trains. Raises ValueError if that is impossible."""
+    if options.knn_epochs is None:
+        return None
+    engines.require_one_process("--knn-epochs")
+    return Monitor(
+        recipe, options.data, options.storage, options.records, options.threads, options.npu
+    )
 
 
 def share(batch_size: int, place: Place) -> int:
@@ -186,13 +212,18 @@ def share(batch_size: int, place: Place) -> int:
     return batch_size // place.workers
 
 
-def fit(training: Training, workdir: Workdir, say: Callable[[str], None]) -> Outcome:
+def fit(
+    training: Training,
+    workdir: Workdir,
+    say: Callable[[str], None],
+    hook: Hook = lambda line: None,
+) -> Outcome:
     """Trains with checkpoints, a report and an orderly end.
 
     Args:
         training: what to train.
         workdir: the opened folder of the run.
-        say: see `pretrain`.
+        say, hook: see `pretrain`.
 
     Raises: as `pretrain`.
     """
@@ -220,6 +251,7 @@ def fit(training: Training, workdir: Workdir, say: Callable[[str], None]) -> Out
         engine.start()
         first, report = engine.step, None
         if chief:
+            config = keep_name(folder, config)
             write_config(folder, config)
             data, storage = options.data, options.storage
             for line in plan(config, data, options.workdir, storage, place.words, first):
@@ -231,7 +263,14 @@ def fit(training: Training, workdir: Workdir, say: Callable[[str], None]) -> Out
         interrupt = stack.enter_context(Interrupt(loader.close, place.workers))
         if chief:
             size, epoch = training.recipe.batch_size, config.steps_per_epoch
-            report = Report(folder, first, config.steps, epoch, size, options.log_steps)
+            name = run_name(config, options.workdir)
+            track = stack.enter_context(tracking.opened(options.track, folder, name, config))
+
+            def tell(line: Dict[str, Any]) -> None:
+                track(line)
+                hook(line)
+
+            report = Report(folder, first, config.steps, epoch, size, options.log_steps, tell)
             stack.enter_context(report)
         loop = _Loop(training, workdir, checkpoints, report, interrupt)
         try:
@@ -274,6 +313,10 @@ def _telling_of_a_full_disk(folder: str) -> Iterator[None]:
             f"no space left on the device for {error.filename or folder}; the run ends, {last}: "
             f"make room, and run the same command again to resume"
         ) from error
+
+
+class _InterruptedError(Exception):
+    """The run is to end during an evaluation."""
 
 
 class _Loop(Follower):
@@ -329,7 +372,10 @@ class _Loop(Follower):
         self.waited += result.waited
         self.skipped += result.skipped
         if self._report:
-            self._report.add(step, result.values, result.waited, result.skipped)
+            began = time.monotonic()
+            found = self._neighbours(before, step) if math.isfinite(loss) else {}
+            seconds = time.monotonic() - began if found else 0.0
+            self._report.add(step, result.values, result.waited, result.skipped, found, seconds)
             if result.image is not None and result.image.ndim >= 4:  # not features from disk
                 self._report.views(step, result.image)
         if not math.isfinite(loss):
@@ -344,6 +390,29 @@ class _Loop(Follower):
         if result.agreed.leave:
             self.signal = self._interrupt.signal or signal.SIGTERM
         return not result.agreed.leave
+
+    def _neighbours(self, before: int, step: int) -> Mapping[str, float]:
+        """The accuracies of nearest neighbours, if they are due after a step."""
+        monitor, epochs = self._training.monitor, self._options.knn_epochs
+        if monitor is None or epochs is None:
+            return {}
+        config = self._training.config
+        if not (passes(epochs * config.steps_per_epoch, before, step) or step == config.steps):
+            return {}
+
+        def show(done: int, what: str) -> None:
+            if self._interrupt.signal is not None:
+                raise _InterruptedError
+            if self._report:
+                self._report.show(f"kNN: {what}, {done:,} images")
+
+        folder = self._workdir.folder
+        with tempfile.TemporaryDirectory(prefix=".knn-", dir=folder) as beside:
+            path = Checkpoints(beside).save(step, self._training.engine.state(), {})
+            try:
+                return monitor.measure(path, step, show)
+            except _InterruptedError:
+                return {}
 
     def save(self) -> None:
         """Saves a checkpoint of the last step, unless there is one."""

@@ -18,7 +18,7 @@ from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 from .. import networks, tasks
 from ..engines import sessions
 from ..networks.layers import Scope
-from ..recipes import Network
+from ..recipes import Network, Recipe
 from ..runs.checkpoints import Checkpoints, checkpoint_path, writing
 from ..runs.folder import WorkdirError, read_config
 from ..tasks.patches import PatchTask
@@ -76,6 +76,11 @@ def run_source(workdir: str, step: Optional[int] = None) -> Source:
     if step not in steps:
         known = ", ".join(map(str, steps))
         raise WorkdirError(f"{workdir} has no checkpoint of step {step}, but of {known}")
+    return checkpoint_source(recipe, checkpoint_path(workdir, step), step)
+
+
+def checkpoint_source(recipe: Recipe, path: str, step: int) -> Source:
+    """The network of a recipe, from a checkpoint of a step. Raises CheckpointError."""
     task = tasks.build(recipe)
     description = Description(
         network=recipe.network,
@@ -87,7 +92,7 @@ def run_source(workdir: str, step: Optional[int] = None) -> Source:
         tensorflow=tf.__version__,
         recipe=dataclasses.asdict(recipe),
     )
-    return Source(Weights(checkpoint_path(workdir, step)), task.outputs, description)
+    return Source(Weights(path), task.outputs, description)
 
 
 def write_saved_model(source: Source, out: str) -> str:

@@ -66,8 +66,9 @@ def draw(runs: Dict[str, Lines], out: str, smooth: int) -> None:
     from pretexture.loader.pyplot import matplotlib, pyplot
 
     left_out = {"step", "epoch", SKIPPED, *TIMINGS}
-    names = list(dict.fromkeys(key for lines in runs.values() for key in lines[0]))
-    names = [name for name in names if name not in left_out]
+    fields = dict.fromkeys(key for lines in runs.values() for line in lines for key in line)
+    # Nearest neighbours at each end point would be too many.
+    names = [name for name in fields if name not in left_out and not name.startswith("knn/")]
     columns = min(4, len(names))
     rows = -(-len(names) // columns)
     figure, grid = pyplot.subplots(
@@ -88,7 +89,7 @@ def draw(runs: Dict[str, Lines], out: str, smooth: int) -> None:
         axis.set_title("learning rate" if name == "lr" else name)
         axis.set_xlabel("step")
         axis.grid(alpha=0.3)
-        if name.split("/")[-1] in ("accuracy", "top5"):
+        if name.split("/")[-1] in ("accuracy", "top5", "knn"):
             axis.set_ylim(0, 1)
             axis.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
     if len(runs) > 1:

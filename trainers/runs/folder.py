@@ -47,6 +47,7 @@ class Config:
         data: folder of the shards; an absolute path or a URL.
         tensorflow: version of TensorFlow.
         module: export that is evaluated; empty if a network is trained.
+        name: name of the run; empty for its folder's name.
         image_key, label_key, label_offset: how records are read, see `TFRecords`; None if they have
             no such option.
     """
@@ -60,6 +61,7 @@ class Config:
     data: str
     tensorflow: str
     module: str = ""
+    name: str = ""
     image_key: Optional[str] = "image/encoded"
     label_key: Optional[str] = "image/class/label"
     label_offset: Optional[int] = 1
@@ -68,6 +70,24 @@ class Config:
     def features(self) -> Dict[str, Any]:
         """The options with which records are read."""
         return {name: getattr(self, name) for name in FEATURES}
+
+
+def keep_name(folder: str, config: Config) -> Config:
+    """The configuration with the name that the run in the folder has, unless it gives another one.
+
+    Raises: WorkdirError if the folder's configuration is malformed.
+    """
+    if config.name or not os.path.exists(os.path.join(folder, CONFIG)):
+        return config
+    return dataclasses.replace(config, name=read_config(folder).name)
+
+
+def run_name(config: Config, workdir: str) -> str:
+    """The name of a run: its own, or the last part of its folder's path or URL."""
+    if config.name:
+        return config.name
+    whole = workdir if is_url(workdir) else os.path.abspath(workdir)
+    return os.path.basename(redacted(whole).rstrip("/"))
 
 
 def write_config(folder: str, config: Config) -> None:

@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import time
-from typing import Any, Dict, List, Mapping, Optional
+from typing import Any, Callable, Dict, List, Mapping, Optional
 
 import numpy as np
 from pretexture.loader.console.files import write_text
@@ -17,6 +17,9 @@ from .events import EventWriter, view_grid
 from .folder import Config, overlap
 from .metrics import METRICS, SKIPPED, describe, read_metrics, speed
 
+# A function that is handed each line of metrics, as it stands in `metrics.jsonl`.
+Hook = Callable[[Dict[str, Any]], None]
+
 
 def passes(every: int, before: int, step: int) -> bool:
     """Whether a multiple of `every` is behind the step `before` and not behind `step`."""
@@ -28,8 +31,9 @@ class Report:
 
     A line of `metrics.jsonl` holds `step`; `epoch`, fractional; the means of the task's loss and
     metrics and of the learning rate `lr` over the steps since the line before; `images_per_second`;
-    `waiting`, the share of time spent waiting for data; and if there were any, `skipped`: how many
-    records could not be used, so that others took their place.
+    `waiting`, the share of time spent waiting for data; if there were any, `skipped`: how many
+    records could not be used, so that others took their place; and what was measured at this step,
+    such as `knn`.
 
     Args:
         folder: the run's folder.
@@ -38,6 +42,7 @@ class Report:
         steps_per_epoch: number of steps per epoch of the training split.
         batch_size: images per step.
         log_steps: steps between two lines; `flush` writes one at any step.
+        hook: function that is handed each new line.
     """
 
     def __init__(
@@ -48,6 +53,7 @@ class Report:
         steps_per_epoch: int,
         batch_size: int,
         log_steps: int,
+        hook: Hook = lambda line: None,
     ):
         path = os.path.join(folder, METRICS)
         lines = [line for line in read_metrics(folder) if line["step"] <= step]
@@ -59,12 +65,21 @@ class Report:
         self._steps_per_epoch = steps_per_epoch
         self._batch_size = batch_size
         self._log_steps = log_steps
+        self._hook = hook
         self._step = step
         self._skipped_before = sum(line.get(SKIPPED, 0) for line in lines)
         self._line: Dict[str, Any] = {}
         self._clear()
 
-    def add(self, step: int, values: Mapping[str, float], waited: float, skipped: int = 0) -> None:
+    def add(
+        self,
+        step: int,
+        values: Mapping[str, float],
+        waited: float,
+        skipped: int = 0,
+        measured: Mapping[str, float] = {},
+        seconds: float = 0.0,
+    ) -> None:
         """Takes the metrics of a step.
 
         Args:
@@ -73,8 +88,12 @@ class Report:
             values: its metrics by name.
             waited: seconds that it waited for its batch.
             skipped: records of the batch that could not be used.
+            measured: what an evaluation after this step found; it makes a line due.
+            seconds: seconds that this evaluation took, which do not count as training.
         """
-        due = passes(self._log_steps, self._step, step)
+        due = passes(self._log_steps, self._step, step) or bool(measured)
+        self._measured = measured
+        self._began += seconds
         self._steps += step - self._step
         self._calls += 1
         self._step = step
@@ -87,6 +106,10 @@ class Report:
         words = describe(self._line)
         skipped = self._skipped_before + self._skipped
         self._bar.update(step, f"{words}, {skipped:,} skipped" if skipped else words)
+
+    def show(self, text: str) -> None:
+        """Shows what the run does between two steps."""
+        self._bar.update(self._step, text)
 
     def views(self, step: int, image: np.ndarray) -> None:
         """Shows a step's views, [N, views…, H, W, 3], in TensorBoard."""
@@ -104,6 +127,7 @@ class Report:
             "images_per_second": self._steps * self._batch_size / seconds,
             "waiting": self._waited / seconds,
         }
+        self._line.update(self._measured)
         if self._skipped:
             self._line[SKIPPED] = self._skipped
             self._skipped_before += self._skipped
@@ -115,6 +139,7 @@ class Report:
         scalars = {name: value for name, value in self._line.items() if name != "step"}
         self._events.scalars(self._step, scalars)
         self._clear()
+        self._hook(dict(self._line))
 
     def __enter__(self) -> "Report":
         return self
@@ -135,6 +160,7 @@ class Report:
         self._sums: Dict[str, float] = {}
         self._waited = 0.0
         self._skipped = 0
+        self._measured: Mapping[str, float] = {}
         self._began = time.monotonic()
 
 

@@ -9,7 +9,7 @@ import dataclasses
 import json
 import sys
 import time
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import numpy as np
 from pretexture.loader import Pipeline
@@ -27,7 +27,7 @@ from ..recipes import KNN, Recipe
 from ..runs.folder import overlap
 from .labelled import LabelledSplit
 from .neighbours import Neighbours
-from .representation import FrozenFeatures, Representation, RunRepresentation
+from .representation import CheckpointRepresentation, FrozenFeatures, Representation
 
 K, TEMPERATURE = 20, 0.07
 
@@ -156,6 +156,7 @@ class Monitor:
         npu: NpuOptions,
     ):
         self._npu = npu
+        self._trained = recipe
         self._recipe = KNN.replace(
             pipeline=recipe.representation_pipeline,
             dct=recipe.dct,
@@ -169,18 +170,21 @@ class Monitor:
         for split in (self._bank, self._queries):
             split.check_labelled()
 
-    def measure(self, folder: str, show: Callable[[int, str], None]) -> Mapping[str, float]:
-        """The accuracies of the newest checkpoint in a run's folder.
+    def measure(self, path: str, step: int, show: Callable[[int, str], None]) -> Dict[str, float]:
+        """The accuracies of a checkpoint.
 
         Args:
-            folder: folder of the run.
-            show: is called now and then; an exception that it raises ends the evaluation.
+            path: path of the checkpoint, without the endings of its files.
+            step: its step.
+            show: is called now and then with the number of images so far, and words; an exception
+                that it raises ends the evaluation.
 
         Returns: "knn", the top-1 of the best end point, and for each end point
             "knn/END_POINT/accuracy" and, with more than 5 classes, "knn/END_POINT/top5".
         """
+        network = CheckpointRepresentation(self._trained, path, step)
         pipeline = Pipeline(self._recipe.pipeline)
-        frozen = FrozenFeatures(RunRepresentation(folder), self._recipe, pipeline, npu=self._npu)
+        frozen = FrozenFeatures(network, self._recipe, pipeline, npu=self._npu)
         found = _classify(frozen, self._bank, self._queries, K, TEMPERATURE, show)
         points = found["end_points"]
         values = {"knn": points[_best(points)]["top1"]}

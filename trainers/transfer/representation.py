@@ -12,7 +12,7 @@ from pretexture.loader.shards.remote import DEFAULT_STORAGE, Storage
 from ..engines import sessions
 from ..engines.npu_options import DEFAULTS, NpuOptions
 from ..exports.description import Description, ExportError, read_description
-from ..exports.saved_model import build_trained, inference, run_source
+from ..exports.saved_model import build_trained, checkpoint_source, inference
 from ..exports.weights import Weights
 from ..networks.layers import Scope
 from ..recipes import Recipe
@@ -75,28 +75,22 @@ class Representation:
         return build_trained(described.network, described.pipeline, scope, self._outputs)
 
 
-class RunRepresentation(Representation):
-    """The network of a run's newest checkpoint, without an export; see `Representation`.
+class CheckpointRepresentation(Representation):
+    """The network of a checkpoint, without an export; see `Representation`.
 
     Args:
-        workdir: path of the run's folder.
-
-    Raises: WorkdirError if there is no run or no checkpoint.
+        recipe: recipe of the run.
+        path: path of the checkpoint, without the endings of its files.
+        step: its step.
     """
 
-    def __init__(self, workdir: str):
-        source = run_source(workdir)
+    def __init__(self, recipe: Recipe, path: str, step: int):
+        source = checkpoint_source(recipe, path, step)
         with tf.Graph().as_default():
             image = tf.compat.v1.placeholder(tf.float32, [None, None, None, 3])
             _, points = inference(source, image)
-        self._take(
-            workdir,
-            workdir,
-            source.description,
-            list(points),
-            source.outputs,
-            source.weights.path,
-        )
+        folder = os.path.dirname(path)
+        self._take(path, folder, source.description, list(points), source.outputs, path)
 
 
 class FrozenFeatures:
