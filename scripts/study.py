@@ -1,9 +1,9 @@
 """Asks the paper's question at the size of two cores: which pretext task teaches the best features?
 
 Pretrains the -small recipe of each task with one or more seeds, and keeps one network untrained for
-comparison. Evaluates every end point of each network linearly, and writes a table and a chart into
-a document. 20,000 images of CIFAR-10 take about two hours on two cores. After an interruption, run
-the same command again to resume.
+comparison. Evaluates every end point of each network linearly and by nearest neighbours, and writes
+tables and a chart into a document. 20,000 images of CIFAR-10 take about two hours on two cores.
+After an interruption, run the same command again to resume.
 """
 
 import argparse

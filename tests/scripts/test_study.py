@@ -1,4 +1,5 @@
 import json
+import os
 import pathlib
 import sys
 
@@ -8,7 +9,7 @@ pytest.importorskip("matplotlib")
 
 from matplotlib.axes import Axes
 from pretexture.loader.console.marked import replace_marked
-from pretexture.scripts import evaluate, export, linear_eval, pretrain, run_flags
+from pretexture.scripts import evaluate, export, knn, linear_eval, pretrain, run_flags
 from pretexture.scripts.study import main
 from pretexture.trainers.recipes import LINEAR_EVAL, RECIPES
 from pretexture.trainers.transfer import chart, study
@@ -18,6 +19,7 @@ PARSERS = {
     "evaluate": evaluate._parser,
     "export": export._parser,
     "linear-eval": linear_eval._parser,
+    "knn": knn._parser,
 }
 
 
@@ -26,6 +28,7 @@ def _runs(*accuracies, pretext=None):
     runs = []
     for block1, logits in accuracies:
         run = {"end_points": {"block1": {"top1": block1}, "logits": {"top1": logits}}}
+        run["knn"] = {"block1": {"top1": block1 - 0.25}, "logits": {"top1": logits - 0.05}}
         if pretext is not None:
             run["pretext"] = {"accuracy": pretext, "loss": 0.5}
         runs.append(run)
@@ -59,7 +62,7 @@ def test_the_commands_of_a_network_have_valid_flags(name, seed):
     entry = study.STUDY[name]
     commands = study._commands(entry, "DATA", "F", "F/linear", seed, 10)
     flags = {command[0]: PARSERS[command[0]]().parse_args(command[1:]) for command in commands}
-    scripts = ["pretrain", "evaluate", "export", "linear-eval"]
+    scripts = ["pretrain", "evaluate", "export", "linear-eval", "knn"]
     assert [command[0] for command in commands] == [
         name for name in scripts if entry.epochs or name != "evaluate"
     ]
@@ -80,6 +83,12 @@ def test_the_commands_of_a_network_have_valid_flags(name, seed):
     assert (heads.train_split, heads.eval_split, heads.num_classes) == ("trainval", "test", 10)
     assert heads.optimizer.decay_epochs[-1] < heads.epochs == study.LINEAR["epochs"]
     assert linear.cache and linear.module == flags["export"].out
+    neighbours = flags["knn"]
+    assert (neighbours.train_split, neighbours.eval_split) == ("trainval", "test")
+    assert (neighbours.module, neighbours.out) == (
+        flags["export"].out,
+        os.path.join("F", "knn.json"),
+    )
     assert pretraining.seed == linear.seed == seed
     assert pretraining.workdir == flags["export"].workdir == "F" != linear.workdir
 
@@ -94,9 +103,11 @@ def test_the_table_has_means_deviations_and_bold_best_end_points():
     assert "| jigsaw | 1 | **40.0** | 35.0 |" in lines
     assert "| supervised | 70.0 | 0.500 |" in lines
     assert not any(line.startswith("| random | ") and line.endswith("0.500 |") for line in lines)
-    assert lines[-1] == "```" and sum(line.startswith("pretexture ") for line in lines) == 11
+    assert lines[-1] == "```" and sum(line.startswith("pretexture ") for line in lines) == 14
     columns = [line.count("|") for line in lines if line.startswith("|")]
-    assert columns == [5] * 5 + [4] * 3 + [4] * 4
+    assert columns == [5] * 5 + [4] * 3 + [5] * 5 + [4] * 4
+    # Nearest neighbours have a table of their own, and another best end point.
+    assert "| random | 2 | 7.0 ± 2.8 | **14.0 ± 1.4** |" in lines
 
 
 def test_a_network_is_compared_with_the_untrained_one_of_its_seed_and_kind():
@@ -127,7 +138,14 @@ def called(monkeypatch):
 
     def call(command):
         assert command[:3] == [sys.executable, "-m", "pretexture"]
-        script, workdir = command[3], command[command.index("--workdir") + 1]
+        script = command[3]
+        if script == "knn":
+            out = pathlib.Path(command[command.index("--out") + 1])
+            commands.append((script, str(out.parent)))
+            points = {"block1": {"top1": 0.25, "top5": 1.0}, "logits": {"top1": 0.5, "top5": 0.75}}
+            out.write_text(json.dumps({"end_points": points}))
+            return 0
+        workdir = command[command.index("--workdir") + 1]
         commands.append((script, workdir))
         folder = pathlib.Path(workdir)
         folder.mkdir(parents=True, exist_ok=True)
@@ -157,8 +175,8 @@ def arguments(tmp_path):
 
 def test_a_study_writes_its_document_and_repeats_nothing(arguments, called, tmp_path, bars):
     assert main(arguments) == 0
-    untrained = ["pretrain", "export", "linear-eval"]
-    trained = ["pretrain", "evaluate", "export", "linear-eval"]
+    untrained = ["pretrain", "export", "linear-eval", "knn"]
+    trained = ["pretrain", "evaluate", "export", "linear-eval", "knn"]
     assert [script for script, _ in called] == 2 * [*untrained, *trained]
     folders = [f"{name}-{seed}" for seed in (0, 1) for name in ("random", "supervised")]
     assert {pathlib.Path(workdir).name for _, workdir in called} == {*folders, "linear"}
@@ -167,6 +185,7 @@ def test_a_study_writes_its_document_and_repeats_nothing(arguments, called, tmp_
     assert "| supervised | 2 | **75.0 ± 0.0** | 25.0 ± 0.0 |" in text
     assert "| supervised | block1 | +25.0, +25.0 |" in text
     assert "| supervised | 75.0 | 1.250 |" in text
+    assert "| supervised | 2 | 25.0 ± 0.0 | **50.0 ± 0.0** |" in text
     assert (tmp_path / "docs.png").read_bytes().startswith(b"\x89PNG")
     assert bars == [([50, 25], "random", [0, 0]), ([75, 25], "supervised", [0, 0])]
     assert not list(tmp_path.glob("work/*/linear/features/*/*"))
@@ -181,11 +200,25 @@ def test_study_can_be_called_from_python(called, tmp_path):
     found = study.study("DATA", str(tmp_path), tasks=["supervised"], seeds=1, say=told.append)
     points = {"block1": {"top1": 0.75, "top5": 1.0}, "logits": {"top1": 0.25, "top5": 0.5}}
     pretext = {"accuracy": 0.75, "loss": 1.25}
-    assert found == {"supervised": [{"end_points": points, "pretext": pretext}]}
+    near = {"block1": {"top1": 0.25, "top5": 1.0}, "logits": {"top1": 0.5, "top5": 0.75}}
+    assert found == {"supervised": [{"end_points": points, "knn": near, "pretext": pretext}]}
     assert [line.split()[:3] for line in told[:-1]] == [
         ["$", "pretexture", script] for script, _ in called
     ]
     assert told[-1] == f"{tmp_path / 'study.md'}, {tmp_path / 'study.png'}"
+
+
+def test_a_network_of_an_earlier_version_gets_its_nearest_neighbours(arguments, called, tmp_path):
+    assert main(arguments) == 0
+    text = (tmp_path / "docs.md").read_text()
+    for path in tmp_path.glob("work/*/study.json"):
+        found = json.loads(path.read_text())
+        del found["knn"]
+        path.write_text(json.dumps(found))
+    del called[:]
+    assert main(arguments) == 0
+    assert [script for script, _ in called] == ["knn"] * 4
+    assert (tmp_path / "docs.md").read_text() == text
 
 
 def test_a_command_that_fails_ends_the_study(arguments, monkeypatch, tmp_path):

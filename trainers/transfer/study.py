@@ -49,6 +49,7 @@ STUDY = {
 }
 _PATCHES = ("jigsaw-small", "relative_patch_location-small")
 LINEAR = {"batch-size": 128, "epochs": 15, "lr": 0.01, "decay-epochs": "9,12"}
+_KNN = "knn.json"
 SPLITS = {"train-split": "trainval", "eval-split": "test"}
 
 Found = Dict[str, List[Dict[str, Any]]]
@@ -79,8 +80,9 @@ def study(
             and <!-- /study --> is replaced. None for study.md in the workdir.
         say: function that is told, line by line, which commands are run and what is written.
 
-    Returns: by task a dict for each seed. Its "end_points" are those of `linear.Results`, and its
-        "pretext", which untrained networks lack, has the pretext task's "accuracy" and "loss".
+    Returns: by task a dict for each seed. Its "end_points" are those of `linear.Results`, its "knn"
+        those of `knn.Results`, and its "pretext", which untrained networks lack, has the pretext
+        task's "accuracy" and "loss".
 
     Raises: ValueError for an unknown task, or a document without these comments; OSError if a
         command fails.
@@ -123,16 +125,21 @@ def _network(
 ) -> Dict[str, Any]:
     """Trains and evaluates a network, unless that is done already."""
     summary = os.path.join(folder, "study.json")
-    if os.path.exists(summary):
-        return _read(folder, "study.json", "end_points")
+    found = _read(folder, "study.json", "end_points") if os.path.exists(summary) else {}
+    if "knn" in found:
+        return found
     linear = os.path.join(folder, "linear")
-    for command in _commands(entry, data, folder, linear, seed, num_classes):
+    commands = _commands(entry, data, folder, linear, seed, num_classes)
+    # Earlier versions made all but the last one's results.
+    for command in commands[-1:] if found else commands:
         say("$ pretexture " + " ".join(map(shlex.quote, command)))
         status = subprocess.call([sys.executable, "-m", "pretexture", *command])
         if status:
             raise OSError(f"{command[0]} ended with status {status}; see above")
-    found = {"end_points": _read(linear, "results.json", "end_points")["end_points"]}
-    if entry.epochs:
+    if not found:
+        found["end_points"] = _read(linear, "results.json", "end_points")["end_points"]
+    found["knn"] = _read(folder, _KNN, "end_points")["end_points"]
+    if entry.epochs and "pretext" not in found:
         found["pretext"] = _read(folder, f"eval-{SPLITS['eval-split']}.json", "accuracy")
     for path in pathlib.Path(linear, "features").glob("*/*"):
         path.unlink()  # gigabytes
@@ -161,6 +168,8 @@ def _commands(
     how = [part for name, value in LINEAR.items() for part in (f"--{name}", str(value))]
     commands.append(["linear-eval", "--module", export, *where, "--workdir", linear, "--cache"])
     commands[-1] += [*splits, *classes, *how]
+    neighbours = os.path.join(folder, _KNN)
+    commands.append(["knn", "--module", export, *where, *splits, "--out", neighbours])
     return commands
 
 
@@ -173,8 +182,9 @@ def _read(folder: str, name: str, field: str) -> Dict[str, Any]:
     return values
 
 
-def _values(runs: Sequence[Dict[str, Any]], end_point: str) -> List[float]:
-    return [run["end_points"][end_point]["top1"] for run in runs]
+def _values(runs: Sequence[Dict[str, Any]], end_point: str, by: str = "end_points") -> List[float]:
+    """The top-1 of each seed by linear classifiers, or by nearest neighbours ("knn")."""
+    return [run[by][end_point]["top1"] for run in runs]
 
 
 def _deviation(values: Sequence[float]) -> float:
@@ -182,8 +192,8 @@ def _deviation(values: Sequence[float]) -> float:
     return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
-def _best(runs: Sequence[Dict[str, Any]]) -> str:
-    return max(runs[0]["end_points"], key=lambda name: float(np.mean(_values(runs, name))))
+def _best(runs: Sequence[Dict[str, Any]], by: str = "end_points") -> str:
+    return max(runs[0][by], key=lambda name: float(np.mean(_values(runs, name, by))))
 
 
 def _statistic(found: Found, statistic: Callable[[List[float]], Any]) -> Dict[str, Any]:
@@ -198,25 +208,16 @@ def _statistic(found: Found, statistic: Callable[[List[float]], Any]) -> Dict[st
 
 
 def _tables(found: Found, num_classes: int, chart: str) -> str:
-    points = list(next(iter(found.values()))[0]["end_points"])
     lines = [f"![Accuracy over end points]({chart})", ""]
     lines += [
         "Top-1 of a linear classifier on each end point, %; mean and standard deviation if "
         "there are several seeds. The best end point of a network is bold."
     ]
-    lines += ["", "| pretraining | seeds | " + " | ".join(points) + " |"]
-    lines += ["| --- | ---: |" + " ---: |" * len(points)]
-    for name, runs in found.items():
-        cells = []
-        for point in points:
-            values = _values(runs, point)
-            cell = f"{100 * np.mean(values):.1f}"
-            if len(values) > 1:
-                cell += f" ± {100 * _deviation(values):.1f}"
-            cells.append(f"**{cell}**" if point == _best(runs) else cell)
-        lines.append(f"| {name} | {len(runs)} | " + " | ".join(cells) + " |")
+    lines += ["", *_table(found, "end_points")]
     margins = _margins(found)
     lines += ["", *margins] if margins else []
+    lines += ["", "Top-1 of the 20 nearest neighbours, for which nothing is trained, %:", ""]
+    lines += _table(found, "knn")
     lines += ["", "The pretext tasks themselves, on the same images:", ""]
     lines += ["| pretraining | accuracy, % | loss |", "| --- | ---: | ---: |"]
     for name, runs in found.items():
@@ -231,6 +232,23 @@ def _tables(found: Found, num_classes: int, chart: str) -> str:
         for command in _commands(STUDY[name], "DATA", folder, f"{folder}/linear", 0, num_classes):
             lines.append("pretexture " + " ".join(map(shlex.quote, command)))
     return "\n".join([*lines, "```"])
+
+
+def _table(found: Found, by: str) -> List[str]:
+    """A line for each network with its accuracy at each end point; see `_values` for `by`."""
+    points = list(next(iter(found.values()))[0][by])
+    lines = ["| pretraining | seeds | " + " | ".join(points) + " |"]
+    lines += ["| --- | ---: |" + " ---: |" * len(points)]
+    for name, runs in found.items():
+        cells = []
+        for point in points:
+            values = _values(runs, point, by)
+            cell = f"{100 * np.mean(values):.1f}"
+            if len(values) > 1:
+                cell += f" ± {100 * _deviation(values):.1f}"
+            cells.append(f"**{cell}**" if point == _best(runs, by) else cell)
+        lines.append(f"| {name} | {len(runs)} | " + " | ".join(cells) + " |")
+    return lines
 
 
 def _margins(found: Found) -> List[str]:
