@@ -82,8 +82,8 @@ test-tf1 test-tf26: test-%: .venv-%/dev
 # The tests that need PyTorch, Lightning, JAX or DALI. No other target installs them; all run without
 # a GPU.
 test-backends: .venv-backends/dev
-	.venv-backends/bin/$(PYTEST) -k "dali or torch" tests/loader tests/scripts tests/trainers \
-	  tests/examples
+	.venv-backends/bin/$(PYTEST) -k "dali or torch or tracking or test_features" tests/loader \
+	  tests/scripts tests/trainers tests/examples
 
 # The page of `pretexture explore`, driven by Selenium in Chromium. Without either of them, `make test`
 # skips these tests.

@@ -1,12 +1,10 @@
 """The records that are looked at: those of a folder or a pattern; at a URL, of a few shards."""
 
-import os
 import random
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
 
-from .console.json_text import parse_object
-from .shards.imagenet import DATASET, is_folder, open_records, options_for
-from .shards.remote import DEFAULT_STORAGE, Remote, Storage, is_url, join
+from .shards.imagenet import class_names, open_records, options_for
+from .shards.remote import DEFAULT_STORAGE, Storage
 from .shards.source import Records
 
 SHARDS = 4  # number of shards that are fetched if the data are at a URL
@@ -36,25 +34,7 @@ def open_sample(
         paths = random.Random(seed).sample(records.paths, SHARDS)
         kind: Any = type(records)
         records = kind(sorted(paths), **options_for(kind, options))
-    folder = data if is_folder(data) else os.path.dirname(records.paths[0])
-    return records, records.classes or _classes(folder, storage)
-
-
-def _classes(folder: str, storage: Storage) -> List[str]:
-    """The names of the classes in the folder's dataset.json; [] if there is none."""
-    description = join(folder, DATASET)
-    try:
-        if is_url(folder):
-            text = Remote(folder, storage).read(description)
-        else:
-            with open(description, "rb") as file:
-                text = file.read()
-        classes = parse_object(text, description).get("classes", [])
-        if not isinstance(classes, list):
-            raise ValueError(f"{description}: its classes are not a list")
-        return list(map(str, classes))
-    except FileNotFoundError:
-        return []
+    return records, class_names(records, data, storage)
 
 
 def class_name(label: int, classes: Sequence[str]) -> str:

@@ -33,6 +33,7 @@ COMMANDS: Dict[str, Command] = {
     "export": Command("export", "write a trained network as SavedModel or frozen graph"),
     "linear-eval": Command("linear_eval", "train linear classifiers on a frozen network"),
     "knn": Command("knn", "classify by nearest neighbours on a frozen network, in seconds"),
+    "features": Command("features", "write a frozen network's features to a file"),
     "plot": Command("plot", "draw the loss and the metrics of runs"),
     "launch": Command("launch", "start a command once for each device"),
     "modelarts": Command("modelarts", "pretrain as a job of Huawei's ModelArts"),

@@ -96,6 +96,34 @@ def open_records(data: str, split: str, **kwargs) -> Records:
     return kind(data, **options_for(kind, kwargs))
 
 
+def class_names(records: Records, data: str, storage: Storage) -> Sequence[str]:
+    """The names of the classes of records, in the order of their labels; empty if not known.
+
+    Args:
+        records: the records, whose source may know the names.
+        data: what `open_records` took; its folder's `dataset.json` may name them.
+        storage: how URLs are reached.
+
+    Raises: ValueError if that file is malformed.
+    """
+    if records.classes:
+        return records.classes
+    folder = data if is_folder(data) else os.path.dirname(records.paths[0])
+    description = join(folder, DATASET)
+    try:
+        if is_url(folder):
+            text = Remote(folder, storage).read(description)
+        else:
+            with open(description, "rb") as file:
+                text = file.read()
+    except FileNotFoundError:
+        return ()
+    classes = parse_object(text, description).get("classes", [])
+    if not isinstance(classes, list):
+        raise ValueError(f"{description}: its classes are not a list")
+    return list(map(str, classes))
+
+
 def is_folder(data: str) -> bool:
     """Whether text names a folder of shards, a path or a URL, and not shards or a pattern."""
     return os.path.isdir(data) or (is_url(data) and not set("*[") & set(data))

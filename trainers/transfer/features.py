@@ -63,8 +63,8 @@ def extract(
     state = _read_state(folder)
     done = np.zeros(count, bool)  # by record
     rows = [
-        _Rows(os.path.join(folder, _FEATURES), np.float32, (count, size)),
-        _Rows(os.path.join(folder, _LABELS), np.int32, (count,)),
+        Rows(os.path.join(folder, _FEATURES), np.float32, (count, size)),
+        Rows(os.path.join(folder, _LABELS), np.int32, (count,)),
     ]
     if state.get("key") == key and all(part.exist() for part in rows):
         for begin, end in state.get("ranges", []):
@@ -96,7 +96,7 @@ def extract(
 
 def _compute(
     folder: str,
-    rows: Sequence["_Rows"],
+    rows: Sequence["Rows"],
     missing: List[Range],
     done: np.ndarray,
     compute: Callable[[List[Range]], Iterator[Part]],
@@ -138,7 +138,7 @@ def _ranges(mask: np.ndarray) -> List[Range]:
     return list(zip(edges[::2], edges[1::2]))
 
 
-class _Rows:
+class Rows:
     """A `.npy` file whose rows are written in any order, and read through a memory map.
 
     Args:
@@ -183,6 +183,19 @@ class _Rows:
         with open(self.path, "r+b") as file:
             file.seek(len(self._header) + first * self._row)
             file.write(np.asarray(rows, self._dtype).tobytes())
+
+    def copy(self, file: IO[bytes], count: int) -> None:
+        """Writes the array of the first `count` rows to another file. Raises OSError."""
+        described = {"descr": self._dtype.str, "fortran_order": False}
+        described["shape"] = (count, *self._shape[1:])
+        np.lib.format.write_array_header_1_0(file, described)
+        left = count * self._row
+        with open(self.path, "rb") as own:
+            own.seek(len(self._header))
+            while left:
+                block = own.read(min(left, 1 << 20))
+                file.write(block)
+                left -= len(block)
 
     def read(self) -> np.ndarray:
         """A read-only memory map of all rows."""
