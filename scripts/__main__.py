@@ -34,6 +34,7 @@ COMMANDS: Dict[str, Command] = {
     "linear-eval": Command("linear_eval", "train linear classifiers on a frozen network"),
     "knn": Command("knn", "classify by nearest neighbours on a frozen network, in seconds"),
     "features": Command("features", "write a frozen network's features to a file"),
+    "runs": Command("runs", "list runs with their state, loss, accuracy and speed"),
     "plot": Command("plot", "draw the loss and the metrics of runs"),
     "launch": Command("launch", "start a command once for each device"),
     "modelarts": Command("modelarts", "pretrain as a job of Huawei's ModelArts"),
