@@ -32,6 +32,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
         published = LINEAR_EVAL_PAPER if args.paper else LINEAR_EVAL
         module = published.replace(pipeline=network.pipeline)
         recipe = run_flags.chosen_recipe(args, module, run_flags.LINEAR_FIELDS)
+        recipe = run_flags.suited_recipe(args, recipe)
         outcome = linear.linear_eval(
             recipe, options, network, args.end_points, args.cache, args.ray
         )

@@ -32,7 +32,9 @@ def main(arguments: Optional[List[str]] = None, workdir: Any = None) -> int:
         run_flags.import_tensorflow()
         from pretexture.trainers.run import pretrain
 
-        outcome = pretrain(recipe, run_flags.run_options(args), workdir=workdir)
+        options = run_flags.run_options(args)
+        recipe = run_flags.suited_recipe(args, recipe)
+        outcome = pretrain(recipe, options, workdir=workdir)
     status = 0
     if outcome.interrupted:
         status = run_flags.interrupted(outcome.interrupted, outcome.chief)

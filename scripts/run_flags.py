@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import os
+import sys
 import tempfile
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
@@ -21,6 +22,7 @@ from pretexture.scripts.flags import (
 )
 from pretexture.trainers.engines.npu_options import DEFAULTS as NPU
 from pretexture.trainers.engines.npu_options import DUMP_MODES, PRECISION_MODES, NpuOptions
+from pretexture.trainers.own_data import suited
 from pretexture.trainers.recipes import FIELDS, Recipe
 
 # The fields of a recipe that linear evaluation uses, and the ones that pretraining uses.
@@ -84,6 +86,16 @@ def chosen_recipe(flags: argparse.Namespace, recipe: Recipe, names: Sequence[str
     """The recipe, with the fields that flags set. Raises: ValueError."""
     given = {name: getattr(flags, name) for name in names if getattr(flags, name) is not None}
     return recipe.replace(**given)
+
+
+def suited_recipe(flags: argparse.Namespace, recipe: Recipe) -> Recipe:
+    """The recipe with what --data decide and no flag does; says so. Raises: ValueError."""
+    given = [name for name in FIELDS if getattr(flags, name, None) is not None]
+    reading = RecordOptions(**record_options(flags))
+    recipe, words = suited(recipe, given, flags.data, storage(flags), reading)
+    for line in words:
+        print(f"note: {line}", file=sys.stderr, flush=True)
+    return recipe
 
 
 def add_run_flags(parser: argparse.ArgumentParser) -> None:
@@ -255,8 +267,8 @@ def import_tensorflow() -> None:
         finally:
             os.dup2(kept, 2)
             os.close(kept)
-    if tf.__version__.startswith("1."):  # which warns of what its own functions call
-        tf.compat.v1.logging.set_verbosity(tf.compat.v1.logging.ERROR)
+    # It warns of what its own functions call.
+    tf.compat.v1.logging.set_verbosity(tf.compat.v1.logging.ERROR)
 
 
 def _truth(text: str) -> bool:

@@ -39,9 +39,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--num-classes",
         type=flags.whole,
-        default=10,
         metavar="N",
-        help="number of classes in the data (default: 10)",
+        help="number of classes in the data (default: as many as the data name, or 10)",
     )
     parser.add_argument(
         "--workdir",

@@ -95,14 +95,20 @@ class Recipe(_Checked):
 
     task: str = _field("the pretext task")
     pipeline: str = _field("how an image becomes views, as step(args)|step(args)|…")
-    batch_size: int = _field("images in a step", limit=_COUNT)
+    batch_size: int = _field(
+        "images in a step; by default fewer if the training split has not as many", limit=_COUNT
+    )
     eval_batch_size: int = _field(
         "images in a step of evaluation; only exemplar's result depends on it", limit=_COUNT
     )
     epochs: float = _field("passes over the training split, may be fractional", limit=_POSITIVE)
 
     train_split: str = _field("train, val, trainval or test", default="train")
-    eval_split: str = _field("the split that evaluation uses by default", default="val")
+    eval_split: str = _field(
+        "the split that evaluation uses by default; test, your own validation images, for shards of "
+        "pretexture prepare",
+        default="val",
+    )
 
     network: Network = Network()
     precision: str = _field(
@@ -127,7 +133,12 @@ class Recipe(_Checked):
         default="accurate",
     )
 
-    num_classes: int = _field("class labels of the data (supervised)", limit=_COUNT, default=1000)
+    num_classes: int = _field(
+        "number of classes (supervised, linear); by default as many as the data name, else 1000, "
+        "or 10 for supervised-small",
+        limit=_COUNT,
+        default=1000,
+    )
     embed_dim: int = _field(
         "length of an embedding (exemplar, patches)", limit=_COUNT, default=1000
     )

@@ -174,6 +174,7 @@ def pretrain(
     records = imagenet(
         options.data, recipe.train_split, **vars(options.storage), **options.records.features
     )
+    check_batch(recipe, len(records.shard_index(options.records.on_error).offsets))
     loader = Loader(
         records,
         pipeline,
@@ -199,6 +200,15 @@ def _monitor(recipe: Recipe, options: Options) -> Optional[Monitor]:
     return Monitor(
         recipe, options.data, options.storage, options.records, options.threads, options.npu
     )
+
+
+def check_batch(recipe: Recipe, records: int) -> None:
+    """Raises ValueError if the training split has too few records for a batch."""
+    if records < recipe.batch_size:
+        raise ValueError(
+            f"the training split {recipe.train_split} has {records:,} records, fewer than "
+            f"batch_size {recipe.batch_size}: give a --batch-size of at most {records}"
+        )
 
 
 def share(batch_size: int, place: Place) -> int:

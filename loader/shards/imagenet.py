@@ -13,7 +13,7 @@ from ..console.redaction import redacted
 from .image_folder import ImageFolder, class_folders
 from .record_options import FEATURES
 from .records import TFRecords
-from .remote import MissingError, Remote, Storage, is_safe_name, is_url, join
+from .remote import DEFAULT_STORAGE, MissingError, Remote, Storage, is_safe_name, is_url, join
 from .source import Records
 from .webdataset import WebDataset
 
@@ -96,37 +96,51 @@ def open_records(data: str, split: str, **kwargs) -> Records:
     return kind(data, **options_for(kind, kwargs))
 
 
-def class_names(records: Records, data: str, storage: Storage) -> Sequence[str]:
+def is_folder(data: str) -> bool:
+    """Whether text names a folder of shards, a path or a URL, and not shards or a pattern."""
+    return os.path.isdir(data) or (is_url(data) and not set("*[") & set(data))
+
+
+def description(folder: str, storage: Storage = DEFAULT_STORAGE) -> Dict[str, Any]:
+    """What dataset.json says of the shards in a folder; {} if there is none.
+
+    Args:
+        folder: the folder, a path or a URL.
+        storage: how a URL is reached.
+
+    Raises: ValueError if the file is malformed; OSError.
+    """
+    path = join(folder, DATASET)
+    try:
+        if is_url(folder):
+            text = Remote(folder, storage).read(path)
+        else:
+            with open(path, "rb") as file:
+                text = file.read()
+        return parse_object(text, path)
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+
+
+def class_names(
+    records: Records, data: str, storage: Storage = DEFAULT_STORAGE
+) -> Sequence[str]:
     """The names of the classes of records, in the order of their labels; empty if not known.
 
     Args:
-        records: the records, whose source may know the names.
+        records: the records, which know their classes if they are files in class folders.
         data: what `open_records` took; its folder's `dataset.json` may name them.
-        storage: how URLs are reached.
+        storage: how a URL is reached.
 
-    Raises: ValueError if that file is malformed.
+    Raises: ValueError if that file is malformed; OSError.
     """
     if records.classes:
         return records.classes
     folder = data if is_folder(data) else os.path.dirname(records.paths[0])
-    description = join(folder, DATASET)
-    try:
-        if is_url(folder):
-            text = Remote(folder, storage).read(description)
-        else:
-            with open(description, "rb") as file:
-                text = file.read()
-    except FileNotFoundError:
-        return ()
-    classes = parse_object(text, description).get("classes", [])
+    classes = description(folder, storage).get("classes", [])
     if not isinstance(classes, list):
-        raise ValueError(f"{description}: its classes are not a list")
+        raise ValueError(f"{join(folder, DATASET)}: its classes are not a list")
     return list(map(str, classes))
-
-
-def is_folder(data: str) -> bool:
-    """Whether text names a folder of shards, a path or a URL, and not shards or a pattern."""
-    return os.path.isdir(data) or (is_url(data) and not set("*[") & set(data))
 
 
 def _listing(folder: str, options: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -156,3 +156,25 @@ def test_module_data_and_workdir_may_be_urls(module, data, arguments, s3, tmp_pa
     assert (found["module"], found["data"]) == (f"{s3.bucket}/module", f"{s3.bucket}/data")
     assert s3.fs.exists(f"{s3.bucket}/work/results.png")
     assert not s3.fs.exists(f"{s3.bucket}/work/features")
+
+
+def test_a_folder_of_a_few_photographs_needs_neither_classes_nor_a_batch(
+    module, images, tmp_path, capsys
+):
+    for number, image in enumerate(images):
+        split = "val" if number % 4 == 0 else "train"
+        folder = tmp_path / "data" / split / ("ape", "bee", "cat")[number % 3]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number}.jpg").write_bytes(image)
+    flags = ["--module", module, "--data", str(tmp_path / "data"), "--end-points", "logits"]
+    flags += ["--workdir", str(tmp_path / "work"), "--steps", "2", "--device", "cpu", "--cache"]
+    assert script.main(flags) == 0
+    recipe = json.loads((tmp_path / "work" / "config.json").read_text())["recipe"]
+    assert recipe["num_classes"] == 3
+    assert recipe["batch_size"] == 4  # of 27 images
+
+
+def test_a_batch_that_is_too_large_is_refused_before_features_are_computed(arguments, tmp_path):
+    with pytest.raises(SystemExit, match="has 12 records, fewer than batch_size 13: give a --bat"):
+        script.main([*arguments, "--batch-size", "13", "--cache"])
+    assert not (tmp_path / "work").exists()

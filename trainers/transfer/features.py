@@ -31,6 +31,8 @@ _SECONDS = 30.0
 Range = Tuple[int, int]  # the first number, and the one after the last
 # Consecutive batches: the number of the first one, features [images, size], labels [images].
 Part = Tuple[int, np.ndarray, np.ndarray]
+# From ranges of batches to their parts, in any order.
+Compute = Callable[[List[Range]], Iterator[Part]]
 
 
 def extract(
@@ -38,7 +40,7 @@ def extract(
     count: int,
     batch_size: int,
     size: int,
-    compute: Callable[[List[Range]], Iterator[Part]],
+    compute: Compute,
     key: Mapping[str, Any],
 ) -> Tuple[np.ndarray, np.ndarray]:
     """The features and labels of all records; those that are not on disk are computed.
@@ -99,7 +101,7 @@ def _compute(
     rows: Sequence["Rows"],
     missing: List[Range],
     done: np.ndarray,
-    compute: Callable[[List[Range]], Iterator[Part]],
+    compute: Compute,
     key: Mapping[str, Any],
     batch_size: int,
 ) -> None:

@@ -5,8 +5,9 @@ import dataclasses
 import json
 import os
 import sys
-from typing import Callable, Dict, List, Mapping, Optional, Sequence, Union
+from typing import Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Union
 
+import numpy as np
 from pretexture.loader import Loader, Pipeline, imagenet
 from pretexture.loader.console.files import write_text
 from pretexture.loader.console.printable import printable
@@ -18,12 +19,13 @@ from .. import engines
 from ..engines.engine import Batches
 from ..evaluation import measure
 from ..recipes import Recipe
-from ..run import Options, Training, fit
+from ..run import Options, Training, check_batch, fit
 from ..runs.checkpoints import checkpoint_path
 from ..runs.mirror import absolute, contents, open_workdir
 from ..tasks.linear import Linear
+from ..tasks.supervised import check_classes
 from .extraction import Job, on_ray
-from .features import FeatureLoader, extract, in_order
+from .features import LEFT_OUT, Compute, FeatureLoader, Part, Range, extract, in_order
 from .representation import FrozenFeatures, Representation
 
 RESULTS = "results.json"
@@ -104,6 +106,8 @@ def linear_eval(
         for name, split in splits.items()
     }
 
+    check_batch(recipe, len(records["train"].shard_index(options.records.on_error).offsets))
+
     def loader(name: str, batch_size: int, training: bool) -> Loader:
         return Loader(
             records[name],
@@ -150,6 +154,7 @@ def linear_eval(
                 )
                 compute = on_ray(job, ray, options.device, options.threads)
             size = sum(frozen.sizes.values())
+            compute = _checked(compute, recipe)
             arrays = extract(folder, count(name), recipe.eval_batch_size, size, compute, key)
         features = FeatureLoader(*arrays, recipe.batch_size, name == "train", options.seed)
         if features.num_records < count(name):
@@ -197,6 +202,19 @@ def linear_eval(
         say(line)
     say(printable(redacted(", ".join(join(options.workdir, name) for name in files))))
     return results
+
+
+def _checked(compute: Compute, recipe: Recipe) -> Compute:
+    """The function, which refuses the first label that is not a class: not only the heads do."""
+
+    def parts(ranges: List[Range]) -> Iterator[Part]:
+        for first, values, labels in compute(ranges):
+            index = first * recipe.eval_batch_size + np.arange(len(labels))
+            known = labels != LEFT_OUT
+            check_classes(labels[known], index[known], recipe.num_classes)
+            yield first, values, labels
+
+    return parts
 
 
 def _accuracies(end_point: str, means: Mapping[str, float]) -> Dict[str, float]:

@@ -15,9 +15,11 @@ import sys
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import numpy as np
+from pretexture.loader import imagenet
 from pretexture.loader.console.json_text import parse_object
 from pretexture.loader.console.marked import replace_marked
 from pretexture.loader.console.paths import make_parent
+from pretexture.loader.shards.imagenet import class_names
 
 EMPTY = "<!-- study -->\n<!-- /study -->\n"
 
@@ -59,7 +61,7 @@ def study(
     data: str,
     workdir: str = "runs/study",
     *,
-    num_classes: int = 10,
+    num_classes: Optional[int] = None,
     tasks: Sequence[str] = tuple(STUDY),
     seeds: Optional[int] = None,
     document: Optional[str] = None,
@@ -73,7 +75,7 @@ def study(
     Args:
         data: folder of shards; a path or a URL.
         workdir: folder for all runs.
-        num_classes: number of classes in the data.
+        num_classes: number of classes in the data; None for as many as the data name, or else 10.
         tasks: names of `STUDY`.
         seeds: number of seeds of each task; None for those of `STUDY`.
         document: path of the document; if it exists, what is between the comments <!-- study -->
@@ -94,6 +96,7 @@ def study(
             raise ValueError(f"{name!r} is not one of {', '.join(STUDY)}")
     page = pathlib.Path(make_parent(document or os.path.join(workdir, "study.md")))
     text = page.read_text(encoding="utf-8") if page.exists() else EMPTY
+    classes = num_classes or _classes(data) or 10
     replace_marked(text, "study", "")  # a document without marks fails now, not at the end
     found: Found = {name: [] for name in tasks}
     counts = {name: seeds or STUDY[name].seeds for name in tasks}
@@ -101,7 +104,7 @@ def study(
         for name in tasks:
             if seed < counts[name]:
                 folder = os.path.join(workdir, f"{name}-{seed}")
-                found[name].append(_network(STUDY[name], data, folder, seed, num_classes, say))
+                found[name].append(_network(STUDY[name], data, folder, seed, classes, say))
     chart = page.with_suffix(".png")
     accuracy_bars(
         _statistic(found, np.mean),
@@ -109,10 +112,18 @@ def study(
         "top-1 of a linear classifier, by end point",
         _statistic(found, _deviation),
     )
-    text = replace_marked(text, "study", _tables(found, num_classes, chart.name))
+    text = replace_marked(text, "study", _tables(found, classes, chart.name))
     page.write_text(text, encoding="utf-8")
     say(f"{page}, {chart}")
     return found
+
+
+def _classes(data: str) -> int:
+    """The number of classes that the data name; 0 if they name none, or do not exist."""
+    try:
+        return len(class_names(imagenet(data, SPLITS["train-split"]), data))
+    except FileNotFoundError:  # the first command says what is missing
+        return 0
 
 
 def _network(
