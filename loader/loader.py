@@ -171,7 +171,7 @@ class Loader:
             worker=worker,
             workers=workers,
             drop_remainder=training if drop_remainder is None else drop_remainder,
-            threads=threads or processors.available(),
+            threads=processors.available() if threads is None else threads,
             prefetch=prefetch,
             dtype=dtype,
             layout=layout,
@@ -182,6 +182,12 @@ class Loader:
             device=device,
         )
 
+        if self.training and self.pipeline.name.startswith("EVAL"):
+            warnings.warn(
+                f"presets.{self.pipeline.name} with training=True takes random crops in random "
+                "order; for evaluation, give training=False",
+                stacklevel=2,
+            )
         self._index = records.shard_index(on_error)
         for fault in self._index.faults:
             _log.warning("%s is left out: %s", records.leaves_out, fault)

@@ -12,8 +12,8 @@ SUPERVISED = Pipeline("inception(224)")
 ROTATION = Pipeline("inception(224)|rotate")
 EXEMPLAR = Pipeline("gray(0.66)|inception(224, views=8)|standardize")
 PATCHES = Pipeline("resize(292)|gray(0.66)|crop(255)|patches(3, jitter=21)|standardize")
-EVAL = Pipeline("resize_small(256)|crop(224)|range(-1, 1)")
-EVAL_PATCHES = Pipeline("resize_small(224)|crop(192)|patches(3)|standardize")
+EVAL = Pipeline("resize_small(256)|crop(224)|range(-1, 1)").named("EVAL")
+EVAL_PATCHES = Pipeline("resize_small(224)|crop(192)|patches(3)|standardize").named("EVAL_PATCHES")
 
 SIMCLR = Pipeline(
     "2*(random_resized_crop(224)|flip|color_jitter(0.8, 0.8, 0.8, 0.2, p=0.8)"

@@ -34,18 +34,26 @@ def main(arguments: Optional[List[str]] = None) -> int:
         how["records"] = flags.record_options(args)
         if not args.follow:
             result = evaluation.evaluate(args.workdir, args.data, **how)
-            for name, value in result.items():
-                print(f"{name:<14}{_spell(value)}")
+            for name, words in _in_words(result).items():
+                print(f"{name:<14}{words}")
             return 0
         results = evaluation.follow(args.workdir, args.data, args.timeout, **how)
         for result in results:
-            words = (f"{name} {_spell(value)}" for name, value in result.items())
+            words = (f"{name} {value}" for name, value in _in_words(result).items())
             print(", ".join(words), flush=True)
     return 0
 
 
-def _spell(value: Any) -> str:
-    return f"{value:.4f}" if isinstance(value, float) else printable(str(value))
+def _in_words(result: Dict[str, Any]) -> Dict[str, str]:
+    """A result by name; accuracies in percent, with the number of images and what guessing gives."""
+    chance = result["chance"]
+    words = {}
+    for name, value in result.items():
+        if name in chance:
+            words[name] = f"{value:.1%} of {result['images']:,} images (chance {chance[name]:.1%})"
+        elif name != "chance":
+            words[name] = f"{value:.4f}" if isinstance(value, float) else printable(str(value))
+    return words
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -62,7 +70,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--split",
-        choices=SPLITS,
+        type=flags.split,
+        metavar="|".join(SPLITS),
         help="split to evaluate on (default: the eval_split of the run's recipe)",
     )
     parser.add_argument(

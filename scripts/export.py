@@ -26,6 +26,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
         run_flags.import_tensorflow()
         from pretexture.trainers.exports import frozen
         from pretexture.trainers.exports import saved_model as export
+        from pretexture.trainers.networks import layers
 
         # What is missing is an error before the first file is written.
         if args.onnx:
@@ -33,6 +34,9 @@ def main(arguments: Optional[List[str]] = None) -> int:
         if args.torch:
             from pretexture.trainers.exports import torch_file, torch_resnet
         source = _source(args)
+        warning = layers.too_few_steps(source.description.step)
+        if warning:
+            print(warning, file=sys.stderr)
         if args.torch:
             torch_file.check(source)
         if args.out:

@@ -15,6 +15,7 @@ from pretexture.loader.console.interrupt import PromptInterrupt
 from pretexture.loader.console.paths import expand
 from pretexture.loader.console.printable import printable
 from pretexture.loader.console.redaction import redacted
+from pretexture.loader.shards.imagenet import check_split
 from pretexture.loader.shards.record_options import DEFAULT_RECORDS, FEATURES, RecordOptions
 from pretexture.loader.shards.remote import Storage, is_url
 
@@ -245,6 +246,14 @@ def place(text: str) -> str:
     """A path with `~` expanded, or a URL."""
     try:
         return text if is_url(text) else expand(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def split(text: str) -> str:
+    """The name of a split."""
+    try:
+        return check_split(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 

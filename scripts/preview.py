@@ -61,7 +61,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--split",
-        choices=SPLITS,
+        type=flags.split,
+        metavar="|".join(SPLITS),
         default="train",
         help="split of a folder (default: train)",
     )

@@ -20,6 +20,8 @@ from . import engines, tasks
 from .engines.engine import Batches, Engine
 from .engines.npu_options import DEFAULTS, NpuOptions
 from .exports.saved_model import export_run
+from .networks.layers import too_few_steps
+from .runs.chance import chance
 from .runs.checkpoints import CheckpointError, Checkpoints, checkpoint_path
 from .runs.events import EventWriter
 from .runs.folder import WorkdirError, overlap, read_config
@@ -73,6 +75,7 @@ class Evaluation:
         self._split = split or recipe.eval_split
         self._stem = os.path.join(workdir, f"eval-{self._split}")
         self._pipeline = pipeline
+        self._chance = chance(recipe, batch_size or recipe.eval_batch_size)
         task = tasks.build(recipe)
         own = Pipeline(recipe.eval_pipeline or recipe.pipeline)
         views = own if pipeline is None else presets.find(pipeline)
@@ -107,17 +110,21 @@ class Evaluation:
         TensorBoard events in the folder `eval-SPLIT`.
 
         Returns: `step`, `data`, `split`, `images`, and the means over all images of the task's loss
-            and metrics; `pipeline` if it was given; `skipped`, the number of records that could not
+            and metrics; `chance`, what guessing gives of each metric; `pipeline` if it was given; `skipped`, the number of records that could not
             be used, and `broken_shards`, the number of shards that could only be read in part, if
             there were any.
 
         Raises: CheckpointError.
         """
+        warning = too_few_steps(step)
+        if warning:
+            print(warning, file=sys.stderr)
         self._engine.restore_model(checkpoint_path(self._workdir, step))
         self._loader.load_state_dict({**self._loader.state_dict(), "epoch": 0, "batch": 0})
         images, means = measure(self._engine, self._loader)
         about = {"step": step, "data": redacted(self._data), "split": self._split, "images": images}
         result = {**about, **left_out(self._loader, images), **means}
+        result["chance"] = {name: share for name, share in self._chance.items() if name in means}
         if self._pipeline is not None:
             return {**result, "pipeline": self._pipeline}
         write_text(f"{self._stem}.json", json.dumps(result, indent=2) + "\n")

@@ -105,8 +105,8 @@ class Recipe(_Checked):
 
     train_split: str = _field("train, val, trainval or test", default="train")
     eval_split: str = _field(
-        "the split that evaluation uses by default; test, your own validation images, for shards of "
-        "pretexture prepare",
+        "the split that evaluation uses by default; test, your own validation images, for shards "
+        "of pretexture prepare",
         default="val",
     )
 

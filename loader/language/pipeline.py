@@ -22,9 +22,12 @@ class Pipeline:
 
     Attributes:
         branches: the branches, each with its steps.
+        name: name of the preset that it is; "" if it has none. Equal pipelines may differ in it.
 
     Raises: PipelineError, naming the step and what is wrong with it.
     """
+
+    name = ""
 
     def __init__(self, text: Union[str, Sequence[Step]]):
         self._set(parse(text) if isinstance(text, str) else [Branch(tuple(text))])
@@ -44,6 +47,12 @@ class Pipeline:
     def _of(cls, branches: Sequence[Branch]) -> "Pipeline":
         pipeline = cls.__new__(cls)
         pipeline._set(branches)
+        return pipeline
+
+    def named(self, name: str) -> "Pipeline":
+        """The same pipeline under a name, with which a Loader can say what it is for."""
+        pipeline = self._of(self.branches)
+        pipeline.name = name
         return pipeline
 
     @property

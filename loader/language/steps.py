@@ -634,11 +634,12 @@ class Jigsaw(Step):
 
     def ops(self, training: bool, stream: int) -> List[ops.Op]:
         """One `Jigsaw`."""
-        return [ops.Jigsaw(stream, _permutation_set(self.set), training)]
+        return [ops.Jigsaw(stream, permutation_set(self.set), training)]
 
 
 @functools.lru_cache(maxsize=8)
-def _permutation_set(name: str) -> Tuple[Tuple[int, ...], ...]:
+def permutation_set(name: str) -> Tuple[Tuple[int, ...], ...]:
+    """The permutations that `jigsaw(set)` names. Raises: PipelineError."""
     try:
         if name == "published":
             found = permutations.published()
@@ -687,7 +688,7 @@ class Rotate(Step):
 
 @dataclasses.dataclass(frozen=True)
 class Range(Step):
-    """Maps [0, 255] to [lo, hi]."""
+    """Maps [0, 255] to [lo, hi], lo below hi."""
 
     name: ClassVar[str] = "range"
     lo: float
@@ -695,8 +696,8 @@ class Range(Step):
 
     def __post_init__(self):
         _numbers((self.lo, self.hi), 2, "lo and hi")
-        if self.lo == self.hi:
-            raise PipelineError("lo and hi must differ")
+        if self.lo >= self.hi:
+            raise PipelineError(f"lo must be below hi, not {self.lo!r} and {self.hi!r}")
 
     def ops(self, training: bool, stream: int) -> List[ops.Op]:
         """One `Normalize`."""

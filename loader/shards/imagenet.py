@@ -55,8 +55,7 @@ def imagenet(root: Path, split: str, **kwargs) -> Records:
     Raises: ValueError for another split, if a single training shard is to be split, or for an
         option that the records do not have; FileNotFoundError if shards are missing.
     """
-    if split not in SPLITS:
-        raise ValueError(f"split must be train, val, trainval or test, not {split!r}")
+    check_split(split)
     root = os.fsdecode(root) if is_url(os.fsdecode(root)) else paths.expand(root)
     name = "validation" if split == "test" else "train"
     inner = HELD_OUT if split == "test" else TRAIN
@@ -80,6 +79,19 @@ def imagenet(root: Path, split: str, **kwargs) -> Records:
         f"{redacted(root)} has no shards {name}-*-of-*, *-{name}.tfrecord-*-of-* or {name}-*.tar, "
         f"and no folder {inner[0]} of class folders; `pretexture prepare` writes shards from images"
     )
+
+
+def check_split(split: str) -> str:
+    """The name of a split. Raises: ValueError, saying which splits there are."""
+    if split not in SPLITS:
+        hint = ""
+        if split in ("valid", "validation", "testing", "dev"):
+            hint = (
+                ": your own validation images (validation-*-of-*, or the folder val) are the split "
+                "test; val is the part of the training images that train leaves out"
+            )
+        raise ValueError(f"split must be train, val, trainval or test, not {split!r}{hint}")
+    return split
 
 
 def open_records(data: str, split: str, **kwargs) -> Records:

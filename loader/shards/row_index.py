@@ -83,7 +83,11 @@ def index_rows(
             with shards.use(shard) as path:
                 arguments["paths"][shard] = os.fsencode(path)
                 known, without = _core.index_rows(
-                    arguments, files, shard, threads or processors.available(), max_pixels
+                    arguments,
+                    files,
+                    shard,
+                    processors.available() if threads is None else threads,
+                    max_pixels,
                 )
             counts = RowCounts(counts.known + known, counts.without + without)
             progress(shard + 1, counts)

@@ -14,7 +14,7 @@ import weakref
 
 import numpy as np
 import pytest
-from pretexture.loader import Batch, Loader, TFRecords, WindowShuffle, _core
+from pretexture.loader import Batch, Loader, TFRecords, WindowShuffle, _core, presets
 
 pytestmark = pytest.mark.usefixtures("no_hang")
 
@@ -362,6 +362,7 @@ WRONG = [
     ({"shuffle": 5}, "shuffle must be True, False or a WindowShuffle, not 5"),
     ({"shard": (2, 2)}, "worker in shard must be from 0 to 1, not 2"),
     ({"shard": 3}, "shard must be"),
+    ({"threads": 0}, "threads must be from 1 to 1024, not 0"),
     ({"threads": -1}, "threads must be from 1 to 1024, not -1"),
     ({"prefetch": 0}, "prefetch must be from 1"),
     ({"dtype": "float64"}, "dtype must be one of float32, float16, uint8, not 'float64'"),
@@ -375,6 +376,18 @@ WRONG = [
 def test_wrong_arguments_are_refused_by_name(arguments, reason, shards):
     with pytest.raises(ValueError, match=reason):
         Loader(TFRecords(shards), PLAIN, **{"batch_size": 5, **arguments})
+
+
+@pytest.mark.parametrize("name", ["EVAL", "EVAL_PATCHES"])
+def test_a_preset_for_evaluation_warns_if_it_is_used_in_training(name, shards, recwarn):
+    preset = getattr(presets, name)
+    for pipeline, training in ((preset, False), (str(preset), True), (presets.MAE, True)):
+        Loader(TFRecords(shards), pipeline, 5, training=training).close()
+    assert not recwarn.list  # the text may be meant as it is
+    Loader(TFRecords(shards), preset, 5).close()
+    (warning,) = recwarn.list
+    assert str(warning.message).startswith(f"presets.{name} with training=True takes random crops")
+    assert warning.filename == __file__
 
 
 def test_statistics_add_up(shards):

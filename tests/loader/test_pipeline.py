@@ -177,7 +177,7 @@ def test_endless_pipelines_are_refused():
         ("inception(8, views=0)", "views must be a whole number from 1 to 65535, not 0"),
         ("patches(3, jitter=-1)", "jitter must be a whole number from 0 to 65535, not -1"),
         ("jigsaw(100)", "set must be a name or a path, not 100"),
-        ("range(1, 1)", "lo and hi must differ"),
+        ("range(1, 1)", "lo must be below hi, not 1 and 1"),
         ("range(0, 1e400)", "lo and hi must be numbers within 1e+06 of 0"),
         ("range(0, " + 400 * "9" + ")", "lo and hi must be numbers within 1e+06 of 0"),
         ("range(0, 'x')", "lo and hi must be 2 numbers, not (0, 'x')"),
@@ -417,3 +417,9 @@ def test_an_error_of_no_step_has_no_place(text):
 
 def test_a_long_chain_of_fractions_is_refused_as_all_that_is_too_deep():
     assert "too long or too deeply nested" in reason("crop(" + "/".join("1" * 3000) + ")")
+
+
+def test_a_range_upside_down_is_refused():
+    for text in ("range(1, 0)", "range(2, 2)"):
+        with pytest.raises(PipelineError, match="lo must be below hi, not"):
+            Pipeline(f"crop(3)|{text}")

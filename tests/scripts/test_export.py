@@ -17,7 +17,7 @@ PUBLISHED = ["--architecture", "vgg19", "--filters-factor", "0.125", "--num-clas
 def run(tmp_path_factory):
     """A run's folder, which tests must not change."""
     folder = tmp_path_factory.mktemp("run")
-    trained.run(folder, steps=(3, 12))
+    trained.run(folder, steps=(3000, 12000))
     return str(folder)
 
 
@@ -38,9 +38,9 @@ def atc(tmp_path, monkeypatch):
 
 def test_a_run_and_its_checkpoint_as_published_give_the_same_export(run, tmp_path, capsys):
     own, published = str(tmp_path / "own"), str(tmp_path / "published")
-    assert script.main(["--workdir", run, "--step", "3", "--out", own]) == 0
+    assert script.main(["--workdir", run, "--step", "3000", "--out", own]) == 0
     assert capsys.readouterr().out == f"wrote {own}\n"
-    flags = ["--published", f"{run}/model.ckpt-3", *PUBLISHED, "--pipeline", "resize(32)"]
+    flags = ["--published", f"{run}/model.ckpt-3000", *PUBLISHED, "--pipeline", "resize(32)"]
     assert script.main([*flags, "--out", published]) == 0
     image = trained.images(2, 40, 40, 3)
     trained.assert_agree(*(trained.use(module, image)[0] for module in (own, published)), 1e-6)
@@ -160,8 +160,8 @@ def test_at_least_one_format_must_be_given(capsys):
         (["--workdir", "{run}", "--onnx", "{run}/config.json/f"], "error: .*config.json"),
         (["--workdir", "{run}", "--onnx", "{run}"], "error: .*Is a directory: '{run}"),
         (
-            ["--published", "{run}/model.ckpt-3", *PUBLISHED, "--filters-factor", "0.25"],
-            "error: .*model.ckpt-3: .* variables do not fit",
+            ["--published", "{run}/model.ckpt-3000", *PUBLISHED, "--filters-factor", "0.25"],
+            "error: .*model.ckpt-3000: .* variables do not fit",
         ),
     ],
 )
@@ -218,8 +218,8 @@ def test_contradictory_flags_are_refused(flags, message, capsys):
         (["--published", "{}/none", *PUBLISHED], "error: .*none is not a checkpoint"),
         (["--published", "{run}", *PUBLISHED, "--pipeline", "turn"], "error: .* no step 'turn'"),
         (
-            ["--published", "{run}/model.ckpt-3", *PUBLISHED, "--filters-factor", "0.25"],
-            "error: .*model.ckpt-3: .* variables do not fit",
+            ["--published", "{run}/model.ckpt-3000", *PUBLISHED, "--filters-factor", "0.25"],
+            "error: .*model.ckpt-3000: .* variables do not fit",
         ),
     ],
 )

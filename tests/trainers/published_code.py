@@ -229,7 +229,7 @@ def random_values(shapes, seed=0):
         elif kind in ("gamma", "moving_variance"):
             values[name] = random.uniform(0.5, 1.5, shape).astype(np.float32)
         elif kind == "global_step":
-            values[name] = np.int64(7)
+            values[name] = np.int64(7000)
         else:
             values[name] = (0.3 * random.randn(*shape)).astype(np.float32)
     return values

@@ -22,9 +22,9 @@ VGG_POINTS = ["block1", "block2", "block3", "block4", "block5", "fc6", "pre_logi
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run of a small VGG with checkpoints of steps 3 and 12, which tests must not change."""
+    """A run of a small VGG with checkpoints of steps 3000 and 12000, which tests must not change."""
     folder = tmp_path_factory.mktemp("run")
-    trained.run(folder, steps=(3, 12))
+    trained.run(folder, steps=(3000, 12000))
     return str(folder)
 
 
@@ -63,7 +63,7 @@ def test_exported_graphs_have_only_what_tensorflow_1_knows(run, tmp_path):
 
 
 def test_an_export_has_the_newest_checkpoint_unless_a_step_is_given(run, tmp_path):
-    for step, given in ((12, None), (3, 3)):
+    for step, given in ((12000, None), (3000, 3000)):
         module = export_run(run, str(tmp_path / str(step)), given)
         assert read_description(module).step == step
         pair = [f"{run}/model.ckpt-{step}", f"{module}/variables/variables"]
@@ -81,7 +81,7 @@ def test_the_description_says_what_the_network_is(run, tmp_path):
     assert description.network == trained.VGG.network
     assert description.pipeline == trained.VGG.pipeline
     assert description.representation_pipeline == trained.VGG.representation_pipeline
-    assert (description.step, description.patches) == (12, False)
+    assert (description.step, description.patches) == (12000, False)
     assert description.tensorflow == tf.__version__
     assert list(description.end_points) == VGG_POINTS
     assert description.end_points["block2"] == (None, None, None, 2)
@@ -108,10 +108,10 @@ def test_the_task_decides_whether_a_network_embeds_patches(name, patches, output
 def test_exports_and_empty_folders_are_replaced(run, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
-    export_run(run, str(out), 3)
+    export_run(run, str(out), 3000)
     (out / "left").write_text("")
-    export_run(run, str(out), 12)
-    assert read_description(str(out)).step == 12
+    export_run(run, str(out), 12000)
+    assert read_description(str(out)).step == 12000
     assert sorted(os.listdir(str(out))) == ["pretexture.json", "saved_model.pb", "variables"]
     assert os.listdir(str(tmp_path)) == ["out"]
 
@@ -143,7 +143,7 @@ def test_a_full_disk_is_an_error_that_names_the_folder(run, tmp_path, monkeypatc
 
 
 def test_a_failing_export_keeps_the_previous_one(run, tmp_path, monkeypatch):
-    export_run(run, str(tmp_path / "out"), 3)
+    export_run(run, str(tmp_path / "out"), 3000)
 
     def full(path, text):
         raise OSError(28, "No space left on device")
@@ -153,7 +153,7 @@ def test_a_failing_export_keeps_the_previous_one(run, tmp_path, monkeypatch):
         with pytest.raises(OSError, match="No space left"):
             export_run(run, str(tmp_path / out))
     assert os.listdir(str(tmp_path)) == ["out"]
-    assert read_description(str(tmp_path / "out")).step == 3
+    assert read_description(str(tmp_path / "out")).step == 3000
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_a_run_without_that_checkpoint_is_an_error(run, tmp_path):
     out = str(tmp_path / "out")
     with pytest.raises(WorkdirError, match="holds no run"):
         export_run(str(tmp_path), out)
-    with pytest.raises(WorkdirError, match="has no checkpoint of step 5, but of 3, 12"):
+    with pytest.raises(WorkdirError, match="has no checkpoint of step 5, but of 3000, 12000"):
         export_run(run, out, 5)
     config = read_config(run)
     write_config(str(tmp_path), config)
@@ -194,7 +194,7 @@ def test_a_run_without_that_checkpoint_is_an_error(run, tmp_path):
 @pytest.mark.parametrize("damage", ["cut", "flip"])
 def test_a_damaged_checkpoint_is_named(damage, tmp_path):
     trained.run(tmp_path)
-    (data,) = tmp_path.glob("model.ckpt-7.data*")
+    (data,) = tmp_path.glob("model.ckpt-7000.data*")
     content = bytearray(data.read_bytes())
     content[len(content) // 2] ^= 255
     data.write_bytes(content[: len(content) // 2] if damage == "cut" else content)
@@ -203,7 +203,7 @@ def test_a_damaged_checkpoint_is_named(damage, tmp_path):
         (export.write_saved_model, [str(tmp_path / "out")]),
         (frozen.write_frozen, [str(tmp_path / "out.pb"), (1, 32, 32, 3)]),
     ):
-        with pytest.raises(CheckpointError, match=r"model\.ckpt-7 is damaged: ") as error:
+        with pytest.raises(CheckpointError, match=r"model\.ckpt-7000 is damaged: ") as error:
             write(source, *arguments)
         assert "\n" not in str(error.value) and len(str(error.value)) < 400
     assert not list(tmp_path.glob("*out*"))

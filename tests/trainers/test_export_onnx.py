@@ -77,7 +77,7 @@ def test_an_onnx_file_has_the_weights_by_name_in_the_layout_of_its_convolutions(
     trained.run(run, trained.VGG.replace(filters_factor=0.25))
     write_onnx(export.run_source(str(run)), str(tmp_path / "model.onnx"))
     graph = onnx.load(str(tmp_path / "model.onnx")).graph
-    stored = tf.train.load_checkpoint(f"{run}/model.ckpt-7")
+    stored = tf.train.load_checkpoint(f"{run}/model.ckpt-7000")
     found = {value.name: onnx.numpy_helper.to_array(value) for value in graph.initializer}
     for name in _shapes(run):
         value = stored.get_tensor(name)
@@ -113,7 +113,7 @@ def test_an_existing_onnx_file_is_replaced_only_by_a_complete_one(run, tmp_path)
     for damage in ("data-00000-of-00001", "index"):
         broken = tmp_path / "broken"
         trained.run(broken)
-        (broken / f"model.ckpt-7.{damage}").write_bytes(b"\0")
+        (broken / f"model.ckpt-7000.{damage}").write_bytes(b"\0")
         with pytest.raises(CheckpointError):
             write_onnx(export.run_source(str(broken)), str(path))
         assert path.read_text() == "previous"
@@ -136,5 +136,5 @@ def test_weights_that_one_file_cannot_hold_are_an_error(run, tmp_path, monkeypat
 
 def _shapes(run):
     """The shapes of the network's variables, by name."""
-    found = tf.train.load_checkpoint(f"{run}/model.ckpt-7").get_variable_to_shape_map()
+    found = tf.train.load_checkpoint(f"{run}/model.ckpt-7000").get_variable_to_shape_map()
     return {name: shape for name, shape in found.items() if name.startswith("module/")}

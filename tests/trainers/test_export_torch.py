@@ -149,12 +149,12 @@ def test_an_existing_torch_file_is_replaced_only_by_a_complete_one(run, tmp_path
     source = export.run_source(run)
     wider = dataclasses.replace(source.description.network, filters_factor=0.5)
     description = dataclasses.replace(source.description, network=wider)
-    with pytest.raises(CheckpointError, match=r"model\.ckpt-7: .* variables do not fit"):
+    with pytest.raises(CheckpointError, match=r"model\.ckpt-7000: .* variables do not fit"):
         write_torch(dataclasses.replace(source, description=description), str(path))
     broken = tmp_path / "broken"
     trained.run(broken, V2)
-    (broken / "model.ckpt-7.data-00000-of-00001").write_bytes(b"\0")
-    with pytest.raises(CheckpointError, match=r"model\.ckpt-7 is damaged"):
+    (broken / "model.ckpt-7000.data-00000-of-00001").write_bytes(b"\0")
+    with pytest.raises(CheckpointError, match=r"model\.ckpt-7000 is damaged"):
         write_torch(export.run_source(str(broken)), str(path))
     assert path.read_text() == "previous"
     write_torch(source, str(path))

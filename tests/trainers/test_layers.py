@@ -5,6 +5,7 @@ tf = pytest.importorskip("tensorflow")
 
 from evaluated import assign, value
 from pretexture.trainers.networks.layers import (
+    AVERAGES,
     BatchNorm,
     Conv,
     Scope,
@@ -151,3 +152,28 @@ def test_weight_decay_is_half_the_sum_of_squares_of_kernels_alone():
     expected = 0.1 * squares[0] / 2 + 0.01 * squares[1] / 2
     assert value(l2_penalty(module)) == pytest.approx(expected, rel=1e-6)
     assert value(l2_penalty(tf.Module())) == 0
+
+
+@pytest.mark.parametrize("updates", [1, 3, 60])
+def test_averages_of_few_updates_are_those_of_the_batches_they_have_seen(updates):
+    scope = Scope()
+    layer = BatchNorm(scope, 3)
+    batch = (np.random.RandomState(0).randn(4, 5, 6, 3) * (0.1, 1, 20) + (0, -3, 50)).astype("f")
+    for _ in range(updates):
+        layer(tf.constant(batch), training=True)
+    # Averages of equal batches are the batch's own moments, whatever the averages began with.
+    moments = {"mean": batch.mean((0, 1, 2)), "variance": batch.var((0, 1, 2), ddof=1)}
+    for name, expected in moments.items():
+        full_name = f"module/batch_normalization/moving_{name}"
+        found = value(scope.variables[full_name])
+        assert np.abs(found - expected).max() > 1  # what it began with is still in it
+        unbiased = scope.averages[full_name].unbiased(found, updates)
+        np.testing.assert_allclose(unbiased, expected, rtol=1e-3, atol=1e-4)
+        assert unbiased.dtype == np.float32
+
+
+def test_averages_of_no_updates_or_of_many_are_left_as_they_are():
+    values = np.random.RandomState(0).rand(7).astype(np.float32)
+    for average in AVERAGES.values():
+        for updates in (0, 2000, 665_000):
+            assert average.unbiased(values, updates) is values

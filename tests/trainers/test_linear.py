@@ -248,7 +248,7 @@ def test_frozen_network_gives_the_exports_end_points_in_inference_mode(recipe, t
     trained.assert_agree(points, trained.use(module, images)[0])
     trained.assert_agree(points, together)
     assert frozen.end_points == list(together)
-    assert (frozen.step, frozen.patches) == (7, False)
+    assert (frozen.step, frozen.patches) == (7000, False)
     assert frozen.pipeline == recipe.representation_pipeline
 
 
@@ -333,7 +333,7 @@ def test_heads_learn_and_results_agree_with_numpy(data, wider_module, tmp_path, 
     steps = 20 * TRAIN // 6
     by_hand = _by_hand(data, tmp_path, steps, wider_module, recipe, points)
     _assert_same(results.end_points, by_hand)
-    assert results.images == TEST and results.step == 7
+    assert results.images == TEST and results.step == 7000
     assert results.end_points["block1"]["top1"] > 0.75  # chance is 1 / 7
     written = json.loads((tmp_path / "results.json").read_text())
     assert written == dataclasses.asdict(results)

@@ -48,10 +48,10 @@ def test_a_published_checkpoint_gives_the_published_end_points(case, implementat
         pytest.skip("this TensorFlow has no tf.layers")
     network, image = _network(case, implementation)
     network.set(random_values(network.shapes))
-    source = _source(network.save(str(tmp_path / "model.ckpt-7")), case)
+    source = _source(network.save(str(tmp_path / "model.ckpt-7000")), case)
     module = export.write_saved_model(source, str(tmp_path / "module"))
     trained.assert_agree(trained.use(module, image)[0], network(image))
-    assert export.read_description(module).step == 7
+    assert export.read_description(module).step == 7000
 
 
 @pytest.mark.parametrize("implementation", ["plain", "tf.layers"])
@@ -66,7 +66,7 @@ def test_the_published_code_reads_our_checkpoints(case, implementation, tmp_path
     )
     values = trained.run(tmp_path, recipe)
     network, image = _network(case, implementation)
-    network.restore(str(tmp_path / "model.ckpt-7"))
+    network.restore(str(tmp_path / "model.ckpt-7000"))
     trained.assert_agree(network(image), trained.end_points(recipe, values, image)[0])
 
 
@@ -81,9 +81,9 @@ def values():
 
 
 def test_a_runs_folder_or_a_checkpoints_file_stands_for_the_checkpoint(values, tmp_path):
-    trained.checkpoint(tmp_path / "model.ckpt-7", values)
-    for name in ("", "model.ckpt-7.index", "model.ckpt-7.data-00000-of-00001"):
-        assert _source(tmp_path / name, "vgg").weights.path == str(tmp_path / "model.ckpt-7")
+    trained.checkpoint(tmp_path / "model.ckpt-7000", values)
+    for name in ("", "model.ckpt-7000.index", "model.ckpt-7000.data-00000-of-00001"):
+        assert _source(tmp_path / name, "vgg").weights.path == str(tmp_path / "model.ckpt-7000")
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_the_kernels_of_a_vgg_give_the_size_of_its_images(side, shown, tmp_path)
     network = Network("plain", image.shape, architecture="vgg19", factor=0.25, classes=CLASSES)
     assert network.shapes["module/conv2d_16/kernel"][:2] == [side // 32] * 2
     network.set(random_values(network.shapes))
-    path = network.save(str(tmp_path / "model.ckpt-7"))
+    path = network.save(str(tmp_path / "model.ckpt-7000"))
     source = _source(path, "vgg", filters_factor=0.25)
     module = export.write_saved_model(source, str(tmp_path / "module"))
     trained.assert_agree(trained.use(module, image)[0], network(image))
@@ -125,7 +125,7 @@ def test_a_hub_module_names_variables_without_the_scope(values, tmp_path):
         (
             "module/conv2d_3/kernel",
             {},
-            r"model\.ckpt-7: there is no variable module/conv2d_3/kernel; the model's has "
+            r"model\.ckpt-7000: there is no variable module/conv2d_3/kernel; the model's has "
             r"\[3, 3, 4, 4\] \(1 of the model's 92 variables do not fit\)",
         ),
         (
@@ -140,16 +140,16 @@ def test_a_hub_module_names_variables_without_the_scope(values, tmp_path):
 )
 def test_variables_that_do_not_fit_are_named(values, change, fields, message, tmp_path):
     kept = {name: value for name, value in values.items() if name != change}
-    path = trained.checkpoint(tmp_path / "model.ckpt-7", kept)
+    path = trained.checkpoint(tmp_path / "model.ckpt-7000", kept)
     with pytest.raises(CheckpointError, match=message):
         export.write_saved_model(_source(path, "vgg", **fields), str(tmp_path / "module"))
     assert not (tmp_path / "module").exists()
 
 
 def test_a_path_without_a_checkpoint_is_an_error(tmp_path):
-    (tmp_path / "model.ckpt-7.index").write_text("nothing of the kind")
-    with pytest.raises(CheckpointError, match=r"model\.ckpt-7 is not a checkpoint"):
-        _source(tmp_path / "model.ckpt-7", "v2")
+    (tmp_path / "model.ckpt-7000.index").write_text("nothing of the kind")
+    with pytest.raises(CheckpointError, match=r"model\.ckpt-7000 is not a checkpoint"):
+        _source(tmp_path / "model.ckpt-7000", "v2")
     with pytest.raises(CheckpointError, match=r"model\.ckpt-8 is not a checkpoint"):
         _source(tmp_path / "model.ckpt-8", "v2")
     with pytest.raises(CheckpointError, match="holds neither a checkpoint nor a hub module"):
@@ -157,7 +157,7 @@ def test_a_path_without_a_checkpoint_is_an_error(tmp_path):
 
 
 def test_the_description_says_how_a_published_network_is_used(values, tmp_path):
-    path = trained.checkpoint(tmp_path / "model.ckpt-7", values)
+    path = trained.checkpoint(tmp_path / "model.ckpt-7000", values)
     whole, patches = (_source(path, case).description for case in ("v1", "v1-patches"))
     assert whole.representation_pipeline == str(presets.EVAL)
     assert patches.representation_pipeline == str(presets.EVAL_PATCHES)

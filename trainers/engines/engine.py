@@ -296,7 +296,10 @@ class Engine(abc.ABC):
 
     @abc.abstractmethod
     def restore_model(self, path: str) -> None:
-        """Takes model and step from a checkpoint, not the optimiser. Raises CheckpointError."""
+        """Takes model and step from a checkpoint to evaluate them, not the optimiser.
+
+        Running averages are unbiased, see `Average.unbiased`. Raises CheckpointError.
+        """
 
     def loader_state(self, loader: Batches) -> Dict[str, Any]:
         """The loader's state after the last step's batch."""

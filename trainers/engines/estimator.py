@@ -153,7 +153,7 @@ class Engine(engine.Engine):
             source,
             1,
             lambda estimator, feed: estimator.evaluate(
-                feed, hooks=[_Measuring(total)], checkpoint_path=self._path
+                feed, hooks=[_Measuring(total, self._made)], checkpoint_path=self._path
             ),
         )
         return total.images, total.sums
@@ -200,6 +200,8 @@ class Engine(engine.Engine):
         if mode == tf.estimator.ModeKeys.EVAL:
             checkpoints.fitting(str(self._path), variables)
             values = self._task.loss(model, batch, training=False)
+            averages = [(scope.variables[name], part) for name, part in scope.averages.items()]
+            v1.add_to_collection(_AVERAGES, averages)
             images = tf.reduce_sum(tf.cast(batch.index >= 0, tf.int32))
             v1.add_to_collection(_FETCHES, (images, counted_sums(values, batch.index)))
             return tf.estimator.EstimatorSpec(
@@ -283,6 +285,7 @@ def _features_and_label(batch: Any) -> Tuple[Dict[str, tf.Tensor], tf.Tensor]:
 # Names of the collections in which a graph passes its tensors to the hooks.
 _FETCHES = "pretexture_fetches"
 _STATE = "pretexture_state"
+_AVERAGES = "pretexture_averages"
 
 
 class _Source:
@@ -383,13 +386,20 @@ class _Training(v1.train.SessionRunHook):
 
 
 class _Measuring(v1.train.SessionRunHook):
-    """Adds up what each batch gives."""
+    """Unbiases the running averages of so many steps, then adds up what each batch gives."""
 
-    def __init__(self, total: Sums):
+    def __init__(self, total: Sums, steps: int):
         self._total = total
+        self._steps = steps
 
     def begin(self) -> None:
         (self._fetches,) = v1.get_collection(_FETCHES)
+        (self._averages,) = v1.get_collection(_AVERAGES)
+
+    def after_create_session(self, session: Any, coord: Any) -> None:
+        for variable, average in self._averages:
+            value = average.unbiased(session.run(variable), self._steps)
+            sessions.assign(session, variable, value)
 
     def before_run(self, run_context: Any) -> Any:
         return v1.train.SessionRunArgs(self._fetches)

@@ -39,3 +39,8 @@ def on_device(graph: tf.Graph, npu: NpuOptions) -> Any:
             optimizer.parameter_map["use_off_line"].b = True
             optimizer.parameter_map["precision_mode"].s = npu.precision_mode.encode()
     return tf.compat.v1.Session(graph=graph, config=config)
+
+
+def assign(session: Any, variable: tf.Variable, value: Any) -> None:
+    """Sets a variable without adding to the session's graph."""
+    session.run(variable.initializer, {variable.initializer.inputs[1]: value})

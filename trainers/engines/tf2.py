@@ -96,6 +96,7 @@ class Engine(engine.Engine):
             self._optimizer = optimization.optimizer(self._recipe, self._rate, self._step)
             self._scaling = self.place.loss_scale(self._recipe, self._optimizer, dtype)
         self._variables = {**scope.variables, "global_step": self._step}
+        self._averages = scope.averages
         self._trained = scope.trained
         self._train_step: Optional[Any] = None
         return scope
@@ -156,6 +157,9 @@ class Engine(engine.Engine):
 
     def restore_model(self, path: str) -> None:
         checkpoints.restore(path, self._variables)
+        for name, average in self._averages.items():
+            variable = self._variables[name]
+            variable.assign(average.unbiased(variable.numpy(), self.step))
 
     def start(self) -> None:
         place, step = self.place, self.step

@@ -5,7 +5,8 @@ from typing import Any, Dict, Mapping, Optional, Sequence
 import numpy as np
 import tensorflow as tf
 
-from ..networks.layers import Shape
+from ..engines import sessions
+from ..networks.layers import AVERAGES, Shape
 from ..runs.checkpoints import CheckpointError, open_checkpoint, reading
 
 PREFIX = "module/"
@@ -13,7 +14,10 @@ _FIRST = "conv2d/kernel"  # of every network
 
 
 class Weights:
-    """The variables of a network in a checkpoint.
+    """The variables of a network in a checkpoint, its running averages unbiased.
+
+    See `Average.unbiased`. A file without the number of steps, such as that of an export, is read as
+    it is.
 
     The published hub modules leave `module/` out of the names of variables; both forms are read.
 
@@ -61,6 +65,11 @@ class Weights:
         stored = {self._stored(name): variable for name, variable in variables.items()}
         with reading(self.path):
             tf.compat.v1.train.Saver(stored).restore(session, self.path)
+        step = self.step
+        for name, variable in variables.items():
+            average = AVERAGES.get(name.rpartition("/")[2])
+            if average and step:
+                sessions.assign(session, variable, average.unbiased(session.run(variable), step))
 
     def values(self, shapes: Mapping[str, Sequence[int]]) -> Dict[str, np.ndarray]:
         """The values of the variables of a network, by name; `shapes` are the network's.
@@ -69,7 +78,13 @@ class Weights:
         """
         self._check(shapes)
         with reading(self.path):
-            return {name: self._reader.get_tensor(self._stored(name)) for name in shapes}
+            values = {name: self._reader.get_tensor(self._stored(name)) for name in shapes}
+        step = self.step
+        for name, value in values.items():
+            average = AVERAGES.get(name.rpartition("/")[2])
+            if average and step:
+                values[name] = average.unbiased(value, step)
+        return values
 
     def _stored(self, name: str) -> str:
         """What the checkpoint calls a variable of the network."""

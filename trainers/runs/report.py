@@ -7,12 +7,15 @@ import time
 from typing import Any, Callable, Dict, List, Mapping, Optional
 
 import numpy as np
+from pretexture.loader import ImageFolder, imagenet
 from pretexture.loader.console.files import write_text
 from pretexture.loader.console.progress import Bar, duration
 from pretexture.loader.console.redaction import redacted
+from pretexture.loader.shards.imagenet import description
 from pretexture.loader.shards.remote import Storage
 
 from ..engines.optimization import schedule
+from .chance import chance
 from .events import EventWriter, view_grid
 from .folder import Config, overlap
 from .metrics import METRICS, SKIPPED, describe, read_metrics, speed
@@ -186,8 +189,8 @@ def plan(
     words.append(f"weight decay {recipe.optimizer.weight_decay:g}")
     lines = [
         f"task      {recipe.task}",
-        f"data      {redacted(data)}, split {recipe.train_split}: {config.records:,} "
-        f"images, {config.steps_per_epoch:,} steps of {recipe.batch_size} an epoch",
+        f"data      {redacted(data)}, split {recipe.train_split}: "
+        f"{_images(config, data, storage)}, {config.steps_per_epoch:,} steps of {recipe.batch_size} an epoch",
         f"views     {recipe.pipeline}",
         f"heads     {config.parameters:,} parameters on the frozen {config.module}"
         if config.module
@@ -200,6 +203,23 @@ def plan(
     ]
     warning = overlap(data, recipe.train_split, data, recipe.eval_split, storage)
     return [*lines, warning] if warning else lines
+
+
+def _images(config: Config, data: str, storage: Storage) -> str:
+    """The number of training images, and of those that the split leaves out."""
+    count, split = config.records, config.recipe.train_split
+    words = f"{count:,} images"
+    if split != "train":
+        return words
+    try:
+        records = imagenet(data, "val", **vars(storage))
+        held_out = len(records) if isinstance(records, ImageFolder) else -count
+        # Counting the records of shards would read them, but dataset.json has counted them.
+        splits = description(data, storage).get("splits", {})
+        held_out += int(splits["train"]["records"]) if held_out < 0 else 0
+    except (OSError, ValueError, KeyError, TypeError):
+        return words
+    return f"{count:,} of {count + held_out:,} images, {held_out:,} held out as val"
 
 
 def result(
@@ -245,6 +265,9 @@ def result(
     best = max(metrics, key=lambda line: line.get("accuracy", -line["loss"]))
     for name, line in (("last", metrics[-1]), ("best", best)):
         lines.append(f"{name} metrics, at step {line['step']:,}: {describe(line)}")
+    if "accuracy" in best:
+        share = chance(config.recipe, config.recipe.batch_size)["accuracy"]
+        lines.append(f"an accuracy of {share:.1%} is chance")
     return lines
 
 

@@ -18,8 +18,10 @@ from pretexture.loader.shards.remote import join
 from .. import engines
 from ..engines.engine import Batches
 from ..evaluation import measure
+from ..networks.layers import too_few_steps
 from ..recipes import Recipe
 from ..run import Options, Training, check_batch, fit
+from ..runs.chance import class_chance
 from ..runs.checkpoints import checkpoint_path
 from ..runs.mirror import absolute, contents, open_workdir
 from ..tasks.linear import Linear
@@ -30,6 +32,8 @@ from .representation import FrozenFeatures, Representation
 
 RESULTS = "results.json"
 CHART = "results.png"
+# Metrics of a head by their names in `Results`.
+_METRICS = {"top1": "accuracy", "top5": "top5", "loss": "loss"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +48,8 @@ class Results:
         skipped: number of records of the split that could not be used; `images` leaves them out.
         end_points: "top1" and, with more than 5 classes, "top5" (shares of the images), "loss" and
             the number of "features", by end point.
+        classes: number of classes that there are to guess from; None if an earlier version wrote
+            the results.
     """
 
     module: str
@@ -53,6 +59,7 @@ class Results:
     images: int
     skipped: int
     end_points: Dict[str, Dict[str, float]]
+    classes: Optional[int] = None
 
     @property
     def best(self) -> str:
@@ -97,6 +104,9 @@ def linear_eval(
     pipeline = Pipeline(recipe.pipeline)
     module = representation.module
     module_contents = contents(representation.folder) if cache else {}
+    warning = too_few_steps(representation.step)
+    if warning:
+        print(warning, file=sys.stderr)
     frozen = FrozenFeatures(representation, recipe, pipeline, end_points, options.npu)
     if cache:
         _check_deterministic(pipeline)
@@ -194,6 +204,7 @@ def linear_eval(
                 name: {**_accuracies(name, means), "features": size}
                 for name, size in frozen.sizes.items()
             },
+            classes=recipe.num_classes,
         )
         text = json.dumps(dataclasses.asdict(results), indent=2)
         write_text(os.path.join(workdir.folder, RESULTS), text + "\n")
@@ -219,8 +230,7 @@ def _checked(compute: Compute, recipe: Recipe) -> Compute:
 
 def _accuracies(end_point: str, means: Mapping[str, float]) -> Dict[str, float]:
     """What `Results` says of an end point, from the means of all metrics."""
-    titles = (("top1", "accuracy"), ("top5", "top5"), ("loss", "loss"))
-    found = {title: means.get(f"{end_point}/{metric}") for title, metric in titles}
+    found = {title: means.get(f"{end_point}/{metric}") for title, metric in _METRICS.items()}
     return {title: value for title, value in found.items() if value is not None}
 
 
@@ -250,6 +260,13 @@ def table(results: Results) -> List[str]:
     columns = ["top1", "top5"]
     columns = [c for c in columns if c in results.end_points[results.best]]
     lines = [f"{'end point':<12}{'features':>9}" + "".join(f"{c:>8}" for c in columns)]
+    if results.classes:
+        shares = [class_chance(results.classes)[_METRICS[c]] for c in columns]
+        row = "".join(f"{share:>8.1%}" for share in shares)
+        lines.append(
+            f"{'(chance)':<12}{'':>9}{row}  {results.classes:,} classes, {results.images:,} images "
+            f"of split {results.split}"
+        )
     for name, values in results.end_points.items():
         row = f"{name:<12}{values['features']:>9,}"
         row += "".join(f"{values[c]:>8.1%}" for c in columns)
