@@ -10,6 +10,8 @@ for batch in loader:  # one epoch
 ```
 """
 
+from typing import List
+
 from . import moved, presets
 from .epoch.order import WindowShuffle
 from .errors import PipelineError, RecordError
@@ -20,6 +22,9 @@ from .shards.imagenet import imagenet
 from .shards.records import TFRecords
 from .shards.source import Record, Records
 from .shards.webdataset import WebDataset
+
+# Modules of this package that are for users, too.
+_MODULES = ["prepare", "preview", "tensorflow", "torch"]
 
 __all__ = [
     "ArraySpec",
@@ -40,3 +45,8 @@ __all__ = [
 ]
 
 moved.install(__name__, moved.MOVED)
+
+
+def __dir__() -> List[str]:
+    """The public names, which a prompt completes. The modules behind them can be imported, too."""
+    return sorted([*__all__, *_MODULES])

@@ -47,6 +47,20 @@ class Batch(NamedTuple):
     label: np.ndarray
     index: np.ndarray  # type: ignore[assignment]  # not tuple.index
 
+    def __repr__(self) -> str:
+        """Shapes and dtypes; the values would fill thousands of lines."""
+        parts = ", ".join(f"{name}={_described(part)}" for name, part in self._asdict().items())
+        return f"Batch({parts})"
+
+
+def _described(part: Any) -> str:
+    """The dtype and the shape of an array, or of each in a tuple; the repr of anything else."""
+    if type(part) is tuple:
+        return f"({', '.join(map(_described, part))})"
+    if isinstance(part, ArraySpec) or not hasattr(part, "shape"):
+        return repr(part)
+    return f"{getattr(part, 'dtype', type(part).__name__)} {list(part.shape)}"
+
 
 class ArraySpec(NamedTuple):
     """The shape of an array, with None if the batch size varies, and the name of its dtype."""

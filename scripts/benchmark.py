@@ -56,12 +56,7 @@ def _counts(text: str) -> List[int]:
 
 def _parser() -> argparse.ArgumentParser:
     contenders = "\n".join(f"  {name:<14}{c.about}" for name, c in CONTENDERS.items())
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog=f"contenders:\n{contenders}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = flags.parser(__doc__, epilog=f"contenders:\n{contenders}")
     parser.add_argument(
         "--data", required=True, metavar="DIR", help="folder with shards train-*-of-*"
     )

@@ -45,7 +45,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
 
 
 def _in_words(result: Dict[str, Any]) -> Dict[str, str]:
-    """A result by name; accuracies in percent, with the number of images and what guessing gives."""
+    """A result by name; accuracies in percent, with the number of images and chance."""
     chance = result["chance"]
     words = {}
     for name, value in result.items():

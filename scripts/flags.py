@@ -3,11 +3,13 @@
 import argparse
 import contextlib
 import dataclasses
+import difflib
 import logging
 import os
 import re
 import sys
-from typing import Any, Dict, Iterator, Optional
+import warnings
+from typing import Any, Dict, Iterable, Iterator, NoReturn, Optional
 
 from pretexture.loader import RecordError
 from pretexture.loader.console.files import is_full
@@ -20,6 +22,56 @@ from pretexture.loader.shards.record_options import DEFAULT_RECORDS, FEATURES, R
 from pretexture.loader.shards.remote import Storage, is_url
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser that takes --batch_size for --batch-size, and whose errors are one short line each.
+
+    They name the flag or the value that was probably meant.
+    """
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[override]
+        """Parses flags in either spelling. What follows `--` is left as it is."""
+        args = list(sys.argv[1:] if args is None else args)
+        end = args.index("--") if "--" in args else len(args)
+        spelled = [self._spelled(argument) for argument in args[:end]]
+        return super().parse_known_args([*spelled, *args[end:]], namespace)
+
+    def _spelled(self, argument: str) -> str:
+        name, equals, value = argument.partition("=")
+        hyphens = name.replace("_", "-")
+        known = self._option_string_actions
+        return hyphens + equals + value if name not in known and hyphens in known else argument
+
+    def parse_args(self, args=None, namespace=None):  # type: ignore[override]
+        """Parses flags; those that nobody knows are an error."""
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            names = [argument.partition("=")[0] for argument in unknown]
+            near = [_near(name, self._option_string_actions) for name in names if name[:1] == "-"]
+            hint = f"; did you mean {near[0]}?" if near and near[0] else ""
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+        return found
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            raise argparse.ArgumentError(
+                action, f"invalid choice: {value!r}; {suggestion(value, action.choices)}"
+            )
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the process with two lines instead of the usage, which has twenty or more."""
+        self.exit(2, f"{self.prog}: error: {message}\n({self.prog} --help lists all flags)\n")
+
+
+def _near(text: str, names: Iterable[str]) -> Optional[str]:
+    return next(iter(difflib.get_close_matches(text, list(names), 1)), None)
+
+
+def suggestion(text: str, names: Iterable[str]) -> str:
+    """The one of the names that is probably meant, or else all of them, in words."""
+    near = _near(str(text), map(str, names))
+    return f"did you mean {near}?" if near else f"choose from {', '.join(map(str, names))}"
+
+
 def parser(description: Optional[str], **options: Any) -> argparse.ArgumentParser:
     """A parser of a command's arguments.
 
@@ -27,7 +79,7 @@ def parser(description: Optional[str], **options: Any) -> argparse.ArgumentParse
         description: the command's docstring, which --help shows.
         options: further arguments of `ArgumentParser`.
     """
-    return argparse.ArgumentParser(
+    return _Parser(
         prog=os.path.basename(sys.argv[0]),
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -165,16 +217,20 @@ def add_ray_flag(parser: argparse.ArgumentParser, what: str) -> None:
 def short_errors(traceback: bool, on_error: Optional[str] = "") -> Iterator[None]:
     """A context that turns exceptions into one line and exit status 1, without a traceback.
 
-    In the context, what the packages log goes to standard error.
+    In the context, what the packages log goes to standard error, and warnings take one line. Each
+    line on standard output is written at once, so that redirected output keeps its order.
 
     Args:
         traceback: whether exceptions pass through unchanged.
         on_error: value of --on-error; "" if the command has no such flag.
     """
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(line_buffering=True)
     log, handler = logging.getLogger("pretexture"), logging.StreamHandler()
     handler.setFormatter(_OneLine())
     log.addHandler(handler)
     log.setLevel(logging.INFO)
+    show_warning, warnings.showwarning = warnings.showwarning, _show_warning
     try:
         with PromptInterrupt():
             yield
@@ -204,7 +260,12 @@ def short_errors(traceback: bool, on_error: Optional[str] = "") -> Iterator[None
             sys.exit(_no_space(error))
         sys.exit(f"error: the device has too little memory for this --batch-size: {error}")
     finally:
+        warnings.showwarning = show_warning
         log.removeHandler(handler)
+
+
+def _show_warning(message: Any, *about: Any, **more: Any) -> None:
+    print(f"warning: {printable(str(message))}", file=sys.stderr)
 
 
 def _with_flags(words: str, skips: bool) -> str:

@@ -50,7 +50,7 @@ def _index(records: Records, args: argparse.Namespace) -> None:
     print(f"{shards}: {len(records):,} records", flush=True)
     if not args.rows:
         return
-    with contextlib.closing(Bar(len(records.paths))) as bar:
+    with contextlib.closing(Bar(len(records.paths), "shards")) as bar:
         counts = index_rows(
             records,
             args.threads,

@@ -1,8 +1,8 @@
 """Pretrains a network as a job of Huawei's ModelArts: `pretexture pretrain` with its URLs.
 
 The platform passes --data_url and --train_url, which name folders of its object storage, and
-arguments of its own, which are ignored. All other flags are those of `pretexture pretrain`, in
-either spelling (--batch_size, --batch-size); --recipe names its TASK.
+arguments of its own, which are ignored. All other flags are those of `pretexture pretrain`;
+--recipe names its TASK.
 
 If the platform's module moxing exists, it copies the data to --cache-dir (by default /cache) before
 training, and keeps the run there in step with --train_url. Without it, and on several devices (see
@@ -12,7 +12,6 @@ training, and keeps the run there in step with --train_url. Without it, and on s
 
 import argparse
 import os
-import re
 import sys
 from typing import List, Optional, Sequence, Tuple
 
@@ -53,12 +52,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
 
 def _known(command: Sequence[str], rest: Sequence[str]) -> Tuple[List[str], List[str]]:
     """The arguments in `rest` that `pretrain` knows, and those that it does not know."""
-    spelled = [
-        re.sub(r"^--[^=]+", lambda name: name.group().replace("_", "-"), argument)
-        for argument in rest
-    ]
-    ignored = pretrain.unknown([*command, *spelled])
-    known = list(spelled)
+    ignored = pretrain.unknown([*command, *rest])
+    known = list(rest)
     for argument in ignored:
         known.remove(argument)
     return known, ignored
@@ -71,9 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--recipe", required=True, metavar="TASK", choices=RECIPES, help="task to train"
     )
-    parser.add_argument(
-        "--cache-dir", "--cache_dir", metavar="DIR", help=f"for copies (with moxing: {CACHE})"
-    )
+    parser.add_argument("--cache-dir", metavar="DIR", help=f"for copies (with moxing: {CACHE})")
     for name in PLATFORM:
         parser.add_argument(f"--{name}", help=argparse.SUPPRESS)
     return parser

@@ -1,7 +1,8 @@
 """Draws the loss, the metrics and the learning rate of one run, or of several in the same axes.
 
 Each RUN is a workdir of `pretexture pretrain`. A thin line shows the values in metrics.jsonl, a
-thick one their running mean.
+thick one their running mean, dots the results of `pretexture evaluate`, and a dotted line chance.
+Means over unusually few steps, as at the end of an interrupted run, are left out.
 """
 
 import argparse

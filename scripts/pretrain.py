@@ -1,19 +1,20 @@
 """Pretrains a network on a pretext task.
 
 The folder --data holds shards named train-*-of-* and validation-*-of-*, as `pretexture prepare`
-writes them. Ctrl-C saves a checkpoint and ends the run; a second Ctrl-C kills it. Run the same
+writes them. `pretexture pretrain --show TASK` lists the defaults of TASK. Ctrl-C saves a checkpoint and ends the run; a second Ctrl-C kills it. Run the same
 command again to resume from the newest checkpoint.
 """
 
 import argparse
 import os
 import sys
-from typing import Any, List, Optional
+from typing import Any, List, Optional, Sequence
 
 from pretexture.loader.console.printable import printable
 from pretexture.loader.console.redaction import redacted
 from pretexture.scripts import flags, run_flags
-from pretexture.trainers.recipes import RECIPES
+from pretexture.trainers.recipes import FIELDS, RECIPES
+from pretexture.trainers.runs.folder import spell
 
 
 def main(arguments: Optional[List[str]] = None, workdir: Any = None) -> int:
@@ -49,6 +50,22 @@ def main(arguments: Optional[List[str]] = None, workdir: Any = None) -> int:
     return status
 
 
+class _Show(argparse.Action):
+    """Prints the flags that stand for a recipe, with what they mean, and ends the process."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **options: Any):
+        super().__init__(option_strings, dest, metavar="TASK", choices=RECIPES, **options)
+
+    def __call__(self, parser: Any, namespace: Any, value: Any, option_string: Any = None) -> None:
+        recipe = RECIPES[value]
+        print(f"{value}: task {recipe.task}")
+        for name, setting in recipe.flat().items():
+            if name in run_flags.PRETRAIN_FIELDS:
+                print(f"  --{name.replace('_', '-')} {spell(setting) or repr('')}")
+                print(f"        {FIELDS[name].metadata['help']}")
+        parser.exit()
+
+
 def unknown(arguments: List[str]) -> List[str]:
     """The arguments that this command does not know."""
     return _parser().parse_known_args(arguments)[1]
@@ -56,6 +73,7 @@ def unknown(arguments: List[str]) -> List[str]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = flags.parser(__doc__)
+    parser.add_argument("--show", action=_Show, help="list the fields of a recipe, and end")
     parser.add_argument(
         "recipe", metavar="TASK", choices=RECIPES, help=f"one of {', '.join(RECIPES)}"
     )

@@ -6,6 +6,7 @@ number of a patch's neighbour. Views are shown as they are before normalisation.
 a URL, the images come from a few shards only.
 
     pretexture preview --data shards/ --pipeline ROTATION --out sheet.png
+    pretexture preview --data shards/ --recipe rotation-small --out sheet.png
     pretexture preview --data 'shards/train-*' --pipeline 'resize(96)|patches(3)|jigsaw' \\
         --out sheet.png
 """
@@ -14,7 +15,7 @@ import argparse
 import sys
 from typing import List, Optional
 
-from pretexture.loader import presets
+from pretexture.loader import Pipeline, presets
 from pretexture.loader.console.paths import make_parent
 from pretexture.loader.shards.imagenet import SPLITS
 from pretexture.scripts import flags
@@ -22,15 +23,19 @@ from pretexture.scripts import flags
 
 def main(arguments: Optional[List[str]] = None) -> int:
     """Runs the command; returns its exit status."""
-    args = _parser().parse_args(arguments)
+    parser = _parser()
+    args = parser.parse_args(arguments)
+    if (args.pipeline is None) == (args.recipe is None):
+        parser.error("give either --pipeline or --recipe")
     with flags.short_errors(args.traceback):
         from pretexture.loader.preview import preview
 
+        pipeline = _of_recipe(args) if args.recipe else presets.find(args.pipeline)
         sheet = preview(
             args.data,
-            presets.find(args.pipeline),
+            pipeline,
             split=args.split,
-            training=not args.eval,
+            training=not (args.eval or pipeline.name.startswith("EVAL")),
             count=args.count,
             seed=args.seed,
             tile=args.tile,
@@ -40,6 +45,17 @@ def main(arguments: Optional[List[str]] = None) -> int:
         sheet.save(make_parent(args.out))
     print(f"{args.out}: {sheet.width}x{sheet.height} pixels")
     return 0
+
+
+def _of_recipe(args: argparse.Namespace) -> Pipeline:
+    """The pipeline of a recipe. Raises: ValueError."""
+    from pretexture.trainers.recipes import RECIPES  # which needs no TensorFlow
+
+    if args.recipe not in RECIPES:
+        hint = flags.suggestion(args.recipe, RECIPES)
+        raise ValueError(f"there is no recipe {args.recipe!r}; {hint}")
+    recipe = RECIPES[args.recipe]
+    return Pipeline((args.eval and recipe.eval_pipeline) or recipe.pipeline)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -52,9 +68,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--pipeline",
-        required=True,
         metavar="NAME|TEXT",
         help=f"{', '.join(presets.ALL)}, or step(args)|step(args)|…",
+    )
+    parser.add_argument(
+        "--recipe",
+        metavar="TASK",
+        help="instead of --pipeline, the one of a recipe of `pretexture pretrain`",
     )
     parser.add_argument(
         "--out", required=True, type=flags.local, metavar="PNG", help="picture to write"

@@ -110,9 +110,9 @@ class Evaluation:
         TensorBoard events in the folder `eval-SPLIT`.
 
         Returns: `step`, `data`, `split`, `images`, and the means over all images of the task's loss
-            and metrics; `chance`, what guessing gives of each metric; `pipeline` if it was given; `skipped`, the number of records that could not
-            be used, and `broken_shards`, the number of shards that could only be read in part, if
-            there were any.
+            and metrics; `chance`, what guessing gives of each metric; `pipeline` if it was given;
+            `skipped`, the number of records that could not be used, and `broken_shards`, the number
+            of shards that could only be read in part, if there were any.
 
         Raises: CheckpointError.
         """
@@ -262,7 +262,7 @@ def measure(engine: Engine, loader: Batches) -> Tuple[int, Dict[str, float]]:
         skipped = min(batches * loader.batch_size, loader.num_records) - images
         bar.update(batches, f"{images:,} images" + (f", {skipped:,} skipped" if skipped else ""))
 
-    with contextlib.closing(Bar(len(loader))) as bar:
+    with contextlib.closing(Bar(len(loader), "batches")) as bar:
         images, sums = engine.measure(loader, show)
     return images, {name: total / images for name, total in sums.items()}
 

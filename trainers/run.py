@@ -266,6 +266,8 @@ def fit(
             data, storage = options.data, options.storage
             for line in plan(config, data, options.workdir, storage, place.words, first):
                 say(printable(line))
+            if first < config.steps:
+                say("starting  the first step takes longest, because TensorFlow compiles it")
 
         # Train. A checkpoint takes all workers, so none is saved if one of them is stuck.
         began = time.monotonic()

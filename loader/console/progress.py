@@ -13,12 +13,14 @@ class Bar:
     """Shows the progress of a run and the time left.
 
     Args:
-        total: total number of steps.
+        total: how many there are in all.
+        of: what is counted, such as "images".
         file: file to print to; standard error by default.
     """
 
-    def __init__(self, total: int, file: Any = None):
+    def __init__(self, total: int, of: str = "steps", file: Any = None):
         self._total = total
+        self._of = of
         self._file = sys.stderr if file is None else file
         self._terminal = self._file.isatty()
         self._first = 0
@@ -26,13 +28,13 @@ class Bar:
         self._shown: Optional[float] = None
 
     def update(self, done: int, text: str) -> None:
-        """Shows `done` steps and the text, unless the last update was a moment ago."""
+        """Shows how many are done and the text, unless the last update was a moment ago."""
         now = time.monotonic()
         pause = _SECONDS_ON_TERMINAL if self._terminal else _SECONDS_ELSEWHERE
         if self._shown is not None and now - self._shown < pause and done < self._total:
             return
         self._shown = now
-        head = f"{done:>{len(str(self._total))}}/{self._total}"
+        head = f"{done:>{len(str(self._total))}}/{self._total} {self._of}"
         tail = text
         if self._began is None:
             self._first, self._began = done, now
@@ -40,7 +42,7 @@ class Bar:
             left = (now - self._began) / (done - self._first) * (self._total - done)
             tail = f"{text}, {duration(left)} left"
         if not self._terminal:
-            print(f"step {head}  {tail}", file=self._file, flush=True)
+            print(f"{head}  {tail}", file=self._file, flush=True)
             return
         width = shutil.get_terminal_size().columns - 1
         room = max(0, min(30, width - len(head) - len(tail) - 4))

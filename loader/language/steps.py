@@ -2,10 +2,13 @@
 
 A step is written `name(args)`. The docstring of its class says what it does, and the fields are its
 arguments. `ops(training, stream)` gives the primitive operations that the step stands for.
+
+`help(STEPS["crop"])` describes a step in full. All of them:
 """
 
 import dataclasses
 import functools
+import inspect
 import math
 from typing import Any, ClassVar, Dict, List, Optional, Sequence, Tuple, Type, Union
 
@@ -13,6 +16,8 @@ from pretexture import permutations
 
 from ..errors import PipelineError
 from . import ops
+
+__all__ = ["STEPS", "Step", "table"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -777,3 +782,21 @@ STEPS: Dict[str, Type[Step]] = {
         Standardize,
     )
 }
+
+
+def table() -> str:
+    """All steps, a line or two for each: how it is written, and what it does."""
+    lines = []
+    for name, step in STEPS.items():
+        arguments = [
+            field.name
+            if field.default is dataclasses.MISSING
+            else f"{field.name}={field.default!r}"
+            for field in dataclasses.fields(step)
+        ]
+        summary = inspect.getdoc(step).split("\n\n")[0].replace("\n", " ")  # type: ignore[union-attr]
+        lines += [f"{name}({', '.join(arguments)})", f"    {summary}"]
+    return "\n".join(lines)
+
+
+__doc__ = f"{__doc__}\n{table()}\n"

@@ -157,8 +157,8 @@ def convert_demo(
     images = os.path.join(out, "images")
     os.makedirs(out, exist_ok=True)
     if not os.path.isdir(images):
-        bar = Bar(demo_images.TOTAL)
-        demo_images.make(images, lambda done: bar.update(done, "images cut from photographs"))
+        bar = Bar(demo_images.TOTAL, "images")
+        demo_images.make(images, lambda done: bar.update(done, "cut from photographs"))
         bar.close()
     return convert(
         images,
@@ -289,7 +289,7 @@ def _in_parallel(
 
     Raises: see `_write_all`.
     """
-    bar = Bar(sum(len(shard.images) for shard in shards))
+    bar = Bar(sum(len(shard.images) for shard in shards), "images")
     shown = 0
     try:
         with spread(shards) as steps, Interrupt() as interrupt:
@@ -300,7 +300,7 @@ def _in_parallel(
                 if images > shown:
                     shown = images
                     rate = shown / (time.monotonic() - began)
-                    bar.update(shown, f"images read, {rate:.0f} a second")
+                    bar.update(shown, f"read, {rate:.0f} a second")
                 if interrupt.signal:
                     raise KeyboardInterrupt
     finally:
@@ -354,12 +354,12 @@ def _index_rows(out: str, dataset: Dataset, max_pixels: int) -> None:
     """
     names = [name for split in dataset.splits.values() for name in split["shards"]]
     records = TFRecords([os.path.join(out, name) for name in names])
-    bar = Bar(len(names))
+    bar = Bar(len(names), "shards")
     try:
         index_rows(
             records,
             max_pixels=max_pixels,
-            progress=lambda shards, counts: bar.update(shards, "shards, rows of JPEGs indexed"),
+            progress=lambda shards, counts: bar.update(shards, "rows of JPEGs indexed"),
         )
     except OSError as error:
         _log.warning("%s; Loaders will make the row index", error)

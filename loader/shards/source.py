@@ -36,6 +36,13 @@ class Record(NamedTuple):
     path: str
     offset: int
 
+    def __repr__(self) -> str:
+        """All but the bytes of the image."""
+        return (
+            f"Record(image=<{len(self.image):,} bytes>, label={self.label}, path={self.path!r}, "
+            f"offset={self.offset})"
+        )
+
 
 class Encoded(NamedTuple):
     """What a backend needs of a record.

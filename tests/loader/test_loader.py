@@ -390,6 +390,24 @@ def test_a_preset_for_evaluation_warns_if_it_is_used_in_training(name, shards, r
     assert warning.filename == __file__
 
 
+def test_batches_and_records_are_printed_in_a_line(shards):
+    records = TFRecords(shards)
+    with Loader(records, "resize(9)|rotate", 5) as loader:
+        assert repr(next(iter(loader))) == (
+            "Batch(image=float32 [5, 4, 9, 9, 3], label=int32 [5, 4], index=int64 [5])"
+        )
+    with Loader(records, "(resize(9)|rotate) + 2*(resize(3))", 5, training=False) as loader:
+        assert repr(next(iter(loader))).startswith(
+            "Batch(image=(float32 [5, 4, 9, 9, 3], float32 [5, 2, 3, 3, 3]), label=int32 [5, 4]"
+        )
+        assert "ArraySpec(shape=(None, 2, 3, 3, 3), dtype='float32')" in repr(loader.element_spec)
+    record = records[3]
+    assert repr(record) == (
+        f"Record(image=<{len(record.image):,} bytes>, label={record.label}, "
+        f"path={record.path!r}, offset={record.offset})"
+    )
+
+
 def test_statistics_add_up(shards):
     records = TFRecords(shards)
     with Loader(records, PLAIN, 5, training=False, threads=2) as loader:

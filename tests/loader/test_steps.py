@@ -1,9 +1,13 @@
 """What each step stands for, in training and in evaluation."""
 
+import pathlib
+import pydoc
+
 import numpy as np
 import pytest
-from pretexture import permutations
+from pretexture import loader, permutations
 from pretexture.loader.language import ops, steps
+from pretexture.loader.language.steps import STEPS
 
 STREAM = 32
 
@@ -139,3 +143,19 @@ def test_every_step_has_a_name_and_a_docstring():
     for name, step in steps.STEPS.items():
         assert step.name == name
         assert step.__doc__
+
+
+def test_a_page_describes_all_steps_and_the_documentation_lists_them():
+    shown = pydoc.plain(pydoc.render_doc(steps))
+    assert shown.count("\n") < 140  # it was 1,281 lines
+    lines = steps.table().splitlines()
+    assert len(lines) == 2 * len(STEPS) < 60
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "loader.md").read_text(encoding="utf-8")
+    for name, line in zip(STEPS, lines[::2]):
+        assert line.startswith(f"{name}(") and f"| `{name}" in page
+        assert line in shown
+
+
+def test_dir_lists_what_is_public():
+    assert set(loader.__all__) < set(dir(loader))
+    assert not {"moved", "console", "backends", "language", "_core"} & set(dir(loader))

@@ -7,9 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pretexture.trainers.recipes import RECIPES
+from pretexture.trainers.runs.folder import Config, write_config
 
 pytest.importorskip("matplotlib")
 Image = pytest.importorskip("PIL.Image")
+
+from pretexture.loader.pyplot import pyplot
+from pretexture.trainers.runs import curves
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "plot.py"
 
@@ -67,3 +72,43 @@ def test_a_run_at_a_url_is_drawn_to_a_local_file(s3, tmp_path):
     assert colors(out)[0] > 100
     result = plot(f"{s3.bucket}/runs/none", *storage)
     assert f"error: {s3.bucket}/runs/none/metrics.jsonl holds no metrics" in result.stderr.decode()
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that were drawn."""
+    figures = []
+    monkeypatch.setattr(pyplot, "close", figures.append)
+    return figures
+
+
+def test_evaluations_and_chance_are_drawn_beside_the_training(tmp_path, drawn):
+    folder = run(tmp_path / "one", [1.4, 1.2, 1.0])
+    evaluated = [{"step": 20, "loss": 1.3, "accuracy": 0.4}, {"step": 30, "loss": 1.1}]
+    (folder / "eval-test.jsonl").write_text("".join(json.dumps(e) + "\n" for e in evaluated))
+    config = Config(RECIPES["rotation"], 0, 48, 3, 30, 1, "shards", "2")
+    write_config(str(folder), config)
+    curves.plot([str(folder)])
+    loss, accuracy = drawn[0].axes[:2]
+    legend = [text.get_text() for text in accuracy.get_legend().get_texts()]
+    assert legend == [
+        "chance",
+        "training, mean of 10 steps",
+        "training, running mean of 5 of them",
+        "evaluation on test",
+    ]
+    lines = accuracy.get_lines()
+    assert list(lines[0].get_ydata()) == [0.25, 0.25]  # one of four rotations
+    assert (list(lines[3].get_xdata()), list(lines[3].get_ydata())) == ([20], [0.4])
+    assert list(loss.get_lines()[-1].get_ydata()) == [1.3, 1.1]
+    pyplot.close(drawn[0])
+
+
+def test_a_mean_over_few_steps_is_left_out(tmp_path):
+    def lines(*steps):
+        return [{"step": step, "loss": 1.0} for step in steps]
+
+    assert curves.steady(lines(10, 20, 22)) == lines(10, 20)  # Ctrl-C after two more steps
+    assert curves.steady(lines(10, 20, 22, 30, 40)) == lines(10, 20, 30, 40)  # resumed
+    assert curves.steady(lines(3)) == lines(3)
+    assert curves.steady(lines(1, 2, 3)) == lines(1, 2, 3)

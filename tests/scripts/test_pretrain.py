@@ -205,3 +205,21 @@ def test_names_are_escaped_on_the_terminal(write_shards, images, tmp_path, capsy
     for text in (said.out, said.err, exit.value.code):
         assert r"red\x1b[31m\x07\u202e" in text
         assert not set(text) & {"\x1b", "\x07", "\u202e"}
+
+
+@pytest.mark.parametrize("name", ["rotation-small", "supervised-npu"])
+def test_the_flags_that_show_lists_are_those_of_the_recipe(name, capsys):
+    with pytest.raises(SystemExit) as exit:
+        pretrain.main(["--show", name])
+    assert not exit.value.code
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"{name}: task {RECIPES[name].task}"
+    shown = [line.split(" ", 3)[2:] for line in lines if line.startswith("  --")]
+    assert [flag for flag, _ in shown] == [
+        f"--{field.replace('_', '-')}" for field in run_flags.PRETRAIN_FIELDS
+    ]
+    arguments = [part for flag, text in shown for part in (flag, "" if text == "''" else text)]
+    # Given to another recipe, they make this one of it.
+    other = RECIPES[name].replace(batch_size=7, lr=9.0, pipeline="crop(3)", epochs=2.0)
+    flags = pretrain._parser().parse_args([name, "--data=d", "--workdir=w", *arguments])
+    assert run_flags.chosen_recipe(flags, other, run_flags.PRETRAIN_FIELDS) == RECIPES[name]

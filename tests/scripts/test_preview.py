@@ -179,3 +179,18 @@ def test_only_a_few_shards_are_fetched_from_a_url(s3, shards, tmp_path, monkeypa
     assert preview.main(["--data", f"{s3.bucket}/data", *flags, *storage, "--out", str(out)]) == 0
     assert Image.open(out).width > 4 * 48
     assert s3.proxy.count("GET", "/train-") == 1 and s3.proxy.count("GET", "/dataset.json") == 1
+
+
+def test_a_recipe_is_previewed_by_its_name(shards, tmp_path, capsys):
+    flags = ["--data", str(shards), "--split", "trainval", "--out"]
+    assert preview.main([*flags, str(tmp_path / "a.png"), "--recipe", "rotation-small"]) == 0
+    # The pipeline that docs/training.md and `pretrain --show rotation-small` name.
+    text = "inception_crop(area=(0.3, 1))|resize(64)|flip|distort|range(-1, 1)|rotate"
+    assert preview.main([*flags, str(tmp_path / "b.png"), "--pipeline", text]) == 0
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    with pytest.raises(SystemExit, match="no recipe 'rotation-smal'; did you mean rotation-small"):
+        preview.main([*flags, str(tmp_path / "c.png"), "--recipe", "rotation-smal"])
+    for both in ([], ["--recipe", "jigsaw", "--pipeline", "ROTATION"]):
+        with pytest.raises(SystemExit):
+            preview.main([*flags, str(tmp_path / "c.png"), *both])
+        assert "give either --pipeline or --recipe" in capsys.readouterr().err

@@ -263,3 +263,15 @@ def test_a_chart_of_several_shows_top_1_with_deviations(bars, tmp_path):
     (a, b) = bars
     assert a == ([25, 12.5], "a", [1, 2])
     assert b[0][0] != b[0][0] and b[0][1:] == [50] and b[1:] == ("b", None)
+
+
+def test_a_chart_has_a_title_values_and_chance(monkeypatch, tmp_path):
+    figures = []
+    monkeypatch.setattr(chart.pyplot, "close", figures.append)
+    points = {"block1": {"top1": 0.25, "top5": 0.5}, "logits": {"top1": 0.125, "top5": 0.75}}
+    guessed = {"top1": 0.1, "top5": 0.5}
+    chart.accuracy_bars({"": points}, str(tmp_path / "a.png"), "A title", chance=guessed)
+    (axes,) = figures[0].axes
+    assert figures[0]._suptitle.get_text() == "A title"
+    assert [text.get_text() for text in axes.texts] == ["25.0", "12.5", "50.0", "75.0"]
+    assert [line.get_ydata()[0] for line in axes.get_lines()] == [10, 50]

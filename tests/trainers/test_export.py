@@ -22,7 +22,7 @@ VGG_POINTS = ["block1", "block2", "block3", "block4", "block5", "fc6", "pre_logi
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run of a small VGG with checkpoints of steps 3000 and 12000, which tests must not change."""
+    """A run of a small VGG with checkpoints of two steps, which tests must not change."""
     folder = tmp_path_factory.mktemp("run")
     trained.run(folder, steps=(3000, 12000))
     return str(folder)

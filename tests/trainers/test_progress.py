@@ -19,31 +19,31 @@ def clock(monkeypatch):
 
 def test_without_a_terminal_a_line_is_printed_now_and_then(clock):
     shown = io.StringIO()
-    bar = Bar(40, shown)
+    bar = Bar(40, file=shown)
     for step in range(1, 41):
         bar.update(step, f"loss {step}")
         clock[0] += 1
     bar.close()
     # The time left counts from the first step, so the other 39 take a second each.
     assert shown.getvalue().splitlines() == [
-        "step  1/40  loss 1",
-        "step 11/40  loss 11, 0:29 left",
-        "step 21/40  loss 21, 0:19 left",
-        "step 31/40  loss 31, 0:09 left",
-        "step 40/40  loss 40",
+        " 1/40 steps  loss 1",
+        "11/40 steps  loss 11, 0:29 left",
+        "21/40 steps  loss 21, 0:19 left",
+        "31/40 steps  loss 31, 0:09 left",
+        "40/40 steps  loss 40",
     ]
 
 
 def test_on_a_terminal_one_line_is_redrawn(clock, monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
     shown = _Terminal()
-    bar = Bar(4, shown)
+    bar = Bar(4, "images", shown)
     for step in range(1, 5):
         bar.update(step, "loss 1")
         clock[0] += 60
     bar.close()
     drawn = shown.getvalue().rstrip("\n").split("\r\033[K")[1:]
-    assert drawn[0].startswith("1/4 ━━━━━━ ") and drawn[0].endswith("loss 1")
+    assert drawn[0].startswith("1/4 images ━━━━ ") and drawn[0].endswith("loss 1")
     assert drawn[2].endswith("loss 1, 1:00 left")
     assert all(len(line) < 40 for line in drawn)
     assert shown.getvalue().endswith("\n")

@@ -16,8 +16,8 @@ _FIRST = "conv2d/kernel"  # of every network
 class Weights:
     """The variables of a network in a checkpoint, its running averages unbiased.
 
-    See `Average.unbiased`. A file without the number of steps, such as that of an export, is read as
-    it is.
+    See `Average.unbiased`. A file without the number of steps, such as that of an export, is read
+    as it is.
 
     The published hub modules leave `module/` out of the names of variables; both forms are read.
 

@@ -58,6 +58,7 @@ _DESCRIPTION = "pretexture.json"  # `saved_model.DESCRIPTION`, whose module need
 _INDEX = re.compile(r"model\.ckpt-(\d+)\.index")
 _CHECKPOINT = re.compile(r"checkpoint|model\.ckpt-.*")
 _EVALUATION = re.compile(r"(eval-|exports/).*")
+_LINES = re.compile(r"eval-[^/]*\.jsonl")
 _FEATURES = re.compile(r"features/.*")  # large, and quickly computed again
 
 # The files that each use of a run reads and writes.
@@ -67,7 +68,7 @@ USES: Mapping[str, Callable[[str], bool]] = {
         name == CONFIG or _CHECKPOINT.fullmatch(name) or _EVALUATION.match(name)
     ),
     "export": lambda name: bool(name == CONFIG or _CHECKPOINT.fullmatch(name)),
-    "plot": lambda name: name == METRICS,
+    "plot": lambda name: name in (METRICS, CONFIG) or bool(_LINES.fullmatch(name)),
     "module": lambda name: True,
 }
 _READING = ("export", "plot", "module")

@@ -190,7 +190,8 @@ def plan(
     lines = [
         f"task      {recipe.task}",
         f"data      {redacted(data)}, split {recipe.train_split}: "
-        f"{_images(config, data, storage)}, {config.steps_per_epoch:,} steps of {recipe.batch_size} an epoch",
+        f"{_images(config, data, storage)}, "
+        f"{config.steps_per_epoch:,} steps of {recipe.batch_size} an epoch",
         f"views     {recipe.pipeline}",
         f"heads     {config.parameters:,} parameters on the frozen {config.module}"
         if config.module

@@ -8,7 +8,12 @@ EndPoints = Dict[str, Dict[str, float]]
 
 
 def accuracy_bars(
-    series: Mapping[str, EndPoints], path: str, title: str, spread: Mapping[str, EndPoints] = {}
+    series: Mapping[str, EndPoints],
+    path: str,
+    title: str,
+    spread: Mapping[str, EndPoints] = {},
+    below: str = "end point",
+    chance: Mapping[str, float] = {},
 ) -> None:
     """Draws the top-1 accuracy of each end point as bars, one group for each end point.
 
@@ -16,8 +21,10 @@ def accuracy_bars(
         series: the accuracies, from 0 to 1, by series and end point: "top1" and, if there is only
             one series, "top5".
         path: path of the picture; its ending gives the format.
-        title: text below the picture.
+        title: text above the picture.
         spread: standard deviations of the values in `series`.
+        below: text below the picture.
+        chance: the accuracy of guessing, as a dotted line each: "top1" and perhaps "top5".
     """
     names = list(dict.fromkeys(name for points in series.values() for name in points))
     bars = [(label, "top1", points) for label, points in series.items()]
@@ -31,7 +38,7 @@ def accuracy_bars(
         places = [i + (number - (len(bars) - 1) / 2) * width for i in range(len(names))]
         heights = [100 * points.get(name, {}).get(metric, float("nan")) for name in names]
         errors = spread.get(label, {})
-        axes.bar(
+        drawn = axes.bar(
             places,
             heights,
             width,
@@ -39,12 +46,25 @@ def accuracy_bars(
             yerr=[100 * errors[name][metric] for name in names] if errors else None,
             error_kw={"elinewidth": 0.8},
         )
+        if len(series) == 1:
+            axes.bar_label(drawn, [f"{height:.1f}" for height in heights], fontsize=7, padding=1)
+    for number, (label, metric, _) in enumerate(bars):
+        if metric in chance and number == [other for _, other, _ in bars].index(metric):
+            axes.axhline(
+                100 * chance[metric],
+                color="gray" if len(series) > 1 else f"C{number}",
+                linestyle=":",
+                linewidth=1.2,
+                label="chance" if len(series) > 1 else f"chance, {metric}",
+            )
     axes.set_xticks(range(len(names)), names)
     axes.set_ylabel("accuracy, %")
     axes.grid(axis="y", alpha=0.3)
     axes.set_axisbelow(True)
-    if len(bars) > 1:
-        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncol=min(7, len(bars)), fontsize=8)
-    axes.set_xlabel(title)
+    if len(bars) > 1 or chance:
+        entries = len(axes.get_legend_handles_labels()[0])
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncol=min(8, entries), fontsize=8)
+    figure.suptitle(title, fontsize=11)
+    axes.set_xlabel(below)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)

@@ -117,7 +117,7 @@ def _compute(
     saved = time.monotonic()
     skipped = 0
     with contextlib.ExitStack() as stack:
-        bar = Bar(len(done))
+        bar = Bar(len(done), "images")
         stack.callback(bar.close)
         stack.callback(note)
         for first, values, marks in compute(missing):
@@ -127,7 +127,7 @@ def _compute(
             labels.write(begin, marks)
             done[begin:end] = True
             skipped += int((marks == LEFT_OUT).sum())
-            words = "features" + (f", {skipped:,} skipped" if skipped else "")
+            words = "features computed" + (f", {skipped:,} skipped" if skipped else "")
             bar.update(int(done.sum()), words)
             if time.monotonic() - saved > _SECONDS:
                 note()

@@ -241,8 +241,14 @@ def _draw(results: Results, folder: str) -> List[str]:
     except ImportError as error:
         print(f"no chart: {error}", file=sys.stderr)
         return []
-    title = f"{results.images:,} images of {results.data}"
-    accuracy_bars({"": results.end_points}, os.path.join(folder, CHART), title)
+    guessed = class_chance(results.classes) if results.classes else {}
+    accuracy_bars(
+        {"": results.end_points},
+        os.path.join(folder, CHART),
+        "Linear classifiers on the end points of a frozen network",
+        below=f"end point; {results.images:,} images of {results.data}, split {results.split}",
+        chance={name: guessed[_METRICS[name]] for name in _METRICS if _METRICS[name] in guessed},
+    )
     return [CHART]
 
 

@@ -109,8 +109,9 @@ def study(
     accuracy_bars(
         _statistic(found, np.mean),
         str(chart),
-        "top-1 of a linear classifier, by end point",
+        "Top-1 of a linear classifier on each end point",
         _statistic(found, _deviation),
+        chance={"top1": 1 / classes},
     )
     text = replace_marked(text, "study", _tables(found, classes, chart.name))
     page.write_text(text, encoding="utf-8")
