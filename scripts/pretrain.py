@@ -1,8 +1,9 @@
 """Pretrains a network on a pretext task.
 
 The folder --data holds shards named train-*-of-* and validation-*-of-*, as `pretexture prepare`
-writes them. `pretexture pretrain --show TASK` lists the defaults of TASK. Ctrl-C saves a checkpoint and ends the run; a second Ctrl-C kills it. Run the same
-command again to resume from the newest checkpoint.
+writes them. `pretexture pretrain --show TASK` lists the defaults of TASK. Ctrl-C saves a checkpoint
+and ends the run; a second Ctrl-C kills it. Run the same command again to resume from the newest
+checkpoint.
 """
 
 import argparse

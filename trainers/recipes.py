@@ -283,7 +283,7 @@ LINEAR_EVAL_PAPER = LINEAR_EVAL.replace(pooling="max", eval_batch_size=32, dct="
 KNN = LINEAR_EVAL.replace(pooling="adaptive_avg", max_features=2048)
 
 # For small images, of 32 to 96 pixels, or small machines: narrow networks on views of 64 pixels,
-# patches of 16. They take two minutes on two cores for the thousand photographs of
+# patches of 16. They take two minutes on two cores for the thousand crops of
 # `pretexture prepare --demo`.
 ROTATION_SMALL = Recipe(
     task="rotation",

@@ -48,7 +48,7 @@ def accuracy_bars(
         )
         if len(series) == 1:
             axes.bar_label(drawn, [f"{height:.1f}" for height in heights], fontsize=7, padding=1)
-    for number, (label, metric, _) in enumerate(bars):
+    for number, (_, metric, _) in enumerate(bars):
         if metric in chance and number == [other for _, other, _ in bars].index(metric):
             axes.axhline(
                 100 * chance[metric],
