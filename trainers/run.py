@@ -376,7 +376,8 @@ class _Loop(Follower):
 
     def needs_state(self, step: int) -> bool:
         every = self._options.checkpoint_steps
-        return every is not None and passes(every, step - 1, step)
+        saves = every is not None and passes(every, step - 1, step)
+        return saves or self._measures(step - 1, step)
 
     def after(self, result: StepResult) -> bool:
         step, before, loss = result.step, self._step, result.values["loss"]
@@ -403,13 +404,17 @@ class _Loop(Follower):
             self.signal = self._interrupt.signal or signal.SIGTERM
         return not result.agreed.leave
 
+    def _measures(self, before: int, step: int) -> bool:
+        """Whether nearest neighbours are due after a step."""
+        config, epochs = self._training.config, self._options.knn_epochs
+        if self._training.monitor is None or epochs is None:
+            return False
+        return passes(epochs * config.steps_per_epoch, before, step) or step == config.steps
+
     def _neighbours(self, before: int, step: int) -> Mapping[str, float]:
         """The accuracies of nearest neighbours, if they are due after a step."""
-        monitor, epochs = self._training.monitor, self._options.knn_epochs
-        if monitor is None or epochs is None:
-            return {}
-        config = self._training.config
-        if not (passes(epochs * config.steps_per_epoch, before, step) or step == config.steps):
+        monitor = self._training.monitor
+        if monitor is None or not self._measures(before, step):
             return {}
 
         def show(done: int, what: str) -> None:

@@ -84,13 +84,20 @@ def _name(run: str, runs: Sequence[str]) -> str:
 
 
 def steady(lines: Lines) -> Lines:
-    """The lines without those that are means over few steps: before a checkpoint, or at the end.
+    """The lines without means over few steps: those before a checkpoint, or at the end.
 
-    Such a line is as noisy as a single step, and shows as a spike.
+    Such a mean is as noisy as a single step, and shows as a spike. What nearest neighbours found
+    is kept.
     """
     spans = _spans([line["step"] for line in lines])
     usual = statistics.median(spans)
-    return [line for line, span in zip(lines, spans) if span >= usual / 2]
+    kept = []
+    for line, span in zip(lines, spans):
+        if span < usual / 2:
+            line = {name: line[name] for name in line if name == "step" or name.startswith("knn")}
+        if len(line) > 1:
+            kept.append(line)
+    return kept
 
 
 def draw(
