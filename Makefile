@@ -17,6 +17,7 @@
 #   make lint     formatting, lint, types and compiler warnings
 #   make bench    this loader against the others, on DATA=folder-of-shards, or on the demo's images
 #   make wheel    a wheel that needs nothing but NumPy, in dist/
+#   make docs     the site, in build/site; make docs-serve shows it at http://127.0.0.1:8000
 #   make clean    removes all that the targets made
 #
 # More checks: make sanitize (the C++ tests under AddressSanitizer and UBSan, then under
@@ -35,7 +36,7 @@ PIP_INSTALL = $(1)/bin/python -m pip install $(QUIET) --disable-pip-version-chec
 QUIET := -q
 
 .PHONY: demo test test-tf1 test-tf26 test-backends test-browser test-lanes test-wheel sanitize fuzz \
-  lint bench bench-instructions bench-hand-over wheel clean
+  lint bench bench-instructions bench-hand-over wheel docs docs-serve clean
 
 # $(call INSTALL,interpreter,extras,packages): an editable install with these extras, in the virtual
 # environment that contains the target; then these packages. It runs again if the C++ sources change.
@@ -93,7 +94,7 @@ test-tf1 test-tf26: test-%: .venv-%/dev
 # a GPU.
 test-backends: .venv-backends/dev
 	.venv-backends/bin/$(PYTEST) -k "dali or torch or tracking or test_features" tests/loader \
-	  tests/scripts tests/trainers tests/examples
+	  tests/scripts tests/trainers tests/examples tests/docs
 
 # The page of `pretexture explore`, driven by Selenium in Chromium. Without either of them, `make test`
 # skips these tests.
@@ -172,6 +173,32 @@ wheel: .venv-wheel/dev
 test-wheel: wheel $(VENV)/dev
 	PRETEXTURE_WHEEL="$$(echo $(CURDIR)/dist/*.whl)" $(VENV)/bin/python -m pytest tests/test_wheel.py
 
+# The site, in an environment of its own. Every link and anchor must exist, and no page may load
+# anything from another server.
+MKDOCS = NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs
+# Only the packages of the extra `docs`: the sources are read, not run, so nothing is compiled.
+DOCS_PACKAGES = tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['docs']
+.venv-docs/docs: pyproject.toml
+	@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	@$(call PIP_INSTALL,$(@D)) --upgrade pip tomli
+	$(@D)/bin/python -c "import tomli as tomllib; print(*$(DOCS_PACKAGES), sep='\n')" >$(@D)/packages
+	$(call PIP_INSTALL,$(@D)) -r $(@D)/packages
+	@touch $@
+
+# mkdocstrings finds the packages by their installed names, under `pretexture`.
+build/docs/pretexture/__init__.py:
+	@mkdir -p $(@D) && touch $@
+	@for p in loader permutations scripts trainers; do ln -sfn ../../../$$p $(@D)/$$p; done
+
+docs: .venv-docs/docs build/docs/pretexture/__init__.py
+	$(MKDOCS) build -q --strict
+	@! grep -rnoE --include='*.html' '<(script|link|img|iframe|source)[^>]*(src|href)="?(https?:)?//[^>]*' \
+	  build/site || { echo "build/site loads from other servers"; exit 1; }
+	@echo "build/site/index.html"
+
+docs-serve: .venv-docs/docs build/docs/pretexture/__init__.py
+	$(MKDOCS) serve
+
 # About a thousand crops of seven photographs, 64 x 64 pixels, a narrow ResNet-50: 35 seconds on two
 # free cores.
 RUN = $(VENV)/bin/pretexture
@@ -190,6 +217,6 @@ demo: $(VENV)/demo
 	@echo "  $(RUN) pretrain rotation-small --data shards --workdir runs/rotation"
 
 clean:
-	rm -rf build dist .venv .venv-wheel .venv-backends $(LANES) runs/demo demo-data .pytest_cache .mypy_cache \
+	rm -rf build dist .venv .venv-wheel .venv-backends .venv-docs $(LANES) runs/demo demo-data .pytest_cache .mypy_cache \
 	  .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
