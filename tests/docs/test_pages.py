@@ -213,6 +213,7 @@ def test_every_program_of_the_pages_is_run():
     """Those of the examples are run by tests/examples."""
     run = {"README.md", "docs/loader.md", "docs/data.md", "docs/storage.md", "docs/tutorial.md"}
     run |= {"docs/training.md", "docs/examples/README.md"}
+    run |= {"docs/ascend-migration.md", "docs/ascend-migration.zh.md"}  # by test_migration.py
     assert {page for page in pages.PAGES if pages.blocks(page, "python")} == run
     assert len(pages.blocks("docs/training.md", "python")) == len(EXPORTS)
 
