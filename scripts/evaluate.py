@@ -39,8 +39,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
             return 0
         results = evaluation.follow(args.workdir, args.data, args.timeout, **how)
         for result in results:
-            words = (f"{name} {value}" for name, value in _in_words(result).items())
-            print(", ".join(words), flush=True)
+            line = ", ".join(f"{name} {words}" for name, words in _in_words(result).items())
+            print(line, flush=True)
     return 0
 
 

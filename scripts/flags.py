@@ -28,7 +28,7 @@ class _Parser(argparse.ArgumentParser):
     They name the flag or the value that was probably meant.
     """
 
-    def parse_known_args(self, args=None, namespace=None):  # type: ignore[override]
+    def parse_known_args(self, args=None, namespace=None):
         """Parses flags in either spelling. What follows `--` is left as it is."""
         args = list(sys.argv[1:] if args is None else args)
         end = args.index("--") if "--" in args else len(args)
@@ -41,7 +41,7 @@ class _Parser(argparse.ArgumentParser):
         known = self._option_string_actions
         return hyphens + equals + value if name not in known and hyphens in known else argument
 
-    def parse_args(self, args=None, namespace=None):  # type: ignore[override]
+    def parse_args(self, args=None, namespace=None):
         """Parses flags; those that nobody knows are an error."""
         found, unknown = self.parse_known_args(args, namespace)
         if unknown:

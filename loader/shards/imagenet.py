@@ -134,9 +134,7 @@ def description(folder: str, storage: Storage = DEFAULT_STORAGE) -> Dict[str, An
         return {}
 
 
-def class_names(
-    records: Records, data: str, storage: Storage = DEFAULT_STORAGE
-) -> Sequence[str]:
+def class_names(records: Records, data: str, storage: Storage = DEFAULT_STORAGE) -> Sequence[str]:
     """The names of the classes of records, in the order of their labels; empty if not known.
 
     Args:

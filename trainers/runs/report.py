@@ -72,6 +72,7 @@ class Report:
         self._step = step
         self._skipped_before = sum(line.get(SKIPPED, 0) for line in lines)
         self._line: Dict[str, Any] = {}
+        self._measured: Mapping[str, float] = {}
         self._clear()
 
     def add(
@@ -163,7 +164,7 @@ class Report:
         self._sums: Dict[str, float] = {}
         self._waited = 0.0
         self._skipped = 0
-        self._measured: Mapping[str, float] = {}
+        self._measured = {}
         self._began = time.monotonic()
 
 

@@ -74,7 +74,7 @@ def scatter(
     figure, axes = pyplot.subplots(figsize=(8, 6.4), layout="constrained")
     others = ~np.isin(labels, frequent)
     size = max(4.0, min(30.0, 12000 / len(points)))
-    how = {"s": size, "linewidths": 0}
+    how: Dict[str, Any] = {"s": size, "linewidths": 0}
     if others.any():
         axes.scatter(*points[others].T, color="0.8", label="other classes", **how)
     for number, label in enumerate(frequent):
