@@ -98,11 +98,16 @@ def suited_recipe(flags: argparse.Namespace, recipe: Recipe) -> Recipe:
     return recipe
 
 
-def add_run_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds --data, --workdir and the other flags of a run, apart from its recipe's."""
-    parser.add_argument("--data", required=True, type=place, metavar="DIR|URL", help=DATA)
+def add_run_flags(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    """Adds --data, --workdir and the other flags of a run, apart from its recipe's.
+
+    Args:
+        parser: the parser to add flags to.
+        required: whether --data and --workdir must be given.
+    """
+    parser.add_argument("--data", required=required, type=place, metavar="DIR|URL", help=DATA)
     parser.add_argument(
-        "--workdir", required=True, type=place, metavar="DIR|URL", help="the run's folder"
+        "--workdir", required=required, type=place, metavar="DIR|URL", help="the run's folder"
     )
     add_storage_flags(parser)
     add_record_flags(parser)

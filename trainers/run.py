@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import math
+import os
 import signal
 import sys
 import tempfile
@@ -11,22 +12,25 @@ from typing import Any, Callable, Dict, Iterator, Mapping, Optional
 
 import tensorflow as tf
 from pretexture.loader import Loader, Pipeline, Records, imagenet
-from pretexture.loader.console.files import is_full
+from pretexture.loader.console.files import is_full, write_bytes
 from pretexture.loader.console.interrupt import Interrupt
+from pretexture.loader.console.paths import make_parent
 from pretexture.loader.console.printable import printable
 from pretexture.loader.console.redaction import redacted
 from pretexture.loader.shards.record_options import DEFAULT_RECORDS, FEATURES, RecordOptions
-from pretexture.loader.shards.remote import DEFAULT_STORAGE, Storage
+from pretexture.loader.shards.remote import DEFAULT_STORAGE, Storage, is_url
 
 from . import engines, tasks
 from .engines.engine import Batches, Engine, Follower, Place, StepResult, Wishes
+from .engines.memory import live_bytes
 from .engines.npu_options import DEFAULTS, NpuOptions
 from .recipes import Recipe
 from .runs import tracking
 from .runs.checkpoints import Checkpoints
+from .runs.events import png, view_grid
 from .runs.folder import Config, check_config, keep_name, run_name, write_config
 from .runs.mirror import Workdir, absolute, open_workdir
-from .runs.report import Hook, Report, passes, plan, result, skipped_words
+from .runs.report import Hook, Report, memory_words, passes, plan, result, skipped_words
 from .transfer.knn import Monitor
 
 
@@ -164,6 +168,54 @@ def pretrain(
     Raises: ValueError (also as PipelineError, RecordError, WorkdirError, CheckpointError), OSError
         and DivergedError, whose messages say what to change.
     """
+    training = _build(recipe, options)
+    worker = training.engine.place.worker
+    with workdir or open_workdir(options.workdir, options.storage, "train", worker) as opened:
+        return fit(training, opened, say, hook)
+
+
+def dry_run(
+    recipe: Recipe,
+    options: Options,
+    picture: Optional[str] = None,
+    say: Callable[[str], None] = print,
+) -> str:
+    """Says what `pretrain` would do, and draws the views of its first batch, without training.
+
+    Args:
+        recipe, options: as for `pretrain`.
+        picture: path of a PNG file for the views of a few images; None for `views.png` in the
+            workdir, or in the current folder if the workdir is at a URL.
+        say: function that is told the plan, line by line.
+
+    Returns: the path of the picture.
+
+    Raises: as `pretrain`.
+    """
+    engines.require_one_process("a dry run")
+    training = _build(recipe, options)
+    config, engine, step = training.config, training.engine, 0
+    if not is_url(options.workdir):
+        checkpoints = Checkpoints(options.workdir)
+        if checkpoints.latest:
+            check_config(options.workdir, config)
+            step = checkpoints.steps[-1]
+    with training.loader as loader:
+        batch = next(iter(loader))
+    data, storage = options.data, options.storage
+    for line in plan(config, data, options.workdir, storage, engine.place.words, step):
+        say(printable(line))
+    say(f"memory    {memory_words(config, live_bytes(engine.step_graph()))}")
+    inside = "" if is_url(options.workdir) else options.workdir
+    path = make_parent(picture or os.path.join(inside, "views.png"))
+    write_bytes(path, png(view_grid(batch.image)))
+    say(printable(f"picture   {path}: views of the first batch"))
+    say("this was a dry run: nothing was trained")
+    return path
+
+
+def _build(recipe: Recipe, options: Options) -> Training:
+    """Opens the device and the data, and builds the model. Raises as `pretrain`."""
     backend = engines.choose()
     place = backend.open_device(options.device, options.devices, options.npu)
     task = tasks.build(recipe)
@@ -187,9 +239,7 @@ def pretrain(
         **options.records.loading,
     )
     engine = backend.Engine(recipe, task, loader.element_spec, len(loader), options.seed, place)
-    training = Training(recipe, options, engine, loader, records, monitor=_monitor(recipe, options))
-    with workdir or open_workdir(options.workdir, options.storage, "train", place.worker) as opened:
-        return fit(training, opened, say, hook)
+    return Training(recipe, options, engine, loader, records, monitor=_monitor(recipe, options))
 
 
 def _monitor(recipe: Recipe, options: Options) -> Optional[Monitor]:

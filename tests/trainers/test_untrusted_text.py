@@ -120,7 +120,7 @@ def test_a_configuration_is_read_as_it_was_written(tmp_path):
         ({"decay_epochs": ["x"]}, "decay_epochs of the recipe must be a list of numbers"),
         ({"last_relu": 1}, "last_relu of the recipe must be true or false, not 1"),
         ({"recipe": []}, "the recipe is not a JSON object"),
-        ({"color": "red"}, "it: .*unexpected keyword argument 'color'"),
+        ({"color": "red"}, "it has no field 'color'"),
     ],
 )
 def test_a_configuration_with_invalid_values_is_an_error_that_names_the_field(

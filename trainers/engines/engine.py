@@ -249,6 +249,10 @@ class Engine(abc.ABC):
         """Number of steps for which the model has been trained."""
 
     @abc.abstractmethod
+    def step_graph(self) -> tf.Graph:
+        """The graph of a training step, for all devices of this process."""
+
+    @abc.abstractmethod
     def fit(
         self,
         loader: Batches,

@@ -111,6 +111,12 @@ class Engine(engine.Engine):
         values, _ = checkpoints.read(path, ["global_step"])
         self._path, self._made = path, int(values["global_step"])
 
+    def step_graph(self) -> tf.Graph:
+        graph = tf.Graph()
+        with graph.as_default():
+            self._training_spec()
+        return graph
+
     def fit(
         self,
         loader: engine.Batches,
@@ -266,15 +272,19 @@ class Engine(engine.Engine):
     def _initial(self) -> Dict[str, np.ndarray]:
         """The state before the first step."""
         with tf.Graph().as_default():
-            batch = {
-                name: v1.placeholder(part.dtype, part.shape)
-                for name, part in self._spec._asdict().items()
-            }
-            spec = self._model_fn(*_features_and_label(batch), tf.estimator.ModeKeys.TRAIN)
+            spec = self._training_spec()
             with sessions.on_host() as session:
                 session.run(v1.global_variables_initializer())
                 spec.scaffold.init_fn(session)
                 return session.run(v1.get_collection(_STATE)[0])
+
+    def _training_spec(self) -> Any:
+        """A training step in the default graph."""
+        batch = {
+            name: v1.placeholder(part.dtype, part.shape)
+            for name, part in self._spec._asdict().items()
+        }
+        return self._model_fn(*_features_and_label(batch), tf.estimator.ModeKeys.TRAIN)
 
 
 def _features_and_label(batch: Any) -> Tuple[Dict[str, tf.Tensor], tf.Tensor]:

@@ -105,6 +105,9 @@ class Engine(engine.Engine):
     def step(self) -> int:
         return int(self._step.numpy())
 
+    def step_graph(self) -> tf.Graph:
+        return self._compiled().get_concrete_function().graph
+
     def fit(
         self,
         loader: engine.Batches,

@@ -1,6 +1,7 @@
 """What a run's folder says of the run, and whether a command can resume it."""
 
 import dataclasses
+import difflib
 import json
 import os
 import shlex
@@ -13,7 +14,7 @@ from pretexture.loader.console.redaction import redacted
 from pretexture.loader.shards.record_options import FEATURES
 from pretexture.loader.shards.remote import Storage, is_url
 
-from ..recipes import Recipe, nested
+from ..recipes import FIELDS, Recipe, nested
 
 CONFIG = "config.json"
 
@@ -99,7 +100,14 @@ def write_config(folder: str, config: Config) -> None:
 
 def read_config(folder: str) -> Config:
     """Reads `config.json`. Raises WorkdirError if it is missing or malformed."""
-    path = os.path.join(folder, CONFIG)
+    try:
+        return read_config_file(os.path.join(folder, CONFIG))
+    except FileNotFoundError:
+        raise WorkdirError(f"{folder} holds no run: there is no {CONFIG}") from None
+
+
+def read_config_file(path: str) -> Config:
+    """Reads a `config.json`. Raises OSError, or WorkdirError naming the field that is wrong."""
     try:
         with open(path, "rb") as file:
             values = parse_object(file.read(), path)
@@ -111,8 +119,6 @@ def read_config(folder: str) -> Config:
         if config.steps_per_epoch < 1 or config.steps < 0 or config.records < 0:
             raise ValueError("it counts fewer steps or records than none")
         return config
-    except FileNotFoundError:
-        raise WorkdirError(f"{folder} holds no run: there is no {CONFIG}") from None
     except ValueError as error:
         raise WorkdirError(f"{path} is not a run's configuration: {error}") from error
 
@@ -130,11 +136,27 @@ def made_of(kind: Type[T], values: Any, name: str) -> T:
     if not isinstance(values, dict):
         raise ValueError(f"{name} is not a JSON object")
     given = dict(values)
-    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+    fields = dataclasses.fields(kind)  # type: ignore[arg-type]
+    known = [field.name for field in fields]
+    for unknown in given.keys() - set(known):
+        near = difflib.get_close_matches(unknown, [*known, *FIELDS], n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"{name} has no field {unknown!r}{hint}")
+    nothing = dataclasses.MISSING
+    missing = [
+        field.name
+        for field in fields
+        if field.name not in given and (field.default, field.default_factory) == (nothing, nothing)
+    ]
+    if missing:
+        raise ValueError(f"{name} lacks {', '.join(map(repr, missing))}")
+    for field in fields:
         if field.name not in given:
             continue
         value = given[field.name]
-        if dataclasses.is_dataclass(field.type) and isinstance(value, dict):
+        if dataclasses.is_dataclass(field.type) and not isinstance(value, field.type):
+            if not isinstance(value, dict):
+                raise ValueError(f"{field.name} of {name} is not a JSON object")
             given[field.name] = made_of(field.type, value, name)  # type: ignore[arg-type]
         if field.type not in _KINDS:
             continue
@@ -144,10 +166,7 @@ def made_of(kind: Type[T], values: Any, name: str) -> T:
         parts = value if isinstance(value, tuple) else ()
         if type(value) not in kinds or any(type(part) not in (int, float) for part in parts):
             raise ValueError(f"{field.name} of {name} must be {title}, not {value!r}")
-    try:
-        return kind(**given)
-    except TypeError as error:  # a field that is missing, or unknown
-        raise ValueError(f"{name}: {error}") from None
+    return kind(**given)
 
 
 # The values that a type of field takes, in words and as types: in Python, a bool is an int.
