@@ -44,7 +44,8 @@ def main(arguments: Optional[List[str]] = None, workdir: Any = None) -> int:
         from pretexture.trainers.run import dry_run, pretrain
 
         options = run_flags.run_options(args)
-        recipe = run_flags.suited_recipe(args, recipe)
+        if args.recipe in RECIPES:  # a file says all of it
+            recipe = run_flags.suited_recipe(args, recipe)
         if args.dry_run:
             dry_run(recipe, options, args.dry_run_picture)
             return 0

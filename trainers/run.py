@@ -4,9 +4,9 @@ import contextlib
 import dataclasses
 import math
 import os
+import shutil
 import signal
 import sys
-import tempfile
 import time
 from typing import Any, Callable, Dict, Iterator, Mapping, Optional
 
@@ -473,13 +473,16 @@ class _Loop(Follower):
             if self._report:
                 self._report.show(f"kNN: {what}, {done:,} images")
 
-        folder = self._workdir.folder
-        with tempfile.TemporaryDirectory(prefix=".knn-", dir=folder) as beside:
+        beside = os.path.join(self._workdir.folder, ".knn")
+        shutil.rmtree(beside, ignore_errors=True)  # if this was killed before
+        os.makedirs(beside)
+        try:
             path = Checkpoints(beside).save(step, self._training.engine.state(), {})
-            try:
-                return monitor.measure(path, step, show)
-            except _InterruptedError:
-                return {}
+            return monitor.measure(path, step, show)
+        except _InterruptedError:
+            return {}
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
 
     def save(self) -> None:
         """Saves a checkpoint of the last step, unless there is one."""

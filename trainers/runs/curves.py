@@ -15,6 +15,9 @@ from .mirror import fetched
 
 CURVES = "curves.png"
 
+# Fields without noise, by the title to show.
+_EXACT = {"lr": "learning rate", "knn": "nearest neighbours, top-1"}
+
 Lines = List[Dict[str, Any]]
 
 
@@ -140,7 +143,7 @@ def draw(
             values = [line[name] for line in lines if name in line]
             color = f"C{number}"
             thick = run if len(runs) > 1 else "training"
-            if name != "lr":
+            if name not in _EXACT:
                 every = f"{round(statistics.median(_spans(steps)))} steps"
                 thin = None if len(runs) > 1 else f"training, mean of {every}"
                 axis.plot(steps, values, color=color, linewidth=0.8, alpha=0.35, label=thin)
@@ -148,7 +151,8 @@ def draw(
                 thick += (
                     "" if len(runs) > 1 or smooth < 2 else f", running mean of {smooth} of them"
                 )
-            axis.plot(steps, values, color=color, label=thick)
+            marker = "o" if name == "knn" else ""
+            axis.plot(steps, values, color=color, label=thick, marker=marker)
             for split, found in beside[run].evaluations.items() if run in beside else ():
                 found = [line for line in found if name in line]
                 axis.plot(
@@ -159,7 +163,7 @@ def draw(
                     color="black" if len(runs) == 1 else color,
                     label=f"evaluation on {split}" if len(runs) == 1 else f"{run} on {split}",
                 )
-        axis.set_title("learning rate" if name == "lr" else name)
+        axis.set_title(_EXACT.get(name, name))
         axis.set_xlabel("step")
         axis.grid(alpha=0.3)
         trained = [line[name] for lines in runs.values() for line in lines if name in line]

@@ -154,7 +154,7 @@ def made_of(kind: Type[T], values: Any, name: str) -> T:
         if field.name not in given:
             continue
         value = given[field.name]
-        if dataclasses.is_dataclass(field.type) and not isinstance(value, field.type):
+        if dataclasses.is_dataclass(field.type) and not dataclasses.is_dataclass(value):
             if not isinstance(value, dict):
                 raise ValueError(f"{field.name} of {name} is not a JSON object")
             given[field.name] = made_of(field.type, value, name)  # type: ignore[arg-type]
