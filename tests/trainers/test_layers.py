@@ -161,6 +161,7 @@ def test_averages_of_few_updates_are_those_of_the_batches_they_have_seen(updates
     batch = (np.random.RandomState(0).randn(4, 5, 6, 3) * (0.1, 1, 20) + (0, -3, 50)).astype("f")
     for _ in range(updates):
         layer(tf.constant(batch), training=True)
+        value(layer.moving_mean)  # in a graph, this makes the update
     # Averages of equal batches are the batch's own moments, whatever the averages began with.
     moments = {"mean": batch.mean((0, 1, 2)), "variance": batch.var((0, 1, 2), ddof=1)}
     for name, expected in moments.items():
