@@ -151,6 +151,15 @@ def test_nothing_in_the_wheel_refers_to_a_file_that_is_not_in_it(bare):
         assert not re.search(r"scripts/(?!COMMAND)\w+\.py", text), path
 
 
+def test_the_wheel_has_the_licences_of_what_is_in_it(bare):
+    folder = next((bare.folder / "lib").glob("python*/site-packages/pretexture-*.dist-info"))
+    notices = {path.name: path.read_text(encoding="utf-8") for path in folder.rglob("*.txt")}
+    assert "work of the Independent JPEG Group" in notices["libjpeg-turbo.txt"]
+    assert "PNG Reference Library" in notices["libpng.txt"]
+    assert "Jean-loup Gailly" in notices["zlib.txt"] and "Wenzel Jakob" in notices["pybind11.txt"]
+    assert any("Apache License" in path.read_text() for path in folder.rglob("LICENSE"))
+
+
 def test_with_tensorflow_the_wheel_trains_evaluates_and_exports(demo, tmp_path):
     trained = Environment(tmp_path / "trained", "[tensorflow-cpu]")
     data = ["--data", str(demo.folder / "data")]
