@@ -38,7 +38,7 @@ class Bar:
         tail = text
         if self._began is None:
             self._first, self._began = done, now
-        elif done < self._total:
+        elif self._first < done < self._total:
             left = (now - self._began) / (done - self._first) * (self._total - done)
             tail = f"{text}, {duration(left)} left"
         if not self._terminal:
