@@ -259,7 +259,8 @@ def npu_options(flags: argparse.Namespace) -> NpuOptions:
 def import_tensorflow() -> None:
     """Imports TensorFlow without its messages. Raises: ImportError with one line."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    print("loading TensorFlow …", file=sys.stderr, flush=True)
+    if "tensorflow" not in sys.modules:
+        print("loading TensorFlow …", file=sys.stderr, flush=True)
     # C++ code writes some messages before it reads the log level, so standard error is redirected.
     with tempfile.TemporaryFile() as said:
         kept = os.dup(2)
