@@ -87,7 +87,7 @@ MOMENTUM = 0.99
 # The running averages of a network, by the last part of their variables' names.
 AVERAGES = {"moving_mean": Average(MOMENTUM, 0.0), "moving_variance": Average(MOMENTUM, 1.0)}
 
-_ENOUGH = 500  # updates after which the first ones have a share of less than 1% in the averages
+_ENOUGH = 300  # updates after which the first ones have a share of less than 5% in the averages
 
 
 def too_few_steps(step: Optional[int]) -> Optional[str]:
