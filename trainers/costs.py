@@ -1,6 +1,6 @@
 """What a full run costs: counted from the graph of a training step, not measured.
 
-`python -m pretexture.trainers.costs docs/costs.md` writes the table of that page.
+`python -m pretexture.trainers.costs FILE` writes the tables between the marks of a document.
 """
 
 import dataclasses
@@ -136,12 +136,12 @@ def table() -> str:
     for name in FULL:
         found[name] = cost(RECIPES[name])
     lines = [
-        "| recipe | images | steps | parameters | GFLOPs an image | GiB in float32 |",
+        "| recipe | million images | steps | parameters | GFLOPs an image | GiB in float32 |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for name, one in found.items():
         lines.append(
-            f"| `{name}` | {one.images / 1e6:.1f} million | {one.steps:,} | {one.parameters:,} "
+            f"| `{name}` | {one.images / 1e6:.1f} | {one.steps:,} | {one.parameters:,} "
             f"| {one.flops / 1e9:,.1f} | {one.memory / 2**30:.1f} |"
         )
     lines += [
