@@ -7,7 +7,6 @@ checkpoint.
 """
 
 import argparse
-import difflib
 import math
 import os
 import sys
@@ -122,10 +121,9 @@ def _named(text: str) -> str:
         return text
     if text.endswith(".json"):
         return _file(text)
-    near = difflib.get_close_matches(text, RECIPES, n=1)
     raise argparse.ArgumentTypeError(
-        f"invalid choice: {text!r}" + (f", did you mean {near[0]}?" if near else "") + f" (choose "
-        f"from {', '.join(RECIPES)}, or give a file that --save-recipe wrote, ending in .json)"
+        f"invalid choice: {text!r}; {flags.suggestion(text, RECIPES)} (or give a file that "
+        "--save-recipe wrote, ending in .json)"
     )
 
 

@@ -88,6 +88,7 @@ _ONE_VIEW = ("supervised", "eval", SMALL)
 OURS = "pretexture"
 PILLOW = "torch-pillow"
 KERAS = "keras"
+TRAINING = "training"  # the module that trains on the batches
 FIRST_EPOCH = "first-epoch"
 CONTENDERS = {
     OURS: Contender(
@@ -162,7 +163,7 @@ CONTENDERS = {
         converts=True,
     ),
     KERAS: Contender(
-        "training",
+        TRAINING,
         _TENSORFLOW,
         "Keras's ResNet50V2 in `model.fit`, fed by the fused tf.data pipeline",
         tasks=STEPS,

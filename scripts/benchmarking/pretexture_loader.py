@@ -9,11 +9,7 @@ from .jobs import FIRST_EPOCH, TASKS, Job, Source
 
 
 def open(job: Job) -> Source:
-    """The Loader of a job, or the steps of a network that is trained on its batches."""
-    if TASKS[job.task].trains_in:
-        from . import training
-
-        return training.open(job)
+    """The Loader of a job."""
     return Batches(job)
 
 

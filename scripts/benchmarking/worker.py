@@ -14,7 +14,7 @@ import sys
 import time
 from typing import Any, Dict, List, Tuple
 
-from .jobs import CONTENDERS, Job, Outcome
+from .jobs import CONTENDERS, TASKS, TRAINING, Job, Outcome
 
 WARM_UP_BATCHES = 3
 WARM_UP_SECONDS = 1.5
@@ -40,7 +40,8 @@ def measure(job: Job) -> Outcome:
     The measured time begins and ends right after a batch has been handed over, when equally many
     batches are prefetched.
     """
-    source = importlib.import_module(f".{CONTENDERS[job.contender].module}", __package__).open(job)
+    module = TRAINING if TASKS[job.task].trains_in else CONTENDERS[job.contender].module
+    source = importlib.import_module(f".{module}", __package__).open(job)
     batches = iter(source)
     warm = time.perf_counter() + min(WARM_UP_SECONDS, job.seconds)
     count = 0

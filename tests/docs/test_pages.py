@@ -18,8 +18,14 @@ WITH_COMMANDS = [
 
 
 @pytest.mark.parametrize("block", WITH_COMMANDS, ids=lambda block: block.place)
-def test_the_commands_of_a_page_are_parsed(block, capsys):
+def test_the_commands_of_a_page_are_parsed(block, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     for words in pages.commands(block):
+        for word in words:  # files that are there when the command is typed
+            if word.endswith(".json"):
+                path = tmp_path / word
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.touch()
         try:
             pages.parse(words)
         except SystemExit:
@@ -127,8 +133,11 @@ FEW = {r"batch_size=\d+": "batch_size=4", r"range\(35\)": "range(1)"}
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/loader.md"])
-def test_the_programs_that_read_shards_run(page, shards):
-    folder = os.path.dirname(shards[0])
+def test_the_programs_that_read_shards_run(page, shards, tmp_path):
+    folder = str(tmp_path)
+    for path in shards:
+        os.symlink(path, os.path.join(folder, os.path.basename(path)))
+    os.symlink(shards[0], os.path.join(folder, "validation-00000-of-00001"))
     scope = _execute(page, {}, {**FEW, "/data/imagenet": folder})
     batch = scope["batch"]
     scope["loader"].close()
@@ -183,7 +192,28 @@ def test_the_tutorials_program_reads_the_export(tutorial, monkeypatch, capsys):
     assert 512 * RECIPES["rotation-small"].network.filters_factor == 512
 
 
-EXPORTS = {"saved_model": ("tensorflow", 0), "onnx": ("onnxruntime", 1), "torch": ("torch", 2)}
+def test_a_hook_is_handed_the_metrics(tutorial, monkeypatch, capsys):
+    monkeypatch.chdir(tutorial[0])
+    short = {
+        r'\["rotation-small"\]': '["rotation-small"].replace(batch_size=4, filters_factor=0.25)',
+        '"runs/rotation"': '"runs/hook", steps=2, log_steps=1',
+    }
+    _execute("docs/training.md", {}, short, slice(0, 1))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines if re.match(r"\d+ [\d.]+$", line)] == ["1", "2"]
+
+
+def test_features_in_a_file_are_read_as_the_page_reads_them(tutorial, monkeypatch):
+    monkeypatch.chdir(tutorial[0])
+    out = ["--out", "features.npz"]
+    _run(["features", "--module", "runs/rotation/export", "--data", "shards", *out], tutorial[0])
+    _execute("docs/evaluating.md", {"np": np}, {})
+    with np.load("features.npz") as features:
+        assert features["pre_logits"].shape == (len(features["label"]), 128)
+        assert list(features["classes"]) == ["cats", "dogs"]
+
+
+EXPORTS = {"saved_model": ("tensorflow", 1), "onnx": ("onnxruntime", 2), "torch": ("torch", 3)}
 
 
 @pytest.mark.parametrize("kind", EXPORTS)
@@ -222,10 +252,10 @@ def test_the_programs_that_read_exports_run(kind, tutorial, monkeypatch):
 def test_every_program_of_the_pages_is_run():
     """Those of the examples are run by tests/examples."""
     run = {"README.md", "docs/loader.md", "docs/data.md", "docs/storage.md", "docs/tutorial.md"}
-    run |= {"docs/training.md", "docs/examples/README.md"}
+    run |= {"docs/training.md", "docs/evaluating.md", "docs/examples/README.md"}
     run |= {"docs/ascend-migration.md", "docs/ascend-migration.zh.md"}  # by test_migration.py
     assert {page for page in pages.PAGES if pages.blocks(page, "python")} == run
-    assert len(pages.blocks("docs/training.md", "python")) == len(EXPORTS)
+    assert len(pages.blocks("docs/training.md", "python")) == 1 + len(EXPORTS)
 
 
 def test_words_of_a_command_are_read_as_a_shell_reads_them():
