@@ -76,7 +76,7 @@ def test_a_faulty_field_is_named_with_its_file(changes, message, tmp_path):
         ([], "the following arguments are required: TASK, or --config"),
         (["rotation"], "the following arguments are required: --data, --workdir"),
         (["rotation", "--data", "d"], "the following arguments are required: --workdir"),
-        (["rotatoin"], "invalid choice: 'rotatoin'; did you mean rotation? (or give a file that --save-recipe"),
+        (["rotatoin"], "invalid choice: 'rotatoin'; did you mean rotation? (or give a file"),
         (["none.json"], "there is no file none.json"),
         (["--config", "none.json"], "there is no file none.json"),
         (["rotation", "--dry-run-picture", "v.png", "--data", "d", "--workdir", "w"],
