@@ -243,7 +243,8 @@ def test_the_programs_that_read_exports_run(kind, tutorial, monkeypatch):
     else:
         import tensorflow
 
-        scope.update(tf=tensorflow)
+        # TensorFlow 2.6 takes no NumPy array here.
+        scope.update(tf=tensorflow, images=tensorflow.constant(images))
     _execute("docs/training.md", scope, {}, slice(number, number + 1))
     features = scope["features"] if kind == "onnx" else scope["end_points"]["pre_logits"]
     assert tuple(features.shape)[:2] == (2, 128)
