@@ -259,7 +259,8 @@ def npu_options(flags: argparse.Namespace) -> NpuOptions:
 def import_tensorflow() -> None:
     """Imports TensorFlow without its messages. Raises: ImportError with one line."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    if "tensorflow" not in sys.modules:
+    several = os.environ.get("TF_CONFIG") or os.environ.get("RANK_SIZE", "1") != "1"
+    if "tensorflow" not in sys.modules and not several:  # workers would all say it
         print("loading TensorFlow …", file=sys.stderr, flush=True)
     # C++ code writes some messages before it reads the log level, so standard error is redirected.
     with tempfile.TemporaryFile() as said:
