@@ -83,7 +83,8 @@ def test_results_are_a_table_and_a_chart(arguments, module, tmp_path, capsys, ca
     assert (results["images"], results["module"]) == (5, module)
     assert list(results["end_points"]) == ["block2", "logits"]
     at = lines.index("end point    features    top1    top5")
-    for line, (name, values) in zip(lines[at + 1 :], results["end_points"].items()):
+    assert lines[at + 1].split()[0] == "(chance)"
+    for line, (name, values) in zip(lines[at + 2 :], results["end_points"].items()):
         words = line.split()
         assert words[:2] == [name, f"{values['features']:,}"]
         assert words[2:4] == [f"{values[metric]:.1%}" for metric in ("top1", "top5")]

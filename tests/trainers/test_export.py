@@ -163,7 +163,7 @@ def test_a_failing_export_keeps_the_previous_one(run, tmp_path, monkeypatch):
         ("pretexture.json", "{", r"pretexture\.json is not an export's description"),
         ("pretexture.json", "[]", "is not an export's description"),
         ("pretexture.json", '{"step": 1}', "KeyError.*end_points"),
-        ("pretexture.json", '{"end_points": {}, "color": 1}', "unexpected keyword.*color"),
+        ("pretexture.json", '{"end_points": {}, "color": 1}', "has no field .color"),
     ],
 )
 def test_a_folder_without_an_export_is_an_error(name, text, message, tmp_path):

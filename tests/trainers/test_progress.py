@@ -36,15 +36,15 @@ def test_without_a_terminal_a_line_is_printed_now_and_then(clock):
 
 def test_the_first_step_may_be_shown_more_than_once(clock):
     shown = io.StringIO()
-    bar = Bar(4, shown)
+    bar = Bar(4, file=shown)
     for text in ("starting", "kNN: 64 images"):
         bar.update(1, text)
         clock[0] += 20
     bar.update(2, "loss 1")
     assert shown.getvalue().splitlines() == [
-        "step 1/4  starting",
-        "step 1/4  kNN: 64 images",
-        "step 2/4  loss 1, 1:20 left",
+        "1/4 steps  starting",
+        "1/4 steps  kNN: 64 images",
+        "2/4 steps  loss 1, 1:20 left",
     ]
 
 

@@ -47,8 +47,14 @@ class Weights:
     def value(self, name: str, shape: Shape) -> tf.Tensor:
         """The value of a variable, read by an operation.
 
-        A graph that held the values of the largest networks would be too large.
+        A graph that held the values of the largest networks would be too large. Running averages
+        are small, and are unbiased at once.
         """
+        average, step = AVERAGES.get(name.rpartition("/")[2]), self.step
+        if average and step:
+            with reading(self.path):
+                stored = self._reader.get_tensor(self._stored(name))
+            return tf.constant(average.unbiased(stored, step))
         return tf.raw_ops.RestoreV2(
             prefix=self.path,
             tensor_names=[self._stored(name)],
