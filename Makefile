@@ -17,6 +17,8 @@
 #   make lint     formatting, lint, types and compiler warnings
 #   make bench    this loader against the others, on DATA=folder-of-shards, or on the demo's images
 #   make wheel    a wheel that needs nothing but NumPy, in dist/
+#   make test-docs
+#                 what the documents say: their commands, programs and messages
 #   make docs     the site, in build/site; make docs-serve shows it at http://127.0.0.1:8000
 #   make clean    removes all that the targets made
 #
@@ -35,8 +37,8 @@ LANES := .venv-tf1 .venv-tf26
 PIP_INSTALL = $(1)/bin/python -m pip install $(QUIET) --disable-pip-version-check
 QUIET := -q
 
-.PHONY: demo test test-tf1 test-tf26 test-backends test-browser test-lanes test-wheel sanitize fuzz \
-  lint bench bench-instructions bench-hand-over wheel docs docs-serve clean
+.PHONY: demo test test-tf1 test-tf26 test-backends test-browser test-docs test-lanes test-wheel \
+  sanitize fuzz lint bench bench-instructions bench-hand-over wheel docs docs-serve clean
 
 # $(call INSTALL,interpreter,extras,packages): an editable install with these extras, in the virtual
 # environment that contains the target; then these packages. It runs again if the C++ sources change.
@@ -84,17 +86,25 @@ $(LANES:%=%/dev): $(SOURCES)
 # One test process for each core; a process that has finished takes tests from the others.
 PYTEST = python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
+# What has a target of its own, so that this one takes less than ten minutes on two cores.
+ELSEWHERE = --ignore tests/docs \
+  --deselect tests/scripts/test_benchmark.py::test_steps_of_training_are_measured_as_images
+
 test: $(VENV)/dev
-	$(VENV)/bin/$(PYTEST) tests
+	$(VENV)/bin/$(PYTEST) $(ELSEWHERE) tests
 
 test-tf1 test-tf26: test-%: .venv-%/dev
-	.venv-$*/bin/$(PYTEST) tests
+	.venv-$*/bin/$(PYTEST) $(ELSEWHERE) tests
+
+# The commands, programs and messages of the documents.
+test-docs: $(VENV)/dev docs
+	$(VENV)/bin/$(PYTEST) tests/docs
 
 # The tests that need PyTorch, Lightning, JAX or DALI. No other target installs them; all run without
 # a GPU.
 test-backends: .venv-backends/dev
-	.venv-backends/bin/$(PYTEST) -k "dali or torch or tracking or test_features" tests/loader \
-	  tests/scripts tests/trainers tests/examples tests/docs
+	.venv-backends/bin/$(PYTEST) -k "dali or torch or tracking or test_features or steps_of_training" \
+	  tests/loader tests/scripts tests/trainers tests/examples tests/docs
 
 # The page of `pretexture explore`, driven by Selenium in Chromium. Without either of them, `make test`
 # skips these tests.
