@@ -107,7 +107,7 @@ class Renderer {
   // Makes the region grey if that is less work than to make each row of the branch's views grey.
   void MakeGray(const Drawn& branch, const Region& region);
   // The kernel that makes a row grey.
-  auto GrayRow(int order) const {
+  auto GrayRow(uint32_t order) const {
     return order == op::Gray::kLuma ? kernels_.luma_row : kernels_.mean_row;
   }
   void RenderCanvas(const Drawn& branch, const Canvas& canvas, const Region& region, uint8_t* out);
@@ -124,7 +124,7 @@ class Renderer {
   std::vector<float> line_;           // a blended row of source pixels
   std::vector<float> gray_line_;      // the grey of its pixels
   std::vector<float> gray_;           // the grey of the region, row by row
-  int gray_order_ = 0;                // the kind of grey, if gray_ is not empty
+  uint32_t gray_order_ = 0;           // the kind of grey, if gray_ is not empty
   std::vector<float> planes_;         // see Planes
   std::vector<float> blurred_;        // planes that are blurred down
   std::vector<float> padded_;         // a row that is blurred across, with its surroundings

@@ -123,7 +123,7 @@ TEST(every_kernel_is_filled) {
   }
 }
 
-TEST(blended_rows_are_the_same_on_every_instruction_set) {
+TEST(blended_rows_are_the_same_on_every_instruction_set_and_for_bytes_and_floats) {
   for (int taps = 1; taps <= 9; ++taps) {
     CompareAll([taps](const Kernels& kernels, Random* random, size_t size, size_t shift) {
       std::vector<std::vector<uint8_t>> rows(static_cast<size_t>(taps));
@@ -137,6 +137,13 @@ TEST(blended_rows_are_the_same_on_every_instruction_set) {
       }
       Floats out(size, shift);
       kernels.blend_rows(starts.data(), weights.data(), taps, size, out.data());
+      std::vector<std::vector<float>> planes;
+      std::vector<const float*> values;
+      for (const std::vector<uint8_t>& row : rows) planes.emplace_back(row.begin(), row.end());
+      for (const std::vector<float>& plane : planes) values.push_back(plane.data() + shift);
+      Floats same(size, shift);
+      kernels.blend_planes(values.data(), weights.data(), taps, size, same.data());
+      CHECK(std::equal(out.data(), out.data() + size, same.data()));
       return out;
     });
   }
