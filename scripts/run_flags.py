@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import importlib.util
 import os
 import sys
 import tempfile
@@ -260,7 +261,8 @@ def import_tensorflow() -> None:
     """Imports TensorFlow without its messages. Raises: ImportError with one line."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     several = os.environ.get("TF_CONFIG") or os.environ.get("RANK_SIZE", "1") != "1"
-    if "tensorflow" not in sys.modules and not several:  # workers would all say it
+    installed = importlib.util.find_spec("tensorflow") is not None
+    if installed and "tensorflow" not in sys.modules and not several:  # workers would all say it
         print("loading TensorFlow …", file=sys.stderr, flush=True)
     # C++ code writes some messages before it reads the log level, so standard error is redirected.
     with tempfile.TemporaryFile() as said:
