@@ -1,4 +1,4 @@
-"""The Loader's batches, copied to a GPU as docs/loader.md advises."""
+"""The Loader's batches in PyTorch on a GPU, copied while the next ones are made."""
 
 from typing import Any, Dict, Iterator, Tuple
 
