@@ -36,11 +36,15 @@ struct Pixel {
 
 bool NeedsView(const ColorChange& change) { return change.needs != Needs::kNothing; }
 
+// Whether none of these changes gives a grey view colours.
+bool KeepsGray(const std::vector<ColorChange>& colors) {
+  return std::none_of(colors.begin(), colors.end(),
+                      [](const ColorChange& change) { return change.colors_gray; });
+}
+
 // Whether a view with these changes is grey from the start to the end.
 bool StaysGray(const std::vector<ColorChange>& colors) {
-  return !colors.empty() && colors[0].makes_gray &&
-         std::none_of(colors.begin(), colors.end(),
-                      [](const ColorChange& change) { return change.colors_gray; });
+  return !colors.empty() && colors[0].makes_gray && KeepsGray(colors);
 }
 
 template <typename T>
@@ -231,8 +235,7 @@ class Renderer::Painter {
         out_(out),
         height_(canvas.height()),
         rows_(canvas.strip_rows()),
-        keeps_gray_(std::none_of(colors_.begin(), colors_.end(),
-                                 [](const ColorChange& change) { return change.colors_gray; })),
+        keeps_gray_(KeepsGray(colors_)),
         normalization_(branch.PlannedNormalization()) {}
 
   void Paint() {
