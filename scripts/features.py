@@ -95,15 +95,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="number of images in the picture, drawn at random (default: 2000)",
     )
-    flags.add_storage_flags(parser)
-    flags.add_record_flags(parser)
-    run_flags.add_recipe_flags(
-        parser,
-        run_flags.FEATURE_FIELDS,
-        f"what the features are (default: --pooling {KNN.pooling}, --max-features "
-        f"{KNN.max_features}, --pipeline of the export)",
-    )
-    run_flags.add_machine_flags(parser)
+    run_flags.add_feature_flags(parser)
     return parser
 
 

@@ -73,15 +73,7 @@ def _parser() -> argparse.ArgumentParser:
         help="a lower one gives near neighbours more weight (default: 0.07)",
     )
     parser.add_argument("--out", type=flags.local, metavar="FILE", help="JSON file for the results")
-    flags.add_storage_flags(parser)
-    flags.add_record_flags(parser)
-    run_flags.add_recipe_flags(
-        parser,
-        run_flags.FEATURE_FIELDS,
-        f"what the features are (default: --pooling {KNN.pooling}, --max-features "
-        f"{KNN.max_features}, --pipeline of the export)",
-    )
-    run_flags.add_machine_flags(parser)
+    run_flags.add_feature_flags(parser)
     return parser
 
 

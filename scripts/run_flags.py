@@ -24,7 +24,7 @@ from pretexture.scripts.flags import (
 from pretexture.trainers.engines.npu_options import DEFAULTS as NPU
 from pretexture.trainers.engines.npu_options import DUMP_MODES, PRECISION_MODES, NpuOptions
 from pretexture.trainers.own_data import suited
-from pretexture.trainers.recipes import FIELDS, Recipe
+from pretexture.trainers.recipes import FIELDS, KNN, Recipe
 
 # The fields of a recipe that linear evaluation uses, and the ones that pretraining uses.
 LINEAR_FIELDS = (
@@ -164,6 +164,19 @@ def add_module_flags(parser: argparse.ArgumentParser, what: str) -> None:
         metavar="NAME,NAME,…",
         help=f"end points that are {what}, such as block3,block4 (default: all)",
     )
+
+
+def add_feature_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that say how the features of a frozen network are computed."""
+    add_storage_flags(parser)
+    add_record_flags(parser)
+    add_recipe_flags(
+        parser,
+        FEATURE_FIELDS,
+        f"what the features are (default: --pooling {KNN.pooling}, --max-features "
+        f"{KNN.max_features}, --pipeline of the export)",
+    )
+    add_machine_flags(parser)
 
 
 def parse_run(
