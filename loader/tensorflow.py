@@ -4,12 +4,14 @@
 TensorFlow may draw some batches ahead, and `loader.state_dict()` is then ahead of the training.
 """
 
+import atexit
 import gc
 import inspect
 import json
 import os
+import time
 import weakref
-from typing import Any, Callable, Iterator, List, NamedTuple
+from typing import Any, Callable, ClassVar, Iterator, List, NamedTuple
 
 from .console import files
 from .loader import Batch, Loader
@@ -75,7 +77,7 @@ def dataset(loader: Loader, *, index: bool = False, repeat: bool = False) -> Any
                 "another iterator of this dataset is in use, and a Loader runs one epoch at a "
                 "time; finish or delete that iterator, or make a second Loader"
             )
-        iteration = _Iteration(map(element, _endless(loader) if repeat else loader))
+        iteration = _Iteration(map(element, _endless(loader) if repeat else loader), loader.close)
         current = weakref.ref(iteration)
         return iteration
 
@@ -243,21 +245,55 @@ def _map(make: Callable[[Any], Any], spec: Batch) -> List[Any]:
 
 
 class _Iteration:
-    """An iterator that knows whether it has ended."""
+    """An iterator that knows whether it has ended, and that ends before the interpreter does.
 
-    def __init__(self, elements: Iterator[Any]):
+    TensorFlow reads ahead in threads of its own. If one of them waits for the interpreter's lock
+    when the interpreter ends, Python ends that thread, and TensorFlow waits for it for ever.
+    """
+
+    all: "ClassVar[weakref.WeakSet[_Iteration]]" = weakref.WeakSet()
+    at_exit = False
+
+    def __init__(self, elements: Iterator[Any], close: Callable[[], None]):
         self._elements = elements
+        self.close = close
         self.ended = False
+        self.in_call = False
+        self.last_call = time.monotonic()
+        self.all.add(self)
 
     def __iter__(self) -> "_Iteration":
         return self
 
     def __next__(self) -> Any:
+        self.in_call = True
         try:
+            if self.at_exit:
+                raise StopIteration
             return next(self._elements)
         except BaseException:
             self.ended = True
+            if self.at_exit:  # the Loader was closed during the call, and nobody waits for a batch
+                raise StopIteration from None
             raise
+        finally:
+            self.last_call = time.monotonic()
+            self.in_call = False
+
+
+@atexit.register
+def _end_all(quiet: float = 0.2, limit: float = 30.0) -> None:
+    """Ends all iterations, and waits until none was called for `quiet` seconds."""
+    _Iteration.at_exit = True
+    iterations = list(_Iteration.all)
+    for iteration in iterations:
+        iteration.close()
+    end = time.monotonic() + limit
+    while time.monotonic() < end:
+        since = time.monotonic() - quiet
+        if not any(i.in_call or i.last_call > since for i in iterations):
+            return
+        time.sleep(0.01)
 
 
 def _in_use(reference: Any) -> bool:

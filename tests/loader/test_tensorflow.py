@@ -3,6 +3,8 @@
 import contextlib
 import subprocess
 import sys
+import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -206,16 +208,26 @@ def test_an_iteration_left_early_ends_its_epoch(tf, shards):
             break
 
 
+# TensorFlow's thread waits for the interpreter during the last 0.3 seconds, in about a third of the
+# runs also at the very end.
 EXIT = """
-import os, sys, threading
+import atexit, os, sys, time
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 import tensorflow as tf
 from pretexture.loader import Loader, TFRecords
 from pretexture.loader.tensorflow import dataset
+
+def keep_the_interpreter():
+    end = time.monotonic() + 0.3
+    while time.monotonic() < end:
+        pass
+
 loader = Loader(TFRecords(sys.argv[1:]), "inception(64, views=64)", 16, threads=1, prefetch=1)
+atexit.register(keep_the_interpreter)
 batches = iter(dataset(loader).prefetch(2))
 next(batches)
 print("done", flush=True)
+sys.setswitchinterval(1000)
 """
 
 
@@ -225,6 +237,32 @@ def test_a_process_ends_while_a_dataset_is_being_read(tf, shards):
         [sys.executable, "-c", EXIT, *shards], capture_output=True, text=True, timeout=100
     )
     assert (run.returncode, run.stdout) == (0, "done\n"), run.stderr
+
+
+def test_before_the_interpreter_ends_no_thread_is_in_an_iteration(monkeypatch):
+    in_call, closed = threading.Event(), threading.Event()
+
+    def batches():
+        yield 1
+        in_call.set()
+        assert closed.wait(100)
+        raise RuntimeError("the Loader is closed")
+
+    monkeypatch.setattr(adapter._Iteration, "at_exit", False)
+    monkeypatch.setattr(adapter._Iteration, "all", weakref.WeakSet())
+    iteration = adapter._Iteration(batches(), closed.set)
+    idle = adapter._Iteration(iter([1, 2]), lambda: None)
+    assert next(idle) == 1
+    seen = []
+    thread = threading.Thread(target=lambda: seen.extend(iteration))
+    thread.start()
+    assert in_call.wait(100)
+    adapter._end_all()
+    assert not iteration.in_call
+    thread.join(100)
+    assert not thread.is_alive()
+    assert seen == [1]
+    assert list(idle) == []
 
 
 def test_without_tensorflow_one_line_says_what_to_install(shards, monkeypatch):
