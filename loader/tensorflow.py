@@ -251,7 +251,7 @@ class _Iteration:
     when the interpreter ends, Python ends that thread, and TensorFlow waits for it for ever.
     """
 
-    all: "ClassVar[weakref.WeakSet[_Iteration]]" = weakref.WeakSet()
+    all: ClassVar["weakref.WeakSet[_Iteration]"] = weakref.WeakSet()
     at_exit = False
 
     def __init__(self, elements: Iterator[Any], close: Callable[[], None]):
