@@ -14,7 +14,7 @@
 #                 runs that continue on another of the three TensorFlows
 #   make test-wheel
 #                 the wheel alone, in new virtual environments
-#   make lint     formatting, lint, types and compiler warnings
+#   make lint     formatting, lint, types, and the files for GitHub
 #   make bench    this loader against the others, on DATA=folder-of-shards, or on the demo's images
 #   make wheel    a wheel that needs nothing but NumPy, in dist/
 #   make test-docs
@@ -142,6 +142,9 @@ fuzz: $(VENV)/dev
 	$(VENV)/bin/cmake --build build/fuzz
 	PYTHONPATH=build/fuzz/python $(VENV)/bin/python tests/fuzz/run.py --seconds $(SECONDS)
 
+# $(call SCHEMA,schema,files): the files have all the fields that they must have, and no others.
+SCHEMA = $(VENV)/bin/check-jsonschema -q --builtin-schema vendor.$(1) $(2)
+
 # mypy finds the packages by their installed names, under `pretexture`.
 lint: $(VENV)/dev
 	$(VENV)/bin/ruff check .
@@ -152,6 +155,11 @@ lint: $(VENV)/dev
 	@for p in loader permutations scripts trainers; do ln -sfn ../../../$$p build/lint/pretexture/$$p; done
 	MYPYPATH=build/lint $(VENV)/bin/mypy -p pretexture.loader -p pretexture.permutations \
 	  -p pretexture.trainers -p pretexture.scripts
+	@$(call PIP_INSTALL,$(VENV)) check-jsonschema
+	$(call SCHEMA,github-workflows,.github/workflows/*.yml)
+	$(call SCHEMA,github-issue-forms,.github/ISSUE_TEMPLATE/bug.yml .github/ISSUE_TEMPLATE/idea.yml)
+	$(call SCHEMA,github-issue-config,.github/ISSUE_TEMPLATE/config.yml)
+	$(call SCHEMA,citation-file-format,CITATION.cff)
 
 bench: $(VENV)/dev $(if $(filter demo-data,$(DATA)),demo-data/dataset.json)
 	@test $(DATA) != demo-data || echo "Crops of seven photographs; for ImageNet: make bench DATA=DIR"

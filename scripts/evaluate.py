@@ -11,7 +11,6 @@ import sys
 from typing import Any, Dict, List, Optional
 
 from pretexture.loader.console.printable import printable
-from pretexture.loader.shards.imagenet import SPLITS
 from pretexture.scripts import flags, run_flags
 
 
@@ -70,8 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--split",
-        type=flags.split,
-        metavar="|".join(SPLITS),
+        **flags.SPLIT,
         help="split to evaluate on (default: the eval_split of the run's recipe)",
     )
     parser.add_argument(

@@ -24,7 +24,7 @@ from typing import Any, Dict, List, Optional
 from pretexture.loader import presets
 from pretexture.loader.console.printable import printable
 from pretexture.loader.console.redaction import redacted
-from pretexture.loader.shards.imagenet import SPLITS, is_folder
+from pretexture.loader.shards.imagenet import is_folder
 from pretexture.scripts import flags
 
 
@@ -97,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--split",
-        choices=SPLITS,
+        **flags.SPLIT,
         default="train",
         help="split of a folder (default: train)",
     )

@@ -11,7 +11,6 @@ import argparse
 import sys
 from typing import List, Optional
 
-from pretexture.loader.shards.imagenet import SPLITS
 from pretexture.loader.shards.record_options import RecordOptions
 from pretexture.scripts import flags, run_flags
 from pretexture.trainers.recipes import KNN
@@ -72,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--split",
-        choices=SPLITS,
+        **flags.SPLIT,
         default="trainval",
         help="split whose images are shown to the network (default: trainval)",
     )

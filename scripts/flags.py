@@ -17,7 +17,7 @@ from pretexture.loader.console.interrupt import PromptInterrupt
 from pretexture.loader.console.paths import expand
 from pretexture.loader.console.printable import printable
 from pretexture.loader.console.redaction import redacted
-from pretexture.loader.shards.imagenet import check_split
+from pretexture.loader.shards.imagenet import SPLITS, check_split
 from pretexture.loader.shards.record_options import DEFAULT_RECORDS, FEATURES, RecordOptions
 from pretexture.loader.shards.remote import Storage, is_url
 
@@ -317,6 +317,10 @@ def split(text: str) -> str:
         return check_split(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+# How a flag for the name of a split is read and shown.
+SPLIT: Any = {"type": split, "metavar": "|".join(SPLITS)}
 
 
 def local(text: str) -> str:

@@ -11,7 +11,6 @@ import argparse
 import sys
 from typing import List, Optional
 
-from pretexture.loader.shards.imagenet import SPLITS
 from pretexture.loader.shards.record_options import RecordOptions
 from pretexture.scripts import flags, run_flags
 from pretexture.trainers.recipes import KNN
@@ -56,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, text in (("train", "split of the neighbours"), ("eval", "split to evaluate")):
         default = getattr(KNN, f"{name}_split")
         parser.add_argument(
-            f"--{name}-split", choices=SPLITS, default=default, help=f"{text} (default: {default})"
+            f"--{name}-split", **flags.SPLIT, default=default, help=f"{text} (default: {default})"
         )
     parser.add_argument(
         "--neighbours",

@@ -17,7 +17,6 @@ from typing import List, Optional
 
 from pretexture.loader import Pipeline, presets
 from pretexture.loader.console.paths import make_parent
-from pretexture.loader.shards.imagenet import SPLITS
 from pretexture.scripts import flags
 
 
@@ -81,8 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--split",
-        type=flags.split,
-        metavar="|".join(SPLITS),
+        **flags.SPLIT,
         default="train",
         help="split of a folder (default: train)",
     )

@@ -145,7 +145,7 @@ def test_a_split_that_is_its_own_neighbour_is_warned_of(module, data, capsys):
     [
         (["--neighbours", "0"], "must be 1 or more, not 0"),
         (["--temperature", "0"], "must be above 0, not 0"),
-        (["--eval-split", "validation"], "invalid choice: 'validation'"),
+        (["--eval-split", "validation"], "your own validation images"),
     ],
 )
 def test_impossible_flags_are_refused(arguments, message, capsys):
