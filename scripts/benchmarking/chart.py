@@ -1,24 +1,24 @@
 """The report as a bar chart, with a line chart below it if several thread counts were tried."""
 
+import itertools
 from typing import Any, Dict, List
 
 from pretexture.loader.pyplot import pyplot
 
-from .jobs import OURS
+from .jobs import FIRST_EPOCH, OURS
 from .report import Key, Summary
 
-# Okabe and Ito's colours, ours first, and some more for many loaders at once.
-_COLORS = (
-    *("#0072b2", "#e69f00", "#f0c566", "#009e73", "#cc79a7", "#999999"),
-    *("#56b4e9", "#d55e00", "#6a3d9a", "#8c6d31"),
-)
+# Okabe and Ito's colours, two blues for ours, and some more for many loaders at once.
+_OURS = {OURS: "#0072b2", FIRST_EPOCH: "#56b4e9"}
+_OTHERS = ["#e69f00", "#f0c566", "#009e73", "#cc79a7", "#999999", "#d55e00", "#6a3d9a", "#8c6d31"]
 
 
 def draw(summaries: Dict[Key, Summary], titles: Dict[str, str], path: str) -> None:
     """Writes the chart; the file's ending chooses the format."""
     threads = sorted({key[2] for key in summaries})
     loaders = [name for name in dict.fromkeys(key[0] for key in summaries) if name != "decode"]
-    colors = {name: _COLORS[i % len(_COLORS)] for i, name in enumerate(loaders)}
+    others = [name for name in loaders if name not in _OURS]
+    colors = {**_OURS, **dict(zip(others, itertools.cycle(_OTHERS)))}
     rows = 2 if len(threads) > 1 else 1
     width = max(6.0, 1.9 * len(titles) + 2)
     figure, axes = pyplot.subplots(rows, 1, figsize=(width, 4.2 * rows), squeeze=False)
