@@ -138,3 +138,17 @@ def _shapes(run):
     """The shapes of the network's variables, by name."""
     found = tf.train.load_checkpoint(f"{run}/model.ckpt-7000").get_variable_to_shape_map()
     return {name: shape for name, shape in found.items() if name.startswith("module/")}
+
+
+def test_an_output_of_a_wrong_rank_is_an_error(run, tmp_path, monkeypatch):
+    convert = onnx_file.convert.from_graph_def
+
+    def one_dimension_more(*args, **kwargs):
+        model, rest = convert(*args, **kwargs)
+        model.graph.output[0].type.tensor_type.shape.dim.add().dim_value = 1
+        return model, rest
+
+    monkeypatch.setattr(onnx_file.convert, "from_graph_def", one_dimension_more)
+    with pytest.raises(ExportError, match="output block1 of 5 dimensions instead of 4"):
+        write_onnx(export.run_source(run), str(tmp_path / "model.onnx"))
+    assert not (tmp_path / "model.onnx").exists()

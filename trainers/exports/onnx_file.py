@@ -20,6 +20,7 @@ from .saved_model import Source, build_trained
 try:
     from onnx import numpy_helper
     from tf2onnx import convert
+    from tf2onnx.optimizer.reshape_optimizer import ReshapeOptimizer
 except ImportError as error:
     raise ImportError(
         f"tf2onnx cannot be imported ({error}): pip install 'pretexture[onnx]'"
@@ -65,7 +66,7 @@ def write_onnx(source: Source, path: str) -> List[str]:
         )
     weights = source.weights.values(shapes)
     inputs = ["image", *shapes]
-    with _without_warnings():
+    with _without_warnings(), _outputs_keep_their_ranks():
         model, _ = convert.from_graph_def(
             graph.as_graph_def(),
             name=described.network.architecture,
@@ -74,6 +75,7 @@ def write_onnx(source: Source, path: str) -> List[str]:
             opset=OPSET,
             tensors_to_rename={f"{name}:0": name for name in (*inputs, *end_points)},
         )
+    _check_ranks(model.graph, {name: point.shape.rank for name, point in end_points.items()})
     _set_weights(model.graph, weights)
     _name_sizes(model.graph)
     points = {name: tuple(point.shape.as_list()) for name, point in end_points.items()}
@@ -103,6 +105,36 @@ def _without_warnings() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _outputs_keep_their_ranks() -> Iterator[None]:
+    """A context in which tf2onnx does not simplify a reshape whose result is an output.
+
+    It may give the result a dimension more, and remove that only for the operations that follow.
+    This happened, rarely, to layers of a single channel, which are reshaped and not transposed.
+    """
+    optimize = ReshapeOptimizer._optimize_reshape
+
+    def unless_output(self: Any, node: Any, graph: Any) -> bool:
+        return node.output[0] not in graph.outputs and optimize(self, node, graph)
+
+    ReshapeOptimizer._optimize_reshape = unless_output
+    try:
+        yield
+    finally:
+        ReshapeOptimizer._optimize_reshape = optimize
+
+
+def _check_ranks(graph: Any, ranks: Dict[str, int]) -> None:
+    """Raises ExportError if an output has another number of dimensions than its end point."""
+    for output in graph.output:
+        found = len(output.type.tensor_type.shape.dim)
+        if found != ranks[output.name]:
+            raise ExportError(
+                f"tf2onnx made an output {output.name} of {found} dimensions instead of "
+                f"{ranks[output.name]}: try another version of tf2onnx, or --out for a SavedModel"
+            )
 
 
 def _set_weights(graph: Any, weights: Dict[str, Any]) -> None:
