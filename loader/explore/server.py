@@ -172,6 +172,8 @@ def serve(app: Flask, listening: socket.socket) -> None:
     server.serve_forever()  # returns after KeyboardInterrupt
     # Requests that the end of the process cuts off are no errors.
     app.logger.disabled = True
+    for says_it in ("log", "handle_error"):
+        setattr(server, says_it, lambda *_: None)
 
 
 class Turns:
