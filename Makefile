@@ -4,8 +4,8 @@
 #   make demo     from photographs to a trained network, in two minutes on two free cores
 #   make test     the whole test suite on this Python with current TensorFlow
 #   make test-tf1, make test-tf26
-#                 the suite on Python 3.7 with TensorFlow 1.15, and on Python 3.9 with 2.6, which
-#                 Ascend's plugins are built for
+#                 the suite on Python 3.7 with TensorFlow 1.15, and what uses TensorFlow on Python
+#                 3.9 with 2.6: the releases that Ascend's plugins are built for
 #   make test-backends
 #                 the tests that need PyTorch, Lightning, JAX or NVIDIA DALI
 #   make test-browser
@@ -83,8 +83,9 @@ $(VENV)/dev: $(SOURCES)
 $(LANES:%=%/dev): $(SOURCES)
 	$(call INSTALL,$$(scripts/find_python.sh $(OLD_PYTHON)),dev$(,)tensorflow-cpu)
 
-# One test process for each core; a process that has finished takes tests from the others.
-PYTEST = python -m pytest -n auto --maxprocesses 8 --dist worksteal
+# A test process for each core, and one more, because some tests wait for processes of their own. One
+# that has finished takes tests from the others.
+PYTEST = python -m pytest -n $(shell expr $$(nproc) + 1) --maxprocesses 8 --dist worksteal
 
 # What has a target of its own, so that this one takes less than ten minutes on two cores.
 ELSEWHERE = --ignore tests/docs \
@@ -93,8 +94,14 @@ ELSEWHERE = --ignore tests/docs \
 test: $(VENV)/dev
 	$(VENV)/bin/$(PYTEST) $(ELSEWHERE) tests
 
-test-tf1 test-tf26: test-%: .venv-%/dev
-	.venv-$*/bin/$(PYTEST) $(ELSEWHERE) tests
+test-tf1: .venv-tf1/dev
+	.venv-tf1/bin/$(PYTEST) $(ELSEWHERE) tests
+
+# Python 3.9 is between those of the two other lanes, so the rest would show nothing new.
+USES_TENSORFLOW = tests/trainers tests/scripts tests/examples tests/loader/test_wrapped_gray.py \
+  $(wildcard tests/loader/*tensorflow*.py)
+test-tf26: .venv-tf26/dev
+	.venv-tf26/bin/$(PYTEST) $(ELSEWHERE) $(USES_TENSORFLOW)
 
 # The commands, programs and messages of the documents.
 test-docs: $(VENV)/dev docs
@@ -123,7 +130,7 @@ $(VENV)/bin/cmake -S . -B build/$(1) -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo 
   -DCMAKE_MAKE_PROGRAM=$(abspath $(VENV))/bin/ninja \
   -DPRETEXTURE_TESTS=ON -D$(2)=ON -DPRETEXTURE_WERROR=ON
 $(VENV)/bin/cmake --build build/$(1)
-$(VENV)/bin/ctest --test-dir build/$(1) --output-on-failure
+$(VENV)/bin/ctest --test-dir build/$(1) --output-on-failure -j 2
 endef
 
 sanitize: $(VENV)/dev

@@ -61,7 +61,9 @@ def dataset(loader: Loader, *, index: bool = False, repeat: bool = False) -> Any
     def element(batch: Any) -> Any:
         return dict(zip(Batch._fields, batch)) if index else Example(*batch[:2])
 
+    # A wrapper of a Loader may lack these two.
     whole = not repeat and getattr(loader, "begins_an_epoch", False)
+    close = getattr(loader, "close", lambda: None)
     current: Any = lambda: None  # noqa: E731  # a weak reference to the iteration in use
 
     def batches() -> Iterator[Any]:
@@ -77,7 +79,7 @@ def dataset(loader: Loader, *, index: bool = False, repeat: bool = False) -> Any
                 "another iterator of this dataset is in use, and a Loader runs one epoch at a "
                 "time; finish or delete that iterator, or make a second Loader"
             )
-        iteration = _Iteration(map(element, _endless(loader) if repeat else loader), loader.close)
+        iteration = _Iteration(map(element, _endless(loader) if repeat else loader), close)
         current = weakref.ref(iteration)
         return iteration
 
