@@ -38,6 +38,28 @@ namespace py = pybind11;
 namespace pretexture {
 namespace {
 
+// Gives up the GIL while it exists.
+//
+// Before version 3.14, Python ends a thread that asks for the GIL while the interpreter ends, by an
+// exception that runs through all of the thread's functions. This library has functions that no
+// exception may leave, so the thread waits here for the end of the process.
+class WithoutGil {
+ public:
+  WithoutGil() : state_(PyEval_SaveThread()) {}
+  ~WithoutGil() {
+    try {
+      PyEval_RestoreThread(state_);
+    } catch (...) {
+      for (;;) pause();
+    }
+  }
+  WithoutGil(const WithoutGil&) = delete;
+  WithoutGil& operator=(const WithoutGil&) = delete;
+
+ private:
+  PyThreadState* const state_;
+};
+
 Span AsSpan(const py::buffer_info& info) {
   if (info.ndim > 1 || (info.ndim == 1 && info.strides[0] != info.itemsize)) {
     throw py::value_error("expected contiguous bytes");
@@ -217,7 +239,7 @@ py::tuple Scan(const std::vector<std::string>& paths, int threads) {
   RecordIndex index;
   bool interrupted = false;
   {
-    py::gil_scoped_release release;
+    const WithoutGil without_gil;
     index = ScanShards(paths, threads, [&] {
       const py::gil_scoped_acquire acquire;
       interrupted = interrupted || PyErr_CheckSignals() != 0;
@@ -239,7 +261,7 @@ py::list ScanTarFiles(const std::vector<std::string>& paths, int threads) {
   std::vector<TarIndex> archives;
   bool interrupted = false;
   {
-    py::gil_scoped_release release;
+    const WithoutGil without_gil;
     archives = ScanTars(paths, threads, [&] {
       const py::gil_scoped_acquire acquire;
       interrupted = interrupted || PyErr_CheckSignals() != 0;
@@ -277,7 +299,7 @@ py::array_t<uint8_t> DecodeJpeg(const py::buffer& data, const py::object& region
   }
   Region decoded;
   {
-    py::gil_scoped_release release;
+    const WithoutGil without_gil;
     decoded = decoder.Decode(rect, nullptr, plain);
   }
   py::array_t<uint8_t> result({rect.height(), rect.width(), 3});
@@ -427,7 +449,7 @@ py::tuple IndexShardRows(const py::dict& from, const py::object& files, size_t s
   if (shard >= records.records.paths.size()) throw py::index_error("there is no such shard");
   RowCounts counts;
   {
-    py::gil_scoped_release release;
+    const WithoutGil without_gil;
     counts = IndexRows(rows, records.records, shard, threads, DecodeOptions{max_pixels});
   }
   return py::make_tuple(counts.with, counts.without);
@@ -475,7 +497,7 @@ class PyBatcher {
 
   void Seek(uint32_t epoch, uint32_t batch) {
     CheckProcess();
-    py::gil_scoped_release release;
+    const WithoutGil without_gil;
     batcher_->Seek(epoch, batch);
   }
 
@@ -486,7 +508,7 @@ class PyBatcher {
     std::shared_ptr<Batch> batch;
     while (!batch) {
       {
-        py::gil_scoped_release release;
+        const WithoutGil without_gil;
         batch = batcher_->Next(std::chrono::milliseconds(50));
       }
       if (!batch && PyErr_CheckSignals() != 0) throw py::error_already_set();
@@ -542,7 +564,7 @@ class PyBatcher {
   // interpreter is being finalised, that ends the thread in the middle of this library's functions.
   void Close() {
     if (getpid() != process_) return;
-    py::gil_scoped_release release;
+    const WithoutGil without_gil;
     batcher_->Close();
     std::unique_lock<std::mutex> lock(inside_mutex_);
     left_.wait(lock, [&] { return inside_ == (Inside::here == this ? 1 : 0); });
@@ -643,7 +665,7 @@ PYBIND11_MODULE(_core, m) {
         Scratch buffer;
         Span data;
         {
-          py::gil_scoped_release release;
+          const WithoutGil without_gil;
           data = ReadRecord(File(path), offset, length, verify_crc, &buffer);
         }
         return ToBytes(data);
@@ -655,7 +677,7 @@ PYBIND11_MODULE(_core, m) {
         Scratch buffer;
         Span data;
         {
-          py::gil_scoped_release release;
+          const WithoutGil without_gil;
           data = ReadMember(File(path), offset, length, &buffer);
         }
         return ToBytes(data);

@@ -6,6 +6,7 @@ loopback. A page of another site cannot get at it by giving its own host name th
 """
 
 import collections
+import contextlib
 import hmac
 import os
 import socket
@@ -169,7 +170,11 @@ def serve(app: Flask, listening: socket.socket) -> None:
     server = make_server(
         HOST, port, app, threaded=True, request_handler=_Quiet, fd=listening.fileno()
     )
-    server.serve_forever()  # returns after KeyboardInterrupt
+    # Ctrl-C interrupts the main thread. In the server, it would close a request in progress.
+    serving = threading.Thread(target=server.serve_forever, daemon=True)
+    with contextlib.suppress(KeyboardInterrupt):
+        serving.start()
+        serving.join()
     # Requests that the end of the process cuts off are no errors.
     app.logger.disabled = True
     for says_it in ("log", "handle_error"):

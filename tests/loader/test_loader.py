@@ -680,6 +680,25 @@ def test_a_process_ends_while_threads_wait_for_batches(end, shards):
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
 
 
+def test_a_process_ends_while_threads_are_in_the_core(shards):
+    program = """
+import sys, threading, time
+from pretexture.loader import _core
+
+def scan():
+    while True:
+        _core.scan_shards(sys.argv[1:], 1)
+
+for _ in range(4):
+    threading.Thread(target=scan, daemon=True).start()
+time.sleep(0.3)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", program, *shards], capture_output=True, text=True, timeout=100
+    )
+    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+
+
 def test_local_shards_are_read_without_what_only_unix_has(shards):
     program = """
 import sys
