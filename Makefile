@@ -83,9 +83,8 @@ $(VENV)/dev: $(SOURCES)
 $(LANES:%=%/dev): $(SOURCES)
 	$(call INSTALL,$$(scripts/find_python.sh $(OLD_PYTHON)),dev$(,)tensorflow-cpu)
 
-# A test process for each core, and one more, because some tests wait for processes of their own. One
-# that has finished takes tests from the others.
-PYTEST = python -m pytest -n $(shell expr $$(nproc) + 1) --maxprocesses 8 --dist worksteal
+# One test process for each core; a process that has finished takes tests from the others.
+PYTEST = python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 # What has a target of its own, so that this one takes less than ten minutes on two cores.
 ELSEWHERE = --ignore tests/docs \

@@ -265,9 +265,9 @@ class RemoteShards(Shards):
         """Fetches these shards, and lets go of all others."""
         with self._changed:
             self._now, self._next = now, following
-            self._put_off.clear()
-            self._full = False
             wanted = {*now, *following}
+            self._put_off &= wanted
+            self._full = False
             self._release([shard for shard in self._pins if shard not in wanted])
             self._begin()
             self._changed.notify_all()
