@@ -18,7 +18,7 @@ class Bar:
         file: file to print to; standard error by default.
     """
 
-    def __init__(self, total: int, of: str = "steps", file: Any = None):
+    def __init__(self, total: int, of: str, file: Any = None):
         self._total = total
         self._of = of
         self._file = sys.stderr if file is None else file

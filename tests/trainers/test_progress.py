@@ -19,7 +19,7 @@ def clock(monkeypatch):
 
 def test_without_a_terminal_a_line_is_printed_now_and_then(clock):
     shown = io.StringIO()
-    bar = Bar(40, file=shown)
+    bar = Bar(40, "steps", shown)
     for step in range(1, 41):
         bar.update(step, f"loss {step}")
         clock[0] += 1
@@ -36,7 +36,7 @@ def test_without_a_terminal_a_line_is_printed_now_and_then(clock):
 
 def test_the_first_step_may_be_shown_more_than_once(clock):
     shown = io.StringIO()
-    bar = Bar(4, file=shown)
+    bar = Bar(4, "steps", shown)
     for text in ("starting", "kNN: 64 images"):
         bar.update(1, text)
         clock[0] += 20

@@ -64,7 +64,7 @@ class Report:
         self._path = path
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
         self._events = EventWriter(folder, step)
-        self._bar = Bar(total)
+        self._bar = Bar(total, "steps")
         self._steps_per_epoch = steps_per_epoch
         self._batch_size = batch_size
         self._log_steps = log_steps

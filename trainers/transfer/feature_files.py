@@ -210,7 +210,8 @@ def write_features(
         make_parent(picture.path)
         random = np.random.RandomState(0)
         chosen = np.sort(random.permutation(count)[: picture.images])
-    with contextlib.closing(Bar(count)) as bar, writing(out, count, frozen.sizes, classes) as add:
+    bar = Bar(count, "images")
+    with contextlib.closing(bar), writing(out, count, frozen.sizes, classes) as add:
         for some in images.vectors(frozen, False, lambda done, total: bar.update(done, "features")):
             add(some)
             done += len(some.record)

@@ -115,7 +115,7 @@ def knn(
     warning = overlap(data, recipe.train_split, data, recipe.eval_split, storage)
     if warning:
         print(printable(warning), file=sys.stderr)
-    with contextlib.closing(Bar(len(bank.records) + len(queries.records))) as bar:
+    with contextlib.closing(Bar(len(bank.records) + len(queries.records), "images")) as bar:
         found = _classify(frozen, bank, queries, k, temperature, bar.update)
     results = Results(
         module=redacted(representation.module),
