@@ -174,7 +174,8 @@ def serve(app: Flask, listening: socket.socket) -> None:
     serving = threading.Thread(target=server.serve_forever, daemon=True)
     with contextlib.suppress(KeyboardInterrupt):
         serving.start()
-        serving.join()
+        while serving.is_alive():
+            serving.join(0.1)  # the signal may come to another thread, and end no longer wait
     # Requests that the end of the process cuts off are no errors.
     app.logger.disabled = True
     for says_it in ("log", "handle_error"):
