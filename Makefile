@@ -7,7 +7,7 @@
 #                 the suite on Python 3.7 with TensorFlow 1.15, and what uses TensorFlow on Python
 #                 3.9 with 2.6: the releases that Ascend's plugins are built for
 #   make test-backends
-#                 the tests that need PyTorch, Lightning, JAX or NVIDIA DALI
+#                 the tests that need PyTorch, Lightning, JAX, NVIDIA DALI or Ray
 #   make test-browser
 #                 the page of `pretexture explore` in Chromium
 #   make test-lanes
@@ -87,7 +87,7 @@ $(LANES:%=%/dev): $(SOURCES)
 PYTEST = python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 # What has a target of its own, so that this one takes less than ten minutes on two cores.
-ELSEWHERE = --ignore tests/docs \
+ELSEWHERE = --ignore tests/docs --ignore tests/scripts/test_ray.py \
   --deselect tests/scripts/test_benchmark.py::test_steps_of_training_are_measured_as_images
 
 test: $(VENV)/dev
@@ -106,10 +106,9 @@ test-tf26: .venv-tf26/dev
 test-docs: $(VENV)/dev docs
 	$(VENV)/bin/$(PYTEST) tests/docs
 
-# The tests that need PyTorch, Lightning, JAX or DALI. No other target installs them; all run without
-# a GPU.
+# The tests that need PyTorch, Lightning, JAX, DALI or a Ray cluster; all run without a GPU.
 test-backends: .venv-backends/dev
-	.venv-backends/bin/$(PYTEST) -k "dali or torch or tracking or test_features or steps_of_training" \
+	.venv-backends/bin/$(PYTEST) -k "dali or torch or tracking or test_ray or test_features or steps_of_training" \
 	  tests/loader tests/scripts tests/trainers tests/examples tests/docs
 
 # The page of `pretexture explore`, driven by Selenium in Chromium. Without either of them, `make test`
