@@ -560,8 +560,8 @@ class PyBatcher {
     if (getpid() == process_) batcher_->Forget(shard);
   }
 
-  // Waits until no other thread is in Next. A thread there would ask for the GIL, and once the
-  // interpreter is being finalised, that ends the thread in the middle of this library's functions.
+  // Waits until no other thread is in Next. A thread there asks for the GIL, and once the
+  // interpreter is being finalised, it would not return.
   void Close() {
     if (getpid() != process_) return;
     const WithoutGil without_gil;

@@ -311,7 +311,7 @@ def place(text: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def split(text: str) -> str:
+def _split(text: str) -> str:
     """The name of a split."""
     try:
         return check_split(text)
@@ -320,7 +320,7 @@ def split(text: str) -> str:
 
 
 # How a flag for the name of a split is read and shown.
-SPLIT: Any = {"type": split, "metavar": "|".join(SPLITS)}
+SPLIT: Any = {"type": _split, "metavar": "|".join(SPLITS)}
 
 
 def local(text: str) -> str:
