@@ -1,6 +1,6 @@
 """Asks the paper's question at the size of two cores: which pretext task teaches the best features?
 
-Pretrains the -small recipe of each task with one or more seeds, and keeps one network untrained for
+Pretrains the -small recipe of each task with several seeds, and keeps one network untrained for
 comparison. Evaluates every end point of each network linearly and by nearest neighbours, and writes
 tables and a chart into a document. 20,000 images of CIFAR-10 take about two hours on two cores.
 After an interruption, run the same command again to resume.
@@ -59,8 +59,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--seeds",
         type=flags.whole,
+        default=3,
         metavar="N",
-        help="number of seeds (default: 2 for random, supervised and rotation, 1 for the others)",
+        help="number of networks of each task, which differ in their seeds (default: 3)",
     )
     parser.add_argument(
         "--tasks",

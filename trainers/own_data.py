@@ -12,10 +12,9 @@ from pretexture.loader.shards.imagenet import class_names, description
 from pretexture.loader.shards.record_options import RecordOptions
 from pretexture.loader.shards.remote import Storage
 
-from .recipes import Recipe
+from .recipes import WITH_CLASSES, Recipe
 
 _STEPS = 4  # number of steps in an epoch of a split that is smaller than the recipe's batch
-_WITH_CLASSES = ("supervised", "linear")
 
 
 def suited(
@@ -51,7 +50,7 @@ def suited(
         return recipe, []
     changes: Dict[str, Any] = {}
     words = []
-    if recipe.task in _WITH_CLASSES and classes:
+    if recipe.task in WITH_CLASSES and classes:
         _check_classes(recipe, given, classes, data)
         if "num_classes" not in given and len(classes) != recipe.num_classes:
             changes["num_classes"] = len(classes)

@@ -223,6 +223,9 @@ def nested(flat: Mapping[str, Any]) -> Dict[str, Any]:
     return values
 
 
+# The tasks that tell class labels apart.
+WITH_CLASSES = ("supervised", "linear")
+
 SUPERVISED = Recipe(
     task="supervised",
     pipeline=str(presets.SUPERVISED),
@@ -387,3 +390,4 @@ RECIPES: Dict[str, Recipe] = {
         pipeline=_PAPER_PATCHES, dct="fast"
     ),
 }
+"""The recipes of `pretexture pretrain` by name."""

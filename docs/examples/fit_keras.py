@@ -1,5 +1,6 @@
 """Keras `model.fit` on the loader, with validation by a second loader, resumed after a kill.
 
+    pip install "pretexture[tensorflow]"
     python docs/examples/fit_keras.py --data shards --classes 1000
 
 Throughput: the loader's threads make batches ahead, so `.map`, `.prefetch` and options of `tf.data`

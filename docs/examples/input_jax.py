@@ -1,5 +1,6 @@
 """A JAX input pipeline: global arrays, sharded over the devices of all processes.
 
+    pip install pretexture jax
     python docs/examples/input_jax.py --data shards
 
 Workers: run the same command in each process, on Slurm, Open MPI or TPU hosts, where

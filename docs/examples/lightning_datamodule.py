@@ -1,5 +1,6 @@
-"""A Lightning DataModule whose checkpoints continue at the very batch.
+"""A Lightning DataModule whose checkpoints continue with exactly the next batch.
 
+    pip install "pretexture[torch]" lightning
     python docs/examples/lightning_datamodule.py --data shards --steps 1000
 
 Workers: Lightning starts a process for each device; `shard="auto"` gives each its share, so turn

@@ -1,5 +1,6 @@
 """Rotation pretraining in plain PyTorch: the network says how each view was turned.
 
+    pip install "pretexture[torch,demo]"
     pretexture prepare --demo demo-data
     python docs/examples/rotation_torch.py --data demo-data --size 64 --batch-size 16
 
@@ -9,7 +10,7 @@ data; if it is near zero, the network is the limit. `--dtype uint8` moves normal
 and copies a quarter of the bytes.
 
 Resuming: the checkpoint holds the loader's state, a few integers. Run the same command again after
-an interruption, and training continues at the very batch.
+an interruption, and training continues with exactly the next batch.
 
 Workers: there are no worker processes to choose a number of; the loader has threads instead. For
 several GPUs see simclr_torch.py.

@@ -1,5 +1,6 @@
-"""SimCLR in plain PyTorch, in several processes, resumed at the very batch.
+"""SimCLR in plain PyTorch, in several processes; resumes with exactly the next batch.
 
+    pip install "pretexture[torch]"
     torchrun --nproc-per-node 2 docs/examples/simclr_torch.py --data shards
 
 Workers: each process makes a loader with `shard="auto"`, which asks torch.distributed for its rank.

@@ -196,7 +196,7 @@ def test_a_hook_is_handed_the_metrics(tutorial, monkeypatch, capsys):
     monkeypatch.chdir(tutorial[0])
     short = {
         r'\["rotation-small"\]': '["rotation-small"].replace(batch_size=4, filters_factor=0.25)',
-        '"runs/rotation"': '"runs/hook", steps=2, log_steps=1',
+        '"runs/hooked"': '"runs/hook", steps=2, log_steps=1',
     }
     _execute("docs/training.md", {}, short, slice(0, 1))
     lines = capsys.readouterr().out.splitlines()

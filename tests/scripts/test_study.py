@@ -116,8 +116,6 @@ def test_a_network_is_compared_with_the_untrained_one_of_its_seed_and_kind():
         "| supervised | logits | +32.0, +26.0 |",
         "| jigsaw | block1 | +10.0 |",
     ]
-    more = {**patches, "jigsaw": _runs((0.40, 0.35), (0.30, 0.20))}
-    assert study._margins(more)[3] == "| jigsaw | block1 | +10.0, +0.0 |"
     assert study._margins({"supervised": FOUND["supervised"]}) == []
 
 

@@ -24,6 +24,16 @@ def test_chance_is_one_of_the_possible_answers(name, share):
     assert chance(RECIPES[name], 16) == {"accuracy": pytest.approx(share)}
 
 
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_chance_of_each_recipe_is_known(name):
+    assert 0 < chance(RECIPES[name], 16)["accuracy"] < 1
+
+
+def test_the_chance_of_an_unknown_task_is_not_made_up():
+    with pytest.raises(ValueError, match="guessing is not known for task 'colours'"):
+        chance(RECIPES["rotation"].replace(task="colours"), 16)
+
+
 def test_random_logits_are_right_as_often_as_chance_says():
     random = np.random.RandomState(0)
     logits = random.randn(20000, 10).astype(np.float32)

@@ -178,7 +178,7 @@ def test_evaluating_on_training_images_gives_a_warning(shards, tmp_path, capsys)
     warnings = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
     assert warnings == [
         "warning: the network was trained for 1 steps, and its averages of batch normalisation lag "
-        "behind its weights: loss, accuracy and features mean little before step 300"
+        "behind its weights: loss, accuracy and features are unreliable before step 300"
     ]
 
 

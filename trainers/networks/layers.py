@@ -100,7 +100,7 @@ def too_few_steps(step: Optional[int]) -> Optional[str]:
         return None
     return (
         f"warning: the network was trained for {step:,} steps, and its averages of batch "
-        f"normalisation lag behind its weights: loss, accuracy and features mean little before "
+        f"normalisation lag behind its weights: loss, accuracy and features are unreliable before "
         f"step {_ENOUGH}"
     )
 

@@ -5,7 +5,7 @@ from typing import Dict
 from pretexture.loader import Pipeline
 from pretexture.loader.language.steps import permutation_set
 
-from ..recipes import Recipe
+from ..recipes import WITH_CLASSES, Recipe
 
 
 def chance(recipe: Recipe, images: int) -> Dict[str, float]:
@@ -16,7 +16,7 @@ def chance(recipe: Recipe, images: int) -> Dict[str, float]:
         images: images per batch, which exemplar compares: whoever guesses takes one of the other
             views in the batch for another view of the same image.
 
-    Raises: PipelineError if the recipe's permutations do not exist.
+    Raises: ValueError for an unknown task; PipelineError if the recipe's permutations do not exist.
     """
     if recipe.task == "exemplar":
         (views,) = Pipeline(recipe.pipeline).compile(training=True).views
@@ -26,7 +26,9 @@ def chance(recipe: Recipe, images: int) -> Dict[str, float]:
     classes = {"rotation": 4, "relative_patch_location": 8}.get(recipe.task)
     if classes:
         return {"accuracy": 1 / classes}
-    return class_chance(recipe.num_classes)
+    if recipe.task in WITH_CLASSES:
+        return class_chance(recipe.num_classes)
+    raise ValueError(f"the accuracy of guessing is not known for task {recipe.task!r}")
 
 
 def class_chance(classes: int) -> Dict[str, float]:

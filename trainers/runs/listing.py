@@ -29,7 +29,7 @@ class Run:
         loss, accuracy, images_per_second: as in its last line of metrics; for a linear evaluation,
             the highest accuracy of all end points. None if there is none yet.
         knn: the newest accuracy of nearest neighbours; None if there is none.
-        evaluated: by split, the accuracy that `evaluate` or `linear-eval` found, or else the loss.
+        evaluated: by split, the accuracy that `evaluate` or `linear-eval` found.
     """
 
     folder: str
@@ -102,7 +102,7 @@ def _evaluated(folder: str) -> Dict[str, float]:
     for path in sorted(glob.glob(os.path.join(glob.escape(folder), "eval-*.json"))):
         with open(path, "rb") as file:
             values = parse_object(file.read(), path)
-        value = values.get("accuracy", values.get("loss"))
+        value = values.get("accuracy")
         if isinstance(value, (int, float)):
             found[str(values.get("split"))] = value
     path = os.path.join(folder, _RESULTS)
@@ -158,7 +158,7 @@ def _row(run: Run) -> List[str]:
         "" if run.loss is None else f"{run.loss:.4f}",
         share(run.accuracy),
         share(run.knn),
-        ", ".join(f"{split} {value:.3f}" for split, value in run.evaluated.items()),
+        ", ".join(f"{split} {share(value)}" for split, value in run.evaluated.items()),
         "" if speed is None else f"{speed:.3g}" if speed < 100 else f"{speed:,.0f}",
     ]
 

@@ -32,18 +32,16 @@ class Entry:
         recipe: name of a recipe.
         epochs: number of epochs of the training split, chosen so that all networks take about as
             long; 0 for a network that is not trained.
-        seeds: number of networks with different seeds, unless the study says how many.
     """
 
     recipe: str
     epochs: float
-    seeds: int = 1
 
 
 STUDY = {
-    "random": Entry("supervised-small", 0, seeds=2),
-    "supervised": Entry("supervised-small", 10, seeds=2),
-    "rotation": Entry("rotation-small", 3, seeds=2),
+    "random": Entry("supervised-small", 0),
+    "supervised": Entry("supervised-small", 10),
+    "rotation": Entry("rotation-small", 3),
     "exemplar": Entry("exemplar-small", 3),
     "random_patches": Entry("jigsaw-small", 0),
     "jigsaw": Entry("jigsaw-small", 4),
@@ -63,7 +61,7 @@ def study(
     *,
     num_classes: Optional[int] = None,
     tasks: Sequence[str] = tuple(STUDY),
-    seeds: Optional[int] = None,
+    seeds: int = 3,
     document: Optional[str] = None,
     say: Callable[[str], None] = functools.partial(print, flush=True),
 ) -> Found:
@@ -77,7 +75,7 @@ def study(
         workdir: folder for all runs.
         num_classes: number of classes in the data; None for as many as the data name, or else 10.
         tasks: names of `STUDY`.
-        seeds: number of seeds of each task; None for those of `STUDY`.
+        seeds: number of networks of each task, which differ in their seeds.
         document: path of the document; if it exists, what is between the comments <!-- study -->
             and <!-- /study --> is replaced. None for study.md in the workdir.
         say: function that is told, line by line, which commands are run and what is written.
@@ -99,12 +97,10 @@ def study(
     classes = num_classes or _classes(data) or 10
     replace_marked(text, "study", "")  # a document without marks fails now, not at the end
     found: Found = {name: [] for name in tasks}
-    counts = {name: seeds or STUDY[name].seeds for name in tasks}
-    for seed in range(max(counts.values())):
+    for seed in range(seeds):
         for name in tasks:
-            if seed < counts[name]:
-                folder = os.path.join(workdir, f"{name}-{seed}")
-                found[name].append(_network(STUDY[name], data, folder, seed, classes, say))
+            folder = os.path.join(workdir, f"{name}-{seed}")
+            found[name].append(_network(STUDY[name], data, folder, seed, classes, say))
     chart = page.with_suffix(".png")
     accuracy_bars(
         _statistic(found, np.mean),
@@ -273,7 +269,6 @@ def _margins(found: Found) -> List[str]:
         if name == base or base not in found:
             continue
         untrained = _values(found[base], _best(found[base]))
-        untrained += [float(np.mean(untrained))] * (len(runs) - len(untrained))
         point = _best(runs)
         above = [value - other for value, other in zip(_values(runs, point), untrained)]
         lines.append(f"| {name} | {point} | " + ", ".join(f"{100 * a:+.1f}" for a in above) + " |")
