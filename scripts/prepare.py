@@ -64,10 +64,13 @@ def main(arguments: Optional[List[str]] = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = flags.parser(__doc__)
-    parser.add_argument("src", nargs="?", metavar="SRC", help="folder of images")
-    parser.add_argument("out", nargs="?", metavar="OUT", help="folder for the shards")
+    parser.add_argument("src", nargs="?", type=flags.local, metavar="SRC", help="folder of images")
+    parser.add_argument(
+        "out", nargs="?", type=flags.local, metavar="OUT", help="folder for the shards"
+    )
     parser.add_argument(
         "--demo",
+        type=flags.local,
         metavar="DIR",
         help="instead, make the demo's data set: about a thousand crops of photographs that come "
         "with scikit-image and scikit-learn; shards in DIR, JPEGs in DIR/images",

@@ -35,6 +35,8 @@ def main(arguments: Optional[List[str]] = None, workdir: Any = None) -> int:
     _check(parser, args)
     with flags.short_errors(args.traceback, args.on_error):
         recipe = run_flags.chosen_recipe(args, _recipe(args), run_flags.PRETRAIN_FIELDS)
+        if args.recipe in RECIPES and args.data:  # a file says all of it
+            recipe = run_flags.suited_recipe(args, recipe)
         if args.save_recipe is not None:
             write_recipe(args.save_recipe, recipe)
             print(printable(f"{args.save_recipe}: the recipe; nothing was trained"))
@@ -43,8 +45,6 @@ def main(arguments: Optional[List[str]] = None, workdir: Any = None) -> int:
         from pretexture.trainers.run import dry_run, pretrain
 
         options = run_flags.run_options(args)
-        if args.recipe in RECIPES:  # a file says all of it
-            recipe = run_flags.suited_recipe(args, recipe)
         if args.dry_run:
             dry_run(recipe, options, args.dry_run_picture)
             return 0
@@ -90,6 +90,10 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         missing = ", ".join(f"--{name}" for name, value in needed.items() if not value)
         if missing:
             parser.error(f"the following arguments are required: {missing}")
+    given = {"steps": args.steps, "seed": args.seed, "workdir": args.workdir}
+    for name, value in {**given, "dry-run": args.dry_run or None}.items():
+        if args.save_recipe is not None and value is not None:
+            parser.error(f"argument --{name}: not allowed with argument --save-recipe")
     if args.dry_run_picture is not None and not args.dry_run:
         parser.error("argument --dry-run-picture: only with argument --dry-run")
 

@@ -71,7 +71,7 @@ class Evaluation:
         config = read_config(workdir)
         recipe = config.recipe
         self._workdir = workdir
-        self._data = data
+        self._data = redacted(absolute(data))
         self._split = split or recipe.eval_split
         self._stem = os.path.join(workdir, f"eval-{self._split}")
         self._pipeline = pipeline
@@ -96,7 +96,7 @@ class Evaluation:
         self._engine = backend.Engine(
             recipe, task, self._loader.element_spec, config.steps_per_epoch, config.seed, place
         )
-        same = config.data == redacted(absolute(data))
+        same = config.data == self._data
         warning = overlap(
             data if same else config.data, recipe.train_split, data, self._split, storage
         )
@@ -104,10 +104,10 @@ class Evaluation:
             print(printable(warning), file=sys.stderr)
 
     def run(self, step: int) -> Dict[str, Any]:
-        """Evaluates a step's checkpoint and writes the metrics to `eval-SPLIT.json`.
+        """Evaluates a step's checkpoint and writes the metrics to `eval-SPLIT.jsonl`.
 
-        The metrics also become a line of `eval-SPLIT.jsonl`, which has one for each step, and
-        TensorBoard events in the folder `eval-SPLIT`.
+        That file has a line for each step; the newest step's is also in `eval-SPLIT.json`. The
+        folder `eval-SPLIT` has TensorBoard events.
 
         Returns: `step`, `data`, `split`, `images`, and the means over all images of the task's loss
             and metrics; `chance`, what guessing gives of each metric; `pipeline` if it was given;
@@ -122,25 +122,29 @@ class Evaluation:
         self._engine.restore_model(checkpoint_path(self._workdir, step))
         self._loader.load_state_dict({**self._loader.state_dict(), "epoch": 0, "batch": 0})
         images, means = measure(self._engine, self._loader)
-        about = {"step": step, "data": redacted(self._data), "split": self._split, "images": images}
+        about = {"step": step, "data": self._data, "split": self._split, "images": images}
         result = {**about, **left_out(self._loader, images), **means}
         result["chance"] = {name: share for name, share in self._chance.items() if name in means}
         if self._pipeline is not None:
             return {**result, "pipeline": self._pipeline}
-        write_text(f"{self._stem}.json", json.dumps(result, indent=2) + "\n")
         path = f"{self._stem}.jsonl"
         lines = [line for line in read_lines(path) if line["step"] != step]
         lines = sorted([*lines, result], key=lambda line: line["step"])
         write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
+        # What is behind the last checkpoint is of an earlier run in this folder.
+        last = max([step, *Checkpoints(self._workdir).steps])
+        newest = [line for line in lines if line["step"] <= last][-1]
+        write_text(f"{self._stem}.json", json.dumps(newest, indent=2) + "\n")
         os.makedirs(self._stem, exist_ok=True)
-        events = EventWriter(self._stem, step - 1)
+        events = EventWriter(self._stem, step - 1 if newest is result else None)
         events.scalars(step, means)
         events.close()
         return result
 
     def done(self) -> Set[int]:
-        """The steps that have been evaluated on this split."""
-        return {line["step"] for line in read_lines(f"{self._stem}.jsonl")}
+        """The steps that have been evaluated on this split of these data."""
+        lines = read_lines(f"{self._stem}.jsonl")
+        return {line["step"] for line in lines if line.get("data") == self._data}
 
     def __enter__(self) -> "Evaluation":
         return self
@@ -185,8 +189,8 @@ def follow(
     """Evaluates and exports each checkpoint of a run as it appears, up to the run's last step.
 
     The run may be at a URL, and need not have begun. Checkpoints that were evaluated before, on the
-    same split, are left out. Exports are `WORKDIR/exports/STEP`; those whose checkpoints are gone
-    are removed.
+    same split of the same data, are left out. Exports are `WORKDIR/exports/STEP`; those whose
+    checkpoints are gone are removed.
 
     Args:
         workdir, data, storage, how: as for `Evaluation`.
@@ -217,13 +221,16 @@ def follow(
                 if evaluation is None or step in done:
                     continue
                 done.add(step)
+                result = None
                 try:
                     result = evaluation.run(step)
                     _export(folder, step)
-                except CheckpointError:
+                except (CheckpointError, WorkdirError):
                     if step in Checkpoints(folder).steps:
                         raise
-                    continue  # the run has removed the checkpoint meanwhile
+                    # The run has removed the checkpoint meanwhile.
+                if result is None:
+                    continue
                 opened.push()
                 yield result
                 seen = time.monotonic()

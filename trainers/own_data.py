@@ -37,17 +37,18 @@ def suited(
 
     Returns: the recipe, and in words what was changed and why.
 
-    Raises: ValueError if a given number of classes is too small, or if there is a single class and
-        the task is to tell classes apart. Data that cannot be read raise nothing: opening them for
-        training says what is wrong.
+    Raises: ValueError if a given number of classes is too small, if there is a single class and the
+        task is to tell classes apart, or if dataset.json is malformed; OSError if that cannot be
+        read. Shards that cannot be read raise nothing: opening them for training says what is
+        wrong.
     """
     try:
         records = imagenet(data, recipe.train_split, **vars(storage), **reading.features)
         count = len(records.shard_index(reading.on_error).offsets)
-        classes = class_names(records, data, storage)
-        splits = description(data, storage).get("splits", {})
     except (OSError, ValueError):
         return recipe, []
+    classes = class_names(records, data, storage)
+    splits = description(data, storage).get("splits", {})
     changes: Dict[str, Any] = {}
     words = []
     if recipe.task in WITH_CLASSES and classes:

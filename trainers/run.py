@@ -118,6 +118,7 @@ class Training:
         loader: gives the batches; it is closed at the end.
         records: records of the training split.
         module: the export that linear evaluation is about; empty for pretraining.
+        weights: digest of its weights; empty for pretraining.
         monitor: evaluates the model by nearest neighbours every `options.knn_epochs`; or None.
     """
 
@@ -127,6 +128,7 @@ class Training:
     loader: Batches
     records: Records
     module: str = ""
+    weights: str = ""
     monitor: Optional[Monitor] = None
 
     @property
@@ -143,6 +145,7 @@ class Training:
             data=redacted(absolute(options.data)),
             tensorflow=tf.__version__,
             module=redacted(self.module),
+            weights=self.weights,
             name=options.name or "",
             **{name: self.records.features.get(name) for name in FEATURES},
         )

@@ -130,6 +130,12 @@ def find(
             why = "has no classes" if found else f"is not needed beside {parts.get('validation')}"
             search.ignored.append(f"{name}/")
             search.doubts.append(f"the folder {name} {why} and is left out")
+    for name in folders if train else ():
+        if name != train[0] and name not in held_out:
+            search.ignored.append(f"{name}/")
+            search.doubts.append(
+                f"the folder {name} is neither {train[0]} nor one for validation and is left out"
+            )
     if "validation" in parts and validation_fraction is not None:
         raise ValueError(
             f"{root} has the folder {os.path.basename(parts['validation'])} for validation, so no "

@@ -99,11 +99,12 @@ def _columns(path: str, names: Sequence[str]) -> Tuple[int, int, int]:
         raise LabelError(f"{path} needs a column for images and one for labels")
     files = [names.index(name) for name in _FILE_COLUMNS if name in names]
     labels = [names.index(name) for name in _LABEL_COLUMNS if name in names]
-    if not files:
+    if not files and (not labels or _IMAGE_NAME.fullmatch(names[0])):
         return 0, 1, 0
-    if not labels and len(names) == 2:
-        labels = [1 - files[0]]
-    if not labels:
+    if len(names) == 2:
+        files = files or [1 - labels[0]]
+        labels = labels or [1 - files[0]]
+    if not files or not labels:
         raise LabelError(
             f"{path} has the columns {', '.join(names)}; call that of the images file and that of "
             "the labels label"

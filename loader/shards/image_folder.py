@@ -151,6 +151,15 @@ class ImageFolder(Records):
         return [os.path.join(path, f"({part})") for path in self.paths for part in parts]
 
     @property
+    def version(self) -> str:  # type: ignore[override]  # not writable here
+        """Digest of the files' names, sizes, times of modification and labels."""
+        files, index = self._files, self._files.shard_index
+        digest = hashlib.sha256(repr((files.folders, index.shard_begin.tolist())).encode())
+        for part in (files.names, files.name_begin, files.modified, index.lengths, index.labels):
+            digest.update(part)  # type: ignore[arg-type]
+        return digest.hexdigest()
+
+    @property
     def cache_folder(self) -> str:
         """The folder for indexes."""
         return paths.cache_folder() if self._cache is None else self._cache

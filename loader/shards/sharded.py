@@ -1,5 +1,6 @@
 """Records in shards, which are files on this machine or at URLs."""
 
+import hashlib
 import os
 import threading
 from typing import Any, List, Mapping, Optional, Sequence, Tuple, Union
@@ -49,6 +50,16 @@ class ShardedRecords(Records):
     def remote(self) -> bool:  # type: ignore[override]  # not writable here
         """Whether the shards are at URLs."""
         return self._files is not None
+
+    @property
+    def version(self) -> str:  # type: ignore[override]  # not writable here
+        """Digest of the shards' sizes and times of modification, or of what servers say of them."""
+        if self._files is None:
+            stats = [os.stat(path) for path in self.paths]
+            files = [(status.st_size, str(status.st_mtime_ns)) for status in stats]
+        else:
+            files = [(file.size, file.version) for file in self._files]
+        return hashlib.sha256(repr(files).encode()).hexdigest()
 
     @property
     def format(self) -> Format:

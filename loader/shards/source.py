@@ -96,6 +96,7 @@ class Records(collections.abc.Sequence):
         paths: paths or URLs of the shards; of an image folder, those of the class folders.
         remote: whether the shards are at URLs.
         classes: names of the classes in the order of their labels, if they are known.
+        version: digest that changes if a file of the data changes; empty if that is not known.
         leaves_out: what on_error="skip" leaves out for each of the index's faults, for a message.
     """
 
@@ -103,6 +104,7 @@ class Records(collections.abc.Sequence):
     remote = False
     leaves_out = "the rest of a broken shard"
     classes: Tuple[str, ...] = ()
+    version = ""
 
     @abc.abstractmethod
     def __len__(self) -> int:

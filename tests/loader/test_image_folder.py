@@ -283,6 +283,18 @@ def test_the_list_is_kept_until_a_folder_changes(root, images, monkeypatch, capl
     assert len(listed) == 3
 
 
+def test_the_version_changes_with_the_files(root, images):
+    version = ImageFolder(root).version
+    assert version == ImageFolder(root).version != ""
+    assert ImageFolder(root, classes=["c", "b", "a"]).version != version  # other labels
+    path = root / "a" / "1.jpg"
+    path.rename(root / "a" / "one.jpg")
+    renamed = ImageFolder(root, refresh=True).version
+    assert renamed != version
+    (root / "a" / "one.jpg").write_bytes(images[5])
+    assert ImageFolder(root, refresh=True).version not in (version, renamed)
+
+
 def test_refresh_looks_at_all_files_again(root, backend):
     assert len(ImageFolder(root)) == 37
     path = root / "a" / "10.jpg"

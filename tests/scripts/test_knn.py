@@ -1,4 +1,5 @@
 import json
+import os
 import re
 
 import numpy as np
@@ -105,6 +106,21 @@ def test_records_that_cannot_be_used_are_left_out(module, images, write_shards, 
     assert re.search(r"^block2 +[0-9,]+  100.0%  100.0%  best$", said, re.M)
     assert "3 images of split test, 1 neighbours each among 12" in said
     assert "skipped 1 records of split test: not counted" in said
+
+
+def test_the_rest_of_a_broken_shard_is_left_out(
+    module, images, write_shards, tmp_path, monkeypatch, capsys
+):
+    write_shards(tmp_path, images[:12], 2)
+    (path,) = write_shards(tmp_path, images[:4], 1, "validation")
+    with open(path, "r+b") as file:
+        file.truncate(os.path.getsize(path) - 1)
+    arguments = ["--module", module, "--data", str(tmp_path), "--device", "cpu"]
+    arguments += ["--end-points", "block2", "--neighbours", "1"]
+    with pytest.raises(SystemExit, match="truncated"):
+        script.main(arguments)
+    assert script.main([*arguments, "--on-error", "skip"]) == 0
+    assert "3 images of split test, 1 neighbours each among 12" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

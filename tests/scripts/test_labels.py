@@ -77,6 +77,14 @@ EXPECTED = [2, 0, 0, 1, 2]
             ),
         ),
         (
+            "unknown.csv",  # of two columns, one is known
+            "Photograph,Class\n"
+            + "".join(
+                f"ILSVRC2012_val_{i:08}.JPEG,{SYNSETS[label]}\n"
+                for i, label in enumerate(EXPECTED, 1)
+            ),
+        ),
+        (
             "columns.csv",
             "label,split,file\n"
             + "".join(
@@ -117,6 +125,7 @@ def test_without_a_list_the_flag_is_named(ilsvrc, tmp_path):
         ("ILSVRC2012_val_00000001,n01440764\n", "00000002.JPEG is not in .*--on-error skip"),
         ("ILSVRC2012_val_00000001,\n", "row 1 has no image or no label"),
         ("file,label\na\n", "row 2 has no image or no label"),
+        ("photo,split,label\na.jpg,val,n01440764\n", "has the columns photo, split, label; call"),
         ("file,label\n", "has no labels"),
         ("file,one,two\na,b,c\n", "has the columns file, one, two; call that of"),
         ("a,n01440764\na,n01443537\n", "a has the labels n01440764 and n01443537"),

@@ -371,6 +371,26 @@ def test_usual_split_names_are_known_in_any_letter_case(train, held_out, tmp_pat
     }
 
 
+def test_folders_beside_those_of_the_splits_are_named(tmp_path, capsys):
+    for name in ("train/a", "train/b", "dev/a", "training/a"):
+        for number in range(4):
+            save(tmp_path / "src" / name / f"{number}.jpg", pixels(number))
+    assert run(tmp_path / "src", tmp_path / "out") == 0
+    said = capsys.readouterr().err
+    for name in ("dev", "training"):
+        assert f"the folder {name} is neither train nor one for validation and is left out" in said
+
+
+@pytest.mark.parametrize("arguments", [["SRC", "s3://b/out"], ["s3://b/in", "OUT"]])
+def test_urls_are_refused_before_anything_is_written(arguments, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / "SRC" / "a" / "1.jpg", pixels(1))
+    with pytest.raises(SystemExit):
+        run(*arguments)
+    assert "must be a path on this machine, not s3://b/" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["SRC"]
+
+
 def test_ambiguous_layouts_give_a_warning(tmp_path, capsys):
     for name in ("val/a", "val/b", "photos/1", "photos/2"):
         save(tmp_path / "src" / name / "x.jpg", pixels(1))

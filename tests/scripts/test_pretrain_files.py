@@ -36,6 +36,25 @@ def test_a_saved_recipe_has_what_flags_change_and_needs_no_data(tmp_path, capsys
     assert read_recipe(str(other)) == expected.replace(batch_size=8)
 
 
+def test_a_saved_recipe_suits_the_data_that_are_given(images, write_shards, tmp_path):
+    write_shards(tmp_path, images[:30], 3, "train")
+    (tmp_path / "dataset.json").write_text('{"classes": ["ape", "bee", "cat"]}')
+    path = str(tmp_path / "recipe.json")
+    pretrain.main(["supervised-small", "--data", str(tmp_path), "--save-recipe", path])
+    assert read_recipe(path).num_classes == 3
+
+
+@pytest.mark.parametrize(
+    "flags", [["--steps", "5"], ["--seed", "1"], ["--workdir", "w"], ["--dry-run"]]
+)
+def test_flags_that_are_not_of_a_recipe_are_not_saved(flags, tmp_path, capsys):
+    path = tmp_path / "recipe.json"
+    with pytest.raises(SystemExit):
+        pretrain.main(["rotation", *flags, "--save-recipe", str(path)])
+    message = f"argument {flags[0]}: not allowed with argument --save-recipe"
+    assert message in capsys.readouterr().err and not path.exists()
+
+
 def test_fields_with_a_default_may_be_missing(tmp_path):
     path = tmp_path / "recipe.json"
     fields = {"task": "rotation", "pipeline": "resize(8)|rotate", "batch_size": 4, "epochs": 1}

@@ -199,7 +199,9 @@ def test_study_can_be_called_from_python(called, tmp_path):
     points = {"block1": {"top1": 0.75, "top5": 1.0}, "logits": {"top1": 0.25, "top5": 0.5}}
     pretext = {"accuracy": 0.75, "loss": 1.25}
     near = {"block1": {"top1": 0.25, "top5": 1.0}, "logits": {"top1": 0.5, "top5": 0.75}}
-    assert found == {"supervised": [{"end_points": points, "knn": near, "pretext": pretext}]}
+    about = {"data": os.path.abspath("DATA"), "num_classes": 10}
+    run = {**about, "end_points": points, "knn": near, "pretext": pretext}
+    assert found == {"supervised": [run]}
     assert [line.split()[:3] for line in told[:-1]] == [
         ["$", "pretexture", script] for script, _ in called
     ]
@@ -217,6 +219,19 @@ def test_a_network_of_an_earlier_version_gets_its_nearest_neighbours(arguments, 
     assert main(arguments) == 0
     assert [script for script, _ in called] == ["knn"] * 4
     assert (tmp_path / "docs.md").read_text() == text
+
+
+@pytest.mark.parametrize("flag,value", [("--data", "OTHER"), ("--num-classes", "7")])
+def test_networks_of_other_data_are_not_reported(arguments, called, tmp_path, flag, value):
+    assert main(arguments) == 0
+    text = (tmp_path / "docs.md").read_text()
+    del called[:]
+    message = (
+        rf"random-0/study\.json was made with {flag} .*, and now it is .*{value}: give the same"
+    )
+    with pytest.raises(SystemExit, match=message):
+        main([*arguments, flag, value])
+    assert called == [] and (tmp_path / "docs.md").read_text() == text
 
 
 def test_a_command_that_fails_ends_the_study(arguments, monkeypatch, tmp_path):

@@ -1,6 +1,7 @@
 """Evaluation beside a training run: every checkpoint once, until the run ends."""
 
 import json
+import shutil
 import threading
 
 import pytest
@@ -75,6 +76,52 @@ def test_a_checkpoint_that_the_run_removes_meanwhile_is_skipped(shards, tmp_path
 
     monkeypatch.setattr(evaluation.Evaluation, "run", removed)
     assert [result["step"] for result in _follow(shards, tmp_path)] == [2, 6]
+
+
+def test_a_checkpoint_that_the_run_removes_before_its_export_is_evaluated(
+    shards, tmp_path, monkeypatch
+):
+    _train(shards, tmp_path, 6)
+    run = evaluation.Evaluation.run
+
+    def removed(self, step):
+        result = run(self, step)
+        if step == 4:
+            for path in tmp_path.glob("model.ckpt-4.*"):
+                path.unlink()
+        return result
+
+    monkeypatch.setattr(evaluation.Evaluation, "run", removed)
+    assert [result["step"] for result in _follow(shards, tmp_path)] == [2, 4, 6]
+
+
+def test_earlier_checkpoints_do_not_take_the_place_of_the_newest(shards, tmp_path):
+    _train(shards, tmp_path, 6)
+    newest = evaluation.evaluate(str(tmp_path), shards, "test", device="cpu")
+    assert [result["step"] for result in _follow(shards, tmp_path)] == [2, 4]
+    assert json.loads((tmp_path / "eval-test.json").read_text()) == newest
+    events = [
+        (event.step, event.session_log.status)
+        for path in sorted(
+            (tmp_path / "eval-test").iterdir(), key=lambda path: path.stat().st_mtime_ns
+        )
+        for event in tf.compat.v1.train.summary_iterator(str(path))
+        if event.HasField("session_log") or event.HasField("summary")
+    ]
+    # After the start at step 6, no start of an earlier step makes TensorBoard drop it.
+    started = [step for step, status in events if status == tf.compat.v1.SessionLog.START]
+    assert started == [6] and sorted(step for step, status in events if not status) == [2, 4, 6]
+
+
+def test_other_data_are_evaluated_too(shards, tmp_path):
+    _train(shards, tmp_path / "run", 4)
+    first = list(_follow(shards, tmp_path / "run"))
+    copy = shutil.copytree(shards, str(tmp_path / "copy"))
+    second = list(_follow(str(copy), tmp_path / "run"))
+    assert [result["step"] for result in second] == [2, 4]
+    assert {result["data"] for result in second} == {str(copy)}
+    assert [result["loss"] for result in second] == [result["loss"] for result in first]
+    assert list(_follow(str(copy), tmp_path / "run")) == []
 
 
 def test_a_damaged_checkpoint_is_an_error(shards, tmp_path):

@@ -61,10 +61,13 @@ def test_training_is_the_same_with_and_without_neighbours(shards, tmp_path):
     _train(shards, tmp_path / "with", steps=8)
     _train(shards, tmp_path / "without", steps=8, knn_epochs=None)
     found = [
-        [line["loss"] for line in read_metrics(str(tmp_path / name)) if line["step"] == 4]
+        {line["step"]: line["loss"] for line in read_metrics(str(tmp_path / name))}
         for name in ("with", "without")
     ]
-    assert found[0] == found[1] and len(found[0]) == 1
+    assert sorted(found[0]) == [4, 6, 8] and sorted(found[1]) == [4, 8]  # 6 steps an epoch
+    assert found[0][4] == found[1][4]
+    # The line at step 6 has the mean of two steps, and so has that at step 8.
+    assert (found[0][6] + found[0][8]) / 2 == pytest.approx(found[1][8], rel=1e-5)
     values = [
         tf.train.load_checkpoint(str(tmp_path / name / "model.ckpt-8")).get_tensor(
             "module/conv2d/kernel"

@@ -515,6 +515,45 @@ def test_features_are_recomputed_for_another_export_at_the_same_path(
     assert sum(computed) == TRAIN + TEST
 
 
+def test_features_are_recomputed_if_the_data_change(data, module, tmp_path, computed):
+    own, folder = tmp_path / "data", tmp_path / "work"
+    shutil.copytree(data, str(own))
+    _run(str(own), folder, module, cache=True, steps=0, end_points=["block1"])
+    del computed[:]
+    _run(str(own), folder, module, cache=True, steps=0, end_points=["block1"])
+    assert computed == []
+    shard = own / "validation-00000-of-00001"
+    records = list(imagenet(data, "test"))
+    with TFRecordWriter(shard) as writer:  # other labels, which take as many bytes
+        for record in records:
+            label = 1 + (record.label + 1) % CLASSES
+            writer.write(example({"image/encoded": record.image, "image/class/label": label}))
+    assert shard.stat().st_size == os.path.getsize(os.path.join(data, shard.name))
+    _run(str(own), folder, module, cache=True, steps=0, end_points=["block1"])
+    assert sum(computed) == TEST
+    labels = np.load(str(folder / "features" / "eval" / "labels.npy"))
+    assert labels.tolist() == [(record.label + 1) % CLASSES for record in records]
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_heads_are_not_evaluated_on_another_export_at_the_same_path(data, module, tmp_path, cache):
+    used, folder = tmp_path / "module", tmp_path / "work"
+    trained.run(tmp_path / "run", trained.VGG, steps=(8,))
+    other = export_run(str(tmp_path / "run"), str(tmp_path / "other"))
+    shutil.copytree(module, str(used))
+    how = {"cache": cache, "steps": 1, "end_points": ["block1"]}
+    before = _run(data, folder, str(used), **how)
+    # What is not a weight may differ between two exports of the same checkpoint.
+    (used / "saved_model.pb").write_bytes(b"")
+    assert _run(data, folder, str(used), **how).end_points == before.end_points
+    for path in (used / "variables").iterdir():
+        shutil.copyfile(os.path.join(other, "variables", path.name), str(path))
+    message = f"evaluates an earlier export, which was at {used} before: give another --workdir"
+    with pytest.raises(WorkdirError, match=message):
+        _run(data, folder, str(used), **how)
+    assert json.loads((folder / "results.json").read_text())["end_points"] == before.end_points
+
+
 def test_a_node_with_another_export_is_an_error(module, data, tmp_path):
     contents = remote_workdir.contents(module)
     job = extraction.Job(

@@ -70,5 +70,18 @@ def test_too_few_classes_are_refused(prepared, images, write_shards, tmp_path):
     assert _suited(RECIPES["rotation"], tmp_path)[0].task == "rotation"
 
 
+@pytest.mark.parametrize(
+    "text,message",
+    [("[1, 2]", "dataset.json must hold a JSON object"), ('{"classes": 3}', "classes are not a list")],
+)
+def test_a_malformed_description_is_not_taken_for_none(
+    images, write_shards, tmp_path, text, message
+):
+    write_shards(tmp_path, images[:30], 3, "train")
+    (tmp_path / "dataset.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        _suited(LINEAR_EVAL, tmp_path)
+
+
 def test_data_that_cannot_be_read_change_nothing(tmp_path):
     assert _suited(LINEAR_EVAL, tmp_path / "none") == (LINEAR_EVAL, [])

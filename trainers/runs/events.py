@@ -4,10 +4,11 @@
 earlier step, so TensorBoard would draw the steps in between twice.
 """
 
+import itertools
 import os
 import socket
 import time
-from typing import Mapping
+from typing import Mapping, Optional
 
 import numpy as np
 import tensorflow as tf
@@ -16,6 +17,7 @@ from ..engines import sessions
 from .checkpoints import writing
 
 _GAP = 2  # pixels between two views
+_NUMBERS = itertools.count()  # a process may open several files in a second
 
 
 class EventWriter:
@@ -24,17 +26,18 @@ class EventWriter:
     Args:
         folder: the run's folder.
         step: the step after which the run starts or is resumed; TensorBoard does not draw what
-            earlier files say of later steps.
+            earlier files say of later steps. None if it is to draw them.
     """
 
-    def __init__(self, folder: str, step: int = 0):
-        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
-        self._path = os.path.join(folder, name)
+    def __init__(self, folder: str, step: Optional[int] = 0):
+        unique = f"{socket.gethostname()}.{os.getpid()}.{next(_NUMBERS)}"
+        self._path = os.path.join(folder, f"events.out.tfevents.{int(time.time())}.{unique}")
         with writing(self._path):
             self._writer = tf.io.TFRecordWriter(self._path)
         self._write(file_version="brain.Event:2")
-        start = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)
-        self._write(step=step + 1, session_log=start)
+        if step is not None:
+            start = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)
+            self._write(step=step + 1, session_log=start)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Adds the values of a step, by name."""

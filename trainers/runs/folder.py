@@ -48,6 +48,7 @@ class Config:
         data: folder of the shards; an absolute path or a URL.
         tensorflow: version of TensorFlow.
         module: export that is evaluated; empty if a network is trained.
+        weights: digest of that export's weights; empty if it is not known.
         name: name of the run; empty for its folder's name.
         image_key, label_key, label_offset: how records are read, see `TFRecords`; None if they have
             no such option.
@@ -62,6 +63,7 @@ class Config:
     data: str
     tensorflow: str
     module: str = ""
+    weights: str = ""
     name: str = ""
     image_key: Optional[str] = "image/encoded"
     label_key: Optional[str] = "image/class/label"
@@ -196,6 +198,11 @@ def check_config(folder: str, config: Config) -> None:
     if before.module != config.module:
         raise WorkdirError(
             f"{folder} evaluates {before.module or 'no module'}: give another --workdir"
+        )
+    if before.weights and before.weights != config.weights:
+        raise WorkdirError(
+            f"{folder} evaluates an earlier export, which was at {config.module} before: give "
+            "another --workdir"
         )
     old, new = _deciding(before), _deciding(config)
     for name, value in old.items():

@@ -196,7 +196,7 @@ def write_features(
     frozen = FrozenFeatures(representation, recipe, Pipeline(recipe.pipeline), end_points, npu)
     images = LabelledSplit(data, split, recipe, storage, records, threads)
     classes = class_names(images.records, data, storage)
-    count, done = len(images.records), 0
+    count, done = len(images), 0
     shown: List[Vectors] = []
     name, chosen = "", np.empty(0, np.int64)
     if picture:

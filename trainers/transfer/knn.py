@@ -115,7 +115,7 @@ def knn(
     warning = overlap(data, recipe.train_split, data, recipe.eval_split, storage)
     if warning:
         print(printable(warning), file=sys.stderr)
-    with contextlib.closing(Bar(len(bank.records) + len(queries.records), "images")) as bar:
+    with contextlib.closing(Bar(len(bank) + len(queries), "images")) as bar:
         found = _classify(frozen, bank, queries, k, temperature, bar.update)
     results = Results(
         module=redacted(representation.module),
@@ -214,7 +214,7 @@ def _classify(
         raise ValueError(f"{queries.name} has no images that can be used")
     label = np.concatenate(labels)
     nearest = {name: Neighbours(np.concatenate(parts.pop(name)), k) for name in frozen.sizes}
-    before, known, images = len(queries.records), np.empty(0, np.int32), 0
+    before, known, images = len(queries), np.empty(0, np.int32), 0
     for some in bank.vectors(frozen, True, lambda done, total: show(before + done, "neighbours")):
         known, images = np.union1d(known, some.label), images + len(some.label)
         for name, values in some.end_points.items():

@@ -1,5 +1,6 @@
 """The features of a split's images, batch by batch in file order, with their class labels."""
 
+import contextlib
 from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional
 
 import numpy as np
@@ -58,17 +59,27 @@ class LabelledSplit:
         self.name = f"split {split} of {redacted(data)}"
         self.records: Records = imagenet(data, split, **vars(storage), **reading.features)
         self.skipped = 0
+        self._index = self.records.shard_index(reading.on_error)
         self._batch_size = recipe.eval_batch_size
         self._how: Dict[str, Any] = dict(
             training=False, threads=threads, dct=recipe.dct, **reading.loading
         )
         self._pipeline = recipe.pipeline
 
+    def __len__(self) -> int:
+        """Number of records, without those of a broken shard that are left out."""
+        return len(self._index.offsets)
+
     def check_labelled(self) -> None:
         """Raises ValueError if the first or the last record has no class label."""
-        for number in {0, len(self.records) - 1} if len(self.records) else ():
-            if self.records[number].label < 0:
-                raise self._without_label(number)
+        with contextlib.closing(self.records.open_shards()) as shards:
+            for number in {0, len(self) - 1} if len(self) else ():
+                try:
+                    label = self.records.read(number, self._index, shards).label()
+                except (ValueError, OSError):  # reading all of them says what is wrong
+                    continue
+                if label < 0:
+                    raise self._without_label(number)
 
     def vectors(
         self,

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import sys
@@ -103,7 +104,7 @@ def linear_eval(
     place = backend.open_device(options.device, npu=options.npu)
     pipeline = Pipeline(recipe.pipeline)
     module = representation.module
-    module_contents = contents(representation.folder) if cache else {}
+    module_contents = contents(representation.folder)
     warning = too_few_steps(representation.step)
     if warning:
         print(warning, file=sys.stderr)
@@ -144,6 +145,7 @@ def linear_eval(
             "end_points": list(frozen.sizes),
             "paths": [redacted(path) for path in records[name].parts],
             "records": count(name),
+            "version": records[name].version,
             **records[name].features,
         }
         with contextlib.ExitStack() as stack:
@@ -180,7 +182,8 @@ def linear_eval(
             train = loader("train", recipe.batch_size, training=True)
         task = Linear(recipe, frozen.split if cache else frozen.features, frozen.sizes)
         engine = backend.Engine(recipe, task, train.element_spec, len(train), options.seed, place)
-        training = Training(recipe, options, engine, train, records["train"], module)
+        weights = _digest_of_weights(module_contents)
+        training = Training(recipe, options, engine, train, records["train"], module, weights)
         outcome = fit(training, workdir, say)
         if outcome.interrupted:
             return outcome.interrupted
@@ -213,6 +216,12 @@ def linear_eval(
         say(line)
     say(printable(redacted(", ".join(join(options.workdir, name) for name in files))))
     return results
+
+
+def _digest_of_weights(contents: Mapping[str, str]) -> str:
+    """A digest of an export's weights, from those of its files. The rest may differ each time."""
+    of_weights = sorted(item for item in contents.items() if item[0].startswith("variables/"))
+    return hashlib.sha256(json.dumps(of_weights).encode()).hexdigest()
 
 
 def _checked(compute: Compute, recipe: Recipe) -> Compute:

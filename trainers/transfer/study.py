@@ -16,10 +16,14 @@ from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import numpy as np
 from pretexture.loader import imagenet
+from pretexture.loader.console.files import write_text
 from pretexture.loader.console.json_text import parse_object
 from pretexture.loader.console.marked import replace_marked
 from pretexture.loader.console.paths import make_parent
+from pretexture.loader.console.redaction import redacted
 from pretexture.loader.shards.imagenet import class_names
+
+from ..runs.mirror import absolute
 
 EMPTY = "<!-- study -->\n<!-- /study -->\n"
 
@@ -82,10 +86,10 @@ def study(
 
     Returns: by task a dict for each seed. Its "end_points" are those of `linear.Results`, its "knn"
         those of `knn.Results`, and its "pretext", which untrained networks lack, has the pretext
-        task's "accuracy" and "loss".
+        task's "accuracy" and "loss". "data" and "num_classes" are the arguments.
 
-    Raises: ValueError for an unknown task, or a document without these comments; OSError if a
-        command fails.
+    Raises: ValueError for an unknown task, a document without these comments, or a workdir with
+        networks of other data; OSError if a command fails.
     """
     from .chart import accuracy_bars
 
@@ -110,7 +114,7 @@ def study(
         chance={"top1": 1 / classes},
     )
     text = replace_marked(text, "study", _tables(found, classes, chart.name))
-    page.write_text(text, encoding="utf-8")
+    write_text(str(page), text)
     say(f"{page}, {chart}")
     return found
 
@@ -134,6 +138,14 @@ def _network(
     """Trains and evaluates a network, unless that is done already."""
     summary = os.path.join(folder, "study.json")
     found = _read(folder, "study.json", "end_points") if os.path.exists(summary) else {}
+    about = {"data": redacted(absolute(data)), "num_classes": num_classes}
+    for name, value in about.items():
+        if found.get(name, value) != value:
+            flag = f"--{name.replace('_', '-')}"
+            raise ValueError(
+                f"{summary} was made with {flag} {found[name]}, and now it is {value}: give the "
+                "same one, or another --workdir"
+            )
     if "knn" in found:
         return found
     linear = os.path.join(folder, "linear")
@@ -145,13 +157,13 @@ def _network(
         if status:
             raise OSError(f"{command[0]} ended with status {status}; see above")
     if not found:
-        found["end_points"] = _read(linear, "results.json", "end_points")["end_points"]
+        found = {**about, "end_points": _read(linear, "results.json", "end_points")["end_points"]}
     found["knn"] = _read(folder, _KNN, "end_points")["end_points"]
     if entry.epochs and "pretext" not in found:
         found["pretext"] = _read(folder, f"eval-{SPLITS['eval-split']}.json", "accuracy")
     for path in pathlib.Path(linear, "features").glob("*/*"):
         path.unlink()  # gigabytes
-    pathlib.Path(summary).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    write_text(summary, json.dumps(found, indent=2) + "\n")
     return found
 
 
