@@ -105,18 +105,19 @@ def test_the_table_has_means_deviations_and_bold_best_end_points():
     assert not any(line.startswith("| random | ") and line.endswith("0.500 |") for line in lines)
     assert lines[-1] == "```" and sum(line.startswith("pretexture ") for line in lines) == 14
     columns = [line.count("|") for line in lines if line.startswith("|")]
-    assert columns == [5] * 5 + [4] * 3 + [5] * 5 + [4] * 4
+    assert columns == [5] * 5 + [4] * 3 + [5] * 5 + [4] * 3 + [4] * 4
     # Nearest neighbours have a table of their own, and another best end point.
     assert "| random | 2 | 7.0 ± 2.8 | **14.0 ± 1.4** |" in lines
 
 
 def test_a_network_is_compared_with_the_untrained_one_of_its_seed_and_kind():
     patches = {**FOUND, "random_patches": _runs((0.25, 0.30))}
-    assert study._margins(patches)[2:] == [
+    assert study._margins(patches, "end_points")[3:] == [
         "| supervised | logits | +32.0, +26.0 |",
         "| jigsaw | block1 | +10.0 |",
     ]
-    assert study._margins({"supervised": FOUND["supervised"]}) == []
+    assert study._margins(FOUND, "knn")[3:] == ["| supervised | logits | +42.0, +42.0 |"]
+    assert study._margins({"supervised": FOUND["supervised"]}, "knn") == []
 
 
 def test_the_part_of_a_document_between_its_marks_is_replaced():

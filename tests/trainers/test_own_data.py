@@ -72,7 +72,10 @@ def test_too_few_classes_are_refused(prepared, images, write_shards, tmp_path):
 
 @pytest.mark.parametrize(
     "text,message",
-    [("[1, 2]", "dataset.json must hold a JSON object"), ('{"classes": 3}', "classes are not a list")],
+    [
+        ("[1, 2]", "dataset.json must hold a JSON object"),
+        ('{"classes": 3}', "classes are not a list"),
+    ],
 )
 def test_a_malformed_description_is_not_taken_for_none(
     images, write_shards, tmp_path, text, message

@@ -233,11 +233,9 @@ def _tables(found: Found, num_classes: int, chart: str) -> str:
         "Top-1 of a linear classifier on each end point, %; mean and standard deviation if "
         "there are several seeds. The best end point of a network is bold."
     ]
-    lines += ["", *_table(found, "end_points")]
-    margins = _margins(found)
-    lines += ["", *margins] if margins else []
+    lines += ["", *_table(found, "end_points"), *_margins(found, "end_points")]
     lines += ["", "Top-1 of the 20 nearest neighbours, for which nothing is trained, %:", ""]
-    lines += _table(found, "knn")
+    lines += [*_table(found, "knn"), *_margins(found, "knn")]
     lines += ["", "The pretext tasks themselves, on the same images:", ""]
     lines += ["| pretraining | accuracy, % | loss |", "| --- | ---: | ---: |"]
     for name, runs in found.items():
@@ -271,17 +269,20 @@ def _table(found: Found, by: str) -> List[str]:
     return lines
 
 
-def _margins(found: Found) -> List[str]:
+def _margins(found: Found, by: str) -> List[str]:
     """How far each network's best end point is above the best one of the same untrained."""
-    head = ["| pretraining | best end point | above the best of an untrained one, by seed |"]
+    head = [
+        "",
+        "| pretraining | best end point | points above the best of an untrained one, by seed |",
+    ]
     head += ["| --- | --- | --- |"]
     lines = []
     for name, runs in found.items():
         base = "random_patches" if STUDY[name].recipe in _PATCHES else "random"
         if name == base or base not in found:
             continue
-        untrained = _values(found[base], _best(found[base]))
-        point = _best(runs)
-        above = [value - other for value, other in zip(_values(runs, point), untrained)]
+        untrained = _values(found[base], _best(found[base], by), by)
+        point = _best(runs, by)
+        above = [value - other for value, other in zip(_values(runs, point, by), untrained)]
         lines.append(f"| {name} | {point} | " + ", ".join(f"{100 * a:+.1f}" for a in above) + " |")
     return head + lines if lines else []
