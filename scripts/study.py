@@ -2,8 +2,8 @@
 
 Pretrains the -small recipe of each task with several seeds, and keeps one network untrained for
 comparison. Evaluates every end point of each network linearly and by nearest neighbours, and writes
-tables and a chart into a document. 20,000 images of CIFAR-10 take about two hours on two cores.
-After an interruption, run the same command again to resume.
+tables and a chart into a document. 20,000 images of CIFAR-10 take two and a half hours on two
+cores. After an interruption, run the same command again to resume.
 """
 
 import argparse

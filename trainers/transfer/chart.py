@@ -63,7 +63,7 @@ def accuracy_bars(
     axes.set_axisbelow(True)
     if len(bars) > 1 or chance:
         entries = len(axes.get_legend_handles_labels()[0])
-        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncol=min(8, entries), fontsize=8)
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncol=min(4, entries), fontsize=8)
     figure.suptitle(title, fontsize=11)
     axes.set_xlabel(below)
     figure.savefig(path, dpi=120)
