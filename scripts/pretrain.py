@@ -90,10 +90,11 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         missing = ", ".join(f"--{name}" for name, value in needed.items() if not value)
         if missing:
             parser.error(f"the following arguments are required: {missing}")
-    given = {"steps": args.steps, "seed": args.seed, "workdir": args.workdir}
-    for name, value in {**given, "dry-run": args.dry_run or None}.items():
-        if args.save_recipe is not None and value is not None:
-            parser.error(f"argument --{name}: not allowed with argument --save-recipe")
+    else:
+        given = {"steps": args.steps, "seed": args.seed, "workdir": args.workdir}
+        for name, value in {**given, "dry-run": args.dry_run or None}.items():
+            if value is not None:
+                parser.error(f"argument --{name}: not allowed with argument --save-recipe")
     if args.dry_run_picture is not None and not args.dry_run:
         parser.error("argument --dry-run-picture: only with argument --dry-run")
 

@@ -128,14 +128,10 @@ def find(
             parts["validation"], by_class["validation"] = os.path.join(root, name), found
         else:
             why = "has no classes" if found else f"is not needed beside {parts.get('validation')}"
-            search.ignored.append(f"{name}/")
-            search.doubts.append(f"the folder {name} {why} and is left out")
+            search.leave_out(name, why)
     for name in folders if train else ():
         if name != train[0] and name not in held_out:
-            search.ignored.append(f"{name}/")
-            search.doubts.append(
-                f"the folder {name} is neither {train[0]} nor one for validation and is left out"
-            )
+            search.leave_out(name, f"is neither {train[0]} nor one for validation")
     if "validation" in parts and validation_fraction is not None:
         raise ValueError(
             f"{root} has the folder {os.path.basename(parts['validation'])} for validation, so no "
@@ -258,6 +254,11 @@ class _Search:
         self.ignored: List[str] = []
         self.skipped: Dict[str, str] = {}
         self.doubts: List[str] = []
+
+    def leave_out(self, folder: str, why: str) -> None:
+        """Records that a folder beside the one for training is not searched."""
+        self.ignored.append(f"{folder}/")
+        self.doubts.append(f"the folder {folder} {why} and is left out")
 
     def folders(self, folder: str) -> List[str]:
         """The names of the folders in a folder, sorted. Raises: OSError."""

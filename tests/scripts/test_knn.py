@@ -108,9 +108,7 @@ def test_records_that_cannot_be_used_are_left_out(module, images, write_shards, 
     assert "skipped 1 records of split test: not counted" in said
 
 
-def test_the_rest_of_a_broken_shard_is_left_out(
-    module, images, write_shards, tmp_path, monkeypatch, capsys
-):
+def test_the_rest_of_a_broken_shard_is_left_out(module, images, write_shards, tmp_path, capsys):
     write_shards(tmp_path, images[:12], 2)
     (path,) = write_shards(tmp_path, images[:4], 1, "validation")
     with open(path, "r+b") as file:

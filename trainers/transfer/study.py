@@ -274,8 +274,8 @@ def _margins(found: Found, by: str) -> List[str]:
     head = [
         "",
         "| pretraining | best end point | points above the best of an untrained one, by seed |",
+        "| --- | --- | --- |",
     ]
-    head += ["| --- | --- | --- |"]
     lines = []
     for name, runs in found.items():
         base = "random_patches" if STUDY[name].recipe in _PATCHES else "random"
